@@ -1,0 +1,127 @@
+//! What the engine refuses or cannot do. Each protocol maps these variants to its own codes.
+
+use std::ops::Range;
+
+use weir_filter::SelectorError;
+use weir_storage::{QueueOffset, StorageError};
+
+use crate::name::{GroupName, NameError, TopicName};
+
+/// What went wrong. Each variant tells the caller what to do next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A name breaks the rules. Use another name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+
+    /// There is no such topic. Create it, or correct the name.
+    #[error("topic {topic} does not exist{}", suggestion(near))]
+    TopicNotFound { topic: TopicName, near: Vec<String> },
+
+    /// There is no such group.
+    #[error("group {group} does not exist{}", suggestion(near))]
+    GroupNotFound { group: GroupName, near: Vec<String> },
+
+    /// A topic or group of that name exists already.
+    #[error("{what} {name} exists already")]
+    Exists { what: &'static str, name: String },
+
+    /// The queue does not exist in the topic.
+    #[error("topic {topic} has {queues} queues; there is no queue {queue}")]
+    QueueNotFound { topic: TopicName, queue: u32, queues: u32 },
+
+    /// The selector cannot be used. The message says where and what was expected.
+    #[error("bad selector: {0}")]
+    Selector(SelectorError),
+
+    /// A limit of the broker is exceeded. Send less.
+    #[error("{what} is {actual}; the limit is {limit}")]
+    Limit { what: &'static str, actual: u64, limit: u64, kind: LimitKind },
+
+    /// An argument makes no sense. The message says which and why.
+    #[error("{0}")]
+    Invalid(String),
+
+    /// The request needs something that this broker does not offer.
+    #[error("{0}")]
+    Unsupported(String),
+
+    /// The receipt handle is damaged, expired, or belongs to another group or topic.
+    #[error("receipt handle {0}")]
+    Handle(HandleFault),
+
+    /// The offset was removed by retention or is not written yet. Ask again inside `available`.
+    #[error("offset {asked} of queue {queue} is outside {}..{}", available.start, available.end)]
+    OffsetOutOfRange { queue: u32, asked: QueueOffset, available: Range<QueueOffset> },
+
+    /// An offset of an earlier epoch lies above what survived a crash.
+    #[error("offset {asked} of queue {queue} was cut by a crash; the queue ends at {end}")]
+    Truncated { queue: u32, asked: QueueOffset, end: QueueOffset },
+
+    /// A ticket is damaged, expired or not of this broker.
+    #[error("ticket {0}")]
+    Ticket(String),
+
+    /// SQL text cannot be planned or run. The message says why.
+    #[error("{0}")]
+    Sql(String),
+
+    /// Too much is waiting. Try again in a moment.
+    #[error("the broker is too busy: {0}")]
+    Busy(&'static str),
+
+    /// The disk is full. Reads go on; messages are accepted again when there is room.
+    #[error("no room on the disk for more messages")]
+    DiskFull,
+
+    /// The broker is stopping.
+    #[error("the broker is stopping")]
+    Closed,
+
+    /// Storage failed.
+    #[error("storage failed: {0}")]
+    Storage(#[source] StorageError),
+}
+
+/// Which limit was exceeded; protocols have a code for some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitKind {
+    /// The body.
+    Body,
+    /// Number or size of properties.
+    Properties,
+    /// The batch.
+    Batch,
+    /// Anything else.
+    Other,
+}
+
+/// What is wrong with a receipt handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandleFault {
+    /// It was not made by this broker, or it is damaged.
+    #[error("is not of this broker or is damaged")]
+    Forged,
+    /// It belongs to another group or topic.
+    #[error("belongs to another group or topic")]
+    Foreign,
+    /// The lease ended and the message was handed out again, or a newer handle replaced this one.
+    #[error("is expired")]
+    Expired,
+}
+
+fn suggestion(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
+}
+
+impl From<StorageError> for EngineError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Busy { what } => Self::Busy(what),
+            StorageError::Full { .. } => Self::DiskFull,
+            StorageError::Closed => Self::Closed,
+            error => Self::Storage(error),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a client may ask for. Every bound of the broker stands here, with its unit.
+
+use std::time::Duration;
+
+/// Characters of a topic's name.
+pub const TOPIC_NAME_CHARS_MAX: usize = 127;
+/// Characters of a group's name.
+pub const GROUP_NAME_CHARS_MAX: usize = 120;
+/// Characters of a namespace.
+pub const NAMESPACE_CHARS_MAX: usize = 64;
+/// Bytes of a body as stored.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// User properties of a message.
+pub const PROPERTIES_MAX: usize = 128;
+/// UTF-8 bytes of all property names and values, tag and keys of a message.
+pub const PROPERTIES_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of all messages of one publish call.
+pub const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Messages of one publish call.
+pub const BATCH_MESSAGES_MAX: usize = 65_536;
+/// UTF-8 bytes of a message group.
+pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
+/// UTF-8 bytes of a message id.
+pub const MESSAGE_ID_BYTES_MAX: usize = 255;
+/// Queues of a topic.
+pub const QUEUES_MAX: u32 = 1024;
+/// Topics of a broker.
+pub const TOPICS_MAX: usize = 100_000;
+/// Groups of a broker.
+pub const GROUPS_MAX: usize = 100_000;
+/// Messages of one receive.
+pub const RECEIVE_MESSAGES_MAX: usize = 32;
+/// The longest long poll.
+pub const POLL_MAX: Duration = Duration::from_secs(20);
+/// The longest lease.
+pub const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+/// The shortest lease, unless the group allows less.
+pub const LEASE_MIN: Duration = Duration::from_secs(10);
+/// Selectors that one group may hold on one topic at a time.
+pub const SELECTORS_MAX: usize = 8;
+/// Rows of one queue that a group may have leased or waiting for redelivery; then the queue waits.
+pub const OPEN_ROWS_MAX: usize = 4096;
+/// How long a row waits for a live selector that matches it before it is dropped and counted.
+pub const ORPHAN_AFTER: Duration = Duration::from_secs(120);
+/// How long a client is taken to be alive after its last sign of life.
+pub const CLIENT_ALIVE: Duration = Duration::from_secs(120);
+
+/// Queues of a topic whose creator names no number.
+pub const QUEUES_DEFAULT: u32 = 4;
+/// How long rows are retained by default.
+pub const RETENTION_DEFAULT: Duration = Duration::from_secs(72 * 60 * 60);
+/// The part of the disk, in percent, above which the oldest rows go before their time.
+pub const DISK_PERCENT_DEFAULT: u8 = 80;
+/// How often a message is delivered before it goes to the dead-letter topic.
+pub const ATTEMPTS_DEFAULT: u32 = 16;
+/// A lease whose client names no length.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(60);
