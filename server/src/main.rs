@@ -1,2 +1,2 @@
-//! x
+//! Starts the command line.
 fn main() {}

@@ -1,0 +1,1 @@
+//! The demonstration: a broker, real data, and what can be done with it.

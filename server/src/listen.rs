@@ -1,0 +1,1 @@
+//! Listeners: sockets, TLS, and the services behind them.

@@ -1,0 +1,1 @@
+//! The RocketMQ v2 gRPC protocol, one file per call.

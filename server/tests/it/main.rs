@@ -1,0 +1,1 @@
+//! The real binary and the real protocols, as a user meets them: one module per behaviour.
