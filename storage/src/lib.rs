@@ -2,10 +2,21 @@
 //!
 //! Storage never sees a selector, a wire format or an async runtime.
 
+mod catalogue;
 mod clock;
+mod env;
+mod error;
+mod format;
+mod journal;
+pub mod limits;
 mod message;
 mod offset;
 
+pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
 pub use clock::{Clock, MachineClock, VirtualClock};
+pub use env::{DiskEnv, Env, EnvFile, Hold, Locking, Open, Space};
+pub use error::{Fault, StorageError};
+pub use format::record::{RecordKind, RecordView, ValueRef};
+pub use journal::{JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
 pub use message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage};
 pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset, TopicId};
