@@ -1,1 +1,4 @@
 //! Arrow Flight and Flight SQL, one file per call.
+
+pub mod client;
+pub mod command;
