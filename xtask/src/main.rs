@@ -1,2 +1,38 @@
-//! x
-fn main() {}
+//! Tasks of the repository. `cargo xtask test` is what CI runs; `cargo xtask tidy` is a part of it.
+
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Weir repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run everything: format, lints, tidy, tests, documentation, and real clients against the real binary.
+    Test(test::Options),
+    /// Check what lints cannot: file headers, the direction of dependencies, links in the documentation.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test(options) => test::run(&options),
+        Task::Tidy => tidy::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
