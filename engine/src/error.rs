@@ -8,7 +8,7 @@ use weir_storage::{QueueOffset, StorageError};
 use crate::name::{GroupName, NameError, TopicName};
 
 /// What went wrong. Each variant tells the caller what to do next.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// A name breaks the rules. Use another name.
@@ -118,8 +118,8 @@ fn suggestion(near: &[String]) -> String {
 impl From<StorageError> for EngineError {
     fn from(error: StorageError) -> Self {
         match error {
-            StorageError::Busy { what } => Self::Busy(what),
-            StorageError::Full { .. } => Self::DiskFull,
+            StorageError::Busy { .. } => Self::Busy("publishers wait for the disk"),
+            StorageError::NoSpace { .. } => Self::DiskFull,
             StorageError::Closed => Self::Closed,
             error => Self::Storage(error),
         }

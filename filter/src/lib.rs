@@ -30,3 +30,71 @@
 // pub enum EvaluateError<E> { Rows(E), .. }
 //
 // pub mod oracle (feature "oracle"): evaluate(selector: &Selector, rows: &impl Rows, row: usize) -> Result<Truth, _>
+
+use std::fmt;
+
+/// Which language a selector is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dialect {
+    /// Plain SQL92 with three-valued logic.
+    #[default]
+    Sql92,
+    /// The language of RocketMQ's broker to the letter.
+    RocketMq,
+    /// The language of JMS selectors.
+    Jms,
+}
+
+/// How large and deep a selector may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {}
+
+/// Why a text is no selector, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectorError {
+    message: String,
+}
+
+impl fmt::Display for SelectorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for SelectorError {}
+
+/// A condition on messages.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Selector {
+    text: String,
+}
+
+impl Selector {
+    /// Parses and checks the whole of `text`.
+    ///
+    /// # Errors
+    ///
+    /// If the text is no condition.
+    pub fn parse(text: &str, _dialect: Dialect, _limits: &Limits) -> Result<Self, SelectorError> {
+        Ok(Self { text: text.to_owned() })
+    }
+
+    /// Parses a tag expression of RocketMQ.
+    ///
+    /// # Errors
+    ///
+    /// If the expression names no tag.
+    pub fn parse_tags(expression: &str, _limits: &Limits) -> Result<Self, SelectorError> {
+        Ok(Self { text: expression.to_owned() })
+    }
+
+    /// Returns the selector that matches every message.
+    pub fn all() -> Self {
+        Self { text: "TRUE".to_owned() }
+    }
+
+    /// Returns the text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}

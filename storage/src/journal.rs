@@ -58,7 +58,10 @@ pub struct LeaseRow {
 
 /// One thing that the journal remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields that recur in every variant are described at the enum's variants")]
+#[expect(
+    missing_docs,
+    reason = "the fields that recur in every variant are described at the enum's variants"
+)]
 pub enum JournalEntry {
     /// Everything about one group on one queue; replaces what came before. Written when the journal rotates.
     Queue {
@@ -101,7 +104,14 @@ pub enum JournalEntry {
     /// Rows are done with.
     Ack { group: GroupId, topic: TopicId, queue: QueueId, offsets: Vec<QueueOffset> },
     /// A row is to be given again at another time, under a new lease number.
-    Change { group: GroupId, topic: TopicId, queue: QueueId, offset: QueueOffset, lease: u64, visible_at_ms: i64 },
+    Change {
+        group: GroupId,
+        topic: TopicId,
+        queue: QueueId,
+        offset: QueueOffset,
+        lease: u64,
+        visible_at_ms: i64,
+    },
     /// A row went to the dead-letter topic.
     DeadLetter { group: GroupId, topic: TopicId, queue: QueueId, offset: QueueOffset },
     /// All open rows are forgotten, and all cursors stand at `offset`.

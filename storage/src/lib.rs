@@ -20,3 +20,13 @@ pub use format::record::{RecordKind, RecordView, ValueRef};
 pub use journal::{JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
 pub use message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage};
 pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset, TopicId};
+
+/// Sizes and times of storage.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct StorageOptions {}
+
+/// What a start found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RecoveryReport {}

@@ -155,7 +155,11 @@ pub(crate) fn record_len(message: &Message) -> Result<u64, StorageError> {
         len += 3 + name.len() as u64 + value_len(value);
     }
     if len > RECORD_BYTES_MAX {
-        return Err(StorageError::TooLarge { what: "the message in bytes", size: len, max: RECORD_BYTES_MAX });
+        return Err(StorageError::TooLarge {
+            what: "the message in bytes",
+            size: len,
+            max: RECORD_BYTES_MAX,
+        });
     }
     Ok(len)
 }
@@ -189,7 +193,8 @@ pub(crate) fn encode_message(out: &mut Vec<u8>, place: &RecordPlace, message: &M
     put_properties(out, &message.properties);
     let body_at = out.len();
     out.extend_from_slice(&message.body);
-    let lengths = [properties_at - fields_at, body_at - properties_at, message.body.len(), message.body.len()];
+    let lengths =
+        [properties_at - fields_at, body_at - properties_at, message.body.len(), message.body.len()];
     finish_record(out, start, place.position, lengths);
 }
 

@@ -1,0 +1,313 @@
+//! What a group is made of, and what is told about it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use weir_storage::{GroupId, QueueId, QueueOffset};
+
+use crate::{
+    broker::Broker,
+    error::EngineError,
+    limits::{ATTEMPTS_DEFAULT, LEASE_MIN},
+    name::{GroupName, TopicName},
+    serial,
+};
+
+/// How a group is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupSpec {
+    /// How often a message is delivered before it goes to the dead-letter topic. Default: 16.
+    pub max_attempts: u32,
+    /// How long a failed message waits. Default: exponential from 5 s, doubled up to 2 h.
+    pub retry: RetryPolicy,
+    /// The shortest lease that members may ask for. Default: 10 s.
+    #[serde(rename = "lease_min_ms", with = "serial::duration_ms")]
+    pub lease_min: Duration,
+    /// Where the group begins in a topic that it has not read before. Default: earliest.
+    pub start: GroupStart,
+}
+
+impl Default for GroupSpec {
+    fn default() -> Self {
+        Self {
+            max_attempts: ATTEMPTS_DEFAULT,
+            retry: RetryPolicy::default(),
+            lease_min: LEASE_MIN,
+            start: GroupStart::Earliest,
+        }
+    }
+}
+
+/// How long a message waits after a failed delivery, by the number of that delivery.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RetryPolicy {
+    /// `min(max, initial × multiplier^(attempt − 1))`.
+    Exponential {
+        /// After the first delivery.
+        #[serde(rename = "initial_ms", with = "serial::duration_ms")]
+        initial: Duration,
+        /// The longest.
+        #[serde(rename = "max_ms", with = "serial::duration_ms")]
+        max: Duration,
+        /// The factor from one delivery to the next.
+        multiplier: f64,
+    },
+    /// One after each delivery; the last one again and again.
+    #[serde(rename = "customized_ms", with = "serial::durations_ms")]
+    Customized(Vec<Duration>),
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::Exponential {
+            initial: Duration::from_secs(5),
+            max: Duration::from_secs(2 * 60 * 60),
+            multiplier: 2.0,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Returns how long to wait after delivery number `attempt`, counted from 1.
+    pub fn delay(&self, attempt: u32) -> Duration {
+        match self {
+            Self::Exponential { initial, max, multiplier } => {
+                let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+                let seconds = initial.as_secs_f64() * multiplier.powi(exponent);
+                Duration::try_from_secs_f64(seconds).map_or(*max, |delay| delay.min(*max))
+            }
+            Self::Customized(delays) => {
+                let at = (attempt.max(1) as usize).min(delays.len()).saturating_sub(1);
+                delays.get(at).copied().unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// Where a group begins in a topic that it has not read before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupStart {
+    /// At the first retained row.
+    #[default]
+    Earliest,
+    /// Behind the last visible row.
+    Latest,
+}
+
+/// What is to change in a group; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupChange {
+    /// How often a message is delivered before it goes to the dead-letter topic.
+    pub max_attempts: Option<u32>,
+    /// How long a failed message waits.
+    pub retry: Option<RetryPolicy>,
+    /// The shortest lease that members may ask for.
+    #[serde(rename = "lease_min_ms", with = "serial::duration_ms_option")]
+    pub lease_min: Option<Duration>,
+    /// Where the group begins in a topic that it has not read before.
+    pub start: Option<GroupStart>,
+}
+
+/// Where a group is put in a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ResetTo {
+    /// To the first retained row of each queue.
+    Earliest,
+    /// Behind the last visible row of each queue.
+    Latest,
+    /// To an offset of one queue.
+    Offset {
+        /// The queue.
+        queue: QueueId,
+        /// The offset that is delivered next.
+        offset: QueueOffset,
+    },
+    /// To the first row of each queue that was stored at this time or later; milliseconds since 1970, UTC.
+    Timestamp(i64),
+}
+
+/// A group as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupDescription {
+    /// Its name.
+    pub name: GroupName,
+    /// Its number, never given twice.
+    pub id: GroupId,
+    /// How it was made.
+    pub spec: GroupSpec,
+    /// When it was made; milliseconds since 1970, UTC.
+    pub created_ms: i64,
+    /// Clients that are alive, by name.
+    pub members: Vec<String>,
+    /// The topics that it reads.
+    pub topics: Vec<GroupTopic>,
+}
+
+/// A group on one topic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupTopic {
+    /// The topic.
+    pub topic: TopicName,
+    /// The selectors that its members use, or that are not yet passed by the others.
+    pub selectors: Vec<GroupSelector>,
+    /// The queues, in order.
+    pub queues: Vec<GroupQueue>,
+}
+
+/// A selector of a group on one topic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupSelector {
+    /// Its text.
+    pub text: String,
+    /// `all`, `tags` or `sql`.
+    pub kind: String,
+    /// The live clients that use it.
+    pub members: Vec<String>,
+    /// How far it has come.
+    pub queues: Vec<SelectorQueue>,
+}
+
+/// How far a selector has judged a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectorQueue {
+    /// The queue.
+    pub queue: QueueId,
+    /// The first row that it judged.
+    pub start: QueueOffset,
+    /// The row that it judges next.
+    pub cursor: QueueOffset,
+}
+
+/// A group on one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupQueue {
+    /// The queue.
+    pub queue: QueueId,
+    /// Every row before this one is done with.
+    pub committed: QueueOffset,
+    /// The first offset that is not visible yet.
+    pub end: QueueOffset,
+    /// Rows that a member has.
+    pub leased: u64,
+    /// Rows that wait for their redelivery.
+    pub waiting: u64,
+    /// Rows that were dropped since the broker started, because no selector of the group matches them any more.
+    pub dropped_by_selector_change: u64,
+}
+
+impl Broker {
+    /// Makes a group.
+    ///
+    /// # Errors
+    ///
+    /// If the name is taken, or the settings make no sense.
+    pub async fn create_group(
+        &self,
+        name: &GroupName,
+        spec: GroupSpec,
+    ) -> Result<GroupDescription, EngineError> {
+        todo!()
+    }
+
+    /// Changes a group.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group, or the settings make no sense.
+    pub async fn alter_group(
+        &self,
+        name: &GroupName,
+        change: GroupChange,
+    ) -> Result<GroupDescription, EngineError> {
+        todo!()
+    }
+
+    /// Deletes a group and what it remembers. Its dead-letter topic stays.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group.
+    pub async fn delete_group(&self, name: &GroupName) -> Result<(), EngineError> {
+        todo!()
+    }
+
+    /// Returns all groups, by name.
+    pub fn groups(&self) -> Vec<GroupDescription> {
+        todo!()
+    }
+
+    /// Returns a group as it is now.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group; the error names near ones.
+    pub fn group(&self, name: &GroupName) -> Result<GroupDescription, EngineError> {
+        todo!()
+    }
+
+    /// Returns the settings of a group, if there is one. Cheap.
+    pub fn group_spec(&self, name: &GroupName) -> Option<GroupSpec> {
+        todo!()
+    }
+
+    /// Returns the settings of a group, making it first if the broker makes groups on their first use.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group and none is made.
+    pub async fn group_or_create(&self, name: &GroupName) -> Result<GroupSpec, EngineError> {
+        todo!()
+    }
+
+    /// Puts a group elsewhere in a topic. What it had open is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group, topic or queue, or the offset is not retained.
+    pub async fn reset_group(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        to: ResetTo,
+    ) -> Result<(), EngineError> {
+        todo!()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_follow_the_policy() {
+        let secs = Duration::from_secs;
+        let exponential = RetryPolicy::Exponential { initial: secs(5), max: secs(60), multiplier: 2.0 };
+        let customized = RetryPolicy::Customized(vec![secs(1), secs(7)]);
+        for (attempt, first, second) in
+            [(0, 5, 1), (1, 5, 1), (2, 10, 7), (4, 40, 7), (5, 60, 7), (u32::MAX, 60, 7)]
+        {
+            assert_eq!(exponential.delay(attempt), secs(first), "attempt {attempt}");
+            assert_eq!(customized.delay(attempt), secs(second), "attempt {attempt}");
+        }
+        assert_eq!(RetryPolicy::Customized(Vec::new()).delay(1), Duration::ZERO);
+    }
+
+    #[test]
+    fn settings_are_json_with_milliseconds_and_no_unknown_keys() {
+        let spec: GroupSpec =
+            serde_json::from_str(r#"{"lease_min_ms": 500, "retry": {"customized_ms": [1, 2]}}"#).unwrap();
+        assert_eq!(spec.lease_min, Duration::from_millis(500));
+        assert_eq!(
+            spec.retry,
+            RetryPolicy::Customized(vec![Duration::from_millis(1), Duration::from_millis(2)])
+        );
+        let again: GroupSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+        assert_eq!(again, spec);
+        assert!(serde_json::from_str::<GroupSpec>(r#"{"lease_minimum": 5}"#).is_err());
+    }
+}
