@@ -1,0 +1,145 @@
+//! The selector: text that has been parsed and checked.
+
+use std::{fmt, hash::Hash, sync::Arc};
+
+use weir_columns::{ColumnRef, System};
+
+use crate::{
+    dialect::Dialect,
+    error::SelectorError,
+    limits::Limits,
+    parser,
+    tree::{Condition, Tree},
+    types::Truth,
+};
+
+/// A condition on messages: the `WHERE` clause of a subscription.
+///
+/// Cheap to clone. Two selectors are equal if text and dialect are. Displays as its text, which
+/// [`parse`](Self::parse) turns into an equal selector.
+///
+/// ```
+/// use weir_filter::{Dialect, Limits, Selector};
+///
+/// let selector = Selector::parse("region IN ('EU', 'US') AND price > 9.5", Dialect::Sql92, &Limits::default())?;
+/// assert_eq!(selector.columns().map(|column| column.to_string()).collect::<Vec<_>>(), ["region", "price"]);
+/// # Ok::<(), weir_filter::SelectorError>(())
+/// ```
+#[derive(Clone)]
+pub struct Selector(Arc<Inner>);
+
+struct Inner {
+    text: String,
+    dialect: Dialect,
+    tree: Tree,
+}
+
+impl Selector {
+    /// Parses and checks the whole of `text`.
+    ///
+    /// # Errors
+    ///
+    /// If the text is no condition, a type cannot fit, or a limit is passed; also for the dialects that
+    /// are not built yet. The error says where.
+    pub fn parse(text: &str, dialect: Dialect, limits: &Limits) -> Result<Self, SelectorError> {
+        if !dialect.is_available() {
+            let message = format!("the dialect {dialect} is not available yet; use {}", Dialect::default());
+            return Err(SelectorError::new(text, 0, message));
+        }
+        let tree = Tree::new(text, &parser::parse(text, limits)?)?;
+        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree })))
+    }
+
+    /// Parses a tag expression of RocketMQ: `*` or nothing for all messages, else tags joined by `||`.
+    ///
+    /// The result is the selector `sys.tag IN ('…', …)`, which is also its text.
+    ///
+    /// # Errors
+    ///
+    /// If the expression names no tag or passes a limit.
+    pub fn parse_tags(expression: &str, limits: &Limits) -> Result<Self, SelectorError> {
+        let error = |at, message: String| Err(SelectorError::new(expression, at, message));
+        if expression.len() > limits.text_bytes_max {
+            let message = format!("a tag expression may have {} bytes at most", limits.text_bytes_max);
+            return error(limits.text_bytes_max, message);
+        }
+        if matches!(expression.trim(), "" | "*") {
+            return Ok(Self::all());
+        }
+        let mut tags: Vec<&str> = Vec::new();
+        for tag in expression.split("||").map(str::trim).filter(|tag| !tag.is_empty()) {
+            if !tags.contains(&tag) {
+                if tags.len() == limits.list_max {
+                    let at = tag.as_ptr().addr() - expression.as_ptr().addr();
+                    return error(at, format!("a tag expression may name {} tags at most", limits.list_max));
+                }
+                tags.push(tag);
+            }
+        }
+        if tags.is_empty() {
+            return error(0, "expected a tag, or * for all messages".to_owned());
+        }
+        let quoted: Vec<String> = tags.iter().map(|tag| format!("'{}'", tag.replace('\'', "''"))).collect();
+        let text = format!("sys.{} IN ({})", System::Tag.name(), quoted.join(", "));
+        // Quotes make the text longer than the expression, which has been measured.
+        let limits = Limits { text_bytes_max: text.len(), tokens_max: 2 * tags.len() + 4, ..*limits };
+        Self::parse(&text, Dialect::Sql92, &limits)
+    }
+
+    /// Returns the selector that matches every message.
+    pub fn all() -> Self {
+        let tree = Tree { condition: Condition::Constant(Truth::True), columns: Vec::new() };
+        Self(Arc::new(Inner { text: "TRUE".to_owned(), dialect: Dialect::default(), tree }))
+    }
+
+    /// Returns the text.
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Returns the dialect that the text is written in.
+    pub fn dialect(&self) -> Dialect {
+        self.0.dialect
+    }
+
+    /// Returns whether every message matches, whatever it holds.
+    pub fn matches_all(&self) -> bool {
+        self.tree().condition == Condition::Constant(Truth::True)
+    }
+
+    /// Returns the columns that decide, each once, in the order of the text.
+    pub fn columns(&self) -> impl Iterator<Item = ColumnRef<'_>> {
+        self.tree().columns.iter().map(|column| column.as_ref())
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.0.tree
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Selector({}: {:?})", self.dialect(), self.text())
+    }
+}
+
+impl PartialEq for Selector {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || (self.text() == other.text() && self.dialect() == other.dialect())
+    }
+}
+
+impl Eq for Selector {}
+
+impl Hash for Selector {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.text().hash(state);
+        self.dialect().hash(state);
+    }
+}

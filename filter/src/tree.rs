@@ -1,0 +1,753 @@
+//! The typed tree: a condition in negation normal form, checked, with constants folded.
+//!
+//! NOT is pushed down to the tests (`NOT (a AND b)` is `NOT a OR NOT b`), so that AND and OR alone
+//! combine truth values. With the order FALSE < UNKNOWN < TRUE these are minimum and maximum: if no test
+//! gets larger, neither does the whole. Evaluation over hashes and pruning both stand on that.
+
+use hashbrown::{HashMap, HashSet};
+use weir_columns::{ColumnRef, System};
+
+use crate::{
+    error::SelectorError,
+    lexer::excerpt,
+    pattern::Pattern,
+    range::{NumberRange, TextRange},
+    syntax::{Arithmetic, Comparison, Connective, Expr, ExprKind, Literal},
+    types::{Number, Scalar, Truth},
+};
+
+/// A condition over columns.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Condition {
+    Constant(Truth),
+    Test(Test),
+    /// Whether `condition` is unknown; never unknown itself.
+    IsUnknown {
+        condition: Box<Condition>,
+        negated: bool,
+    },
+    /// At least two terms, none of which is a junction of the same kind.
+    Junction {
+        connective: Connective,
+        terms: Vec<Condition>,
+    },
+}
+
+/// A check, the other way round if `negated`; what is unknown stays so.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Test {
+    pub(crate) check: Check,
+    pub(crate) negated: bool,
+}
+
+/// What is asked of one or two values.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Check {
+    /// Is the number in the range? Unknown if it is no number.
+    Number { operand: Operand, range: NumberRange },
+    /// Is the text in the range? Unknown if it is no text.
+    Text { operand: Operand, range: TextRange },
+    /// Is it true? Unknown if it is no boolean.
+    Boolean { operand: Operand },
+    /// Does it equal one of these?
+    In { operand: Operand, set: Set },
+    /// Does the text match? Unknown if it is no text.
+    Like { operand: Operand, pattern: Pattern },
+    /// Is it missing? Never unknown.
+    Null { operand: Operand },
+    /// Two values that are both not constant.
+    Compare { left: Operand, comparison: Comparison, right: Operand },
+}
+
+/// A value: a column, a constant, or what is computed from them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Operand {
+    /// A column by its place in [`Tree::columns`].
+    Column(usize),
+    Constant(Constant),
+    /// The value as a number, negated or not.
+    Sign {
+        negative: bool,
+        operand: Box<Operand>,
+    },
+    Arithmetic {
+        first: Box<Operand>,
+        rest: Vec<(Arithmetic, Operand)>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Constant {
+    Null,
+    Text(String),
+    Boolean(bool),
+    Number(Number),
+}
+
+/// The entries of a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Set {
+    pub(crate) texts: HashSet<String, foldhash::fast::RandomState>,
+    pub(crate) numbers: Vec<Number>,
+    pub(crate) booleans: Vec<bool>,
+}
+
+/// The name of a column, owned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ColumnName {
+    Property(String),
+    System(System),
+}
+
+impl ColumnName {
+    pub(crate) fn as_ref(&self) -> ColumnRef<'_> {
+        match self {
+            Self::Property(name) => ColumnRef::Property(name),
+            Self::System(system) => ColumnRef::System(*system),
+        }
+    }
+}
+
+/// A checked selector.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    pub(crate) condition: Condition,
+    /// The columns that are looked at, each once.
+    pub(crate) columns: Vec<ColumnName>,
+}
+
+impl Tree {
+    /// Checks the types of a syntax tree. `text` is where it came from.
+    pub(crate) fn new(text: &str, expr: &Expr) -> Result<Self, SelectorError> {
+        let mut checker = Checker { text, columns: HashMap::default() };
+        let condition = checker.condition(expr, false)?;
+        let mut columns: Vec<(ColumnName, usize)> = checker.columns.into_iter().collect();
+        columns.sort_unstable_by_key(|(_, place)| *place);
+        let mut tree = Self { condition, columns: columns.into_iter().map(|(name, _)| name).collect() };
+        tree.forget_folded_columns();
+        Ok(tree)
+    }
+
+    /// Drops columns that constants have made irrelevant.
+    fn forget_folded_columns(&mut self) {
+        let mut used = vec![false; self.columns.len()];
+        self.condition.for_each_column(&mut |column| used[column] = true);
+        let mut places = Vec::with_capacity(used.len());
+        let mut next = 0;
+        for used in &used {
+            places.push(next);
+            next += usize::from(*used);
+        }
+        self.condition.for_each_column_mut(&mut |column| *column = places[*column]);
+        let mut keep = used.into_iter();
+        self.columns.retain(|_| keep.next().unwrap_or(false));
+    }
+}
+
+/// What is known of a value before any row is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    /// A property: text, a number or a boolean, by row.
+    Any,
+    Number,
+    Text,
+    Boolean,
+    Null,
+}
+
+impl Type {
+    const fn noun(self) -> &'static str {
+        match self {
+            Self::Any => "a property",
+            Self::Number => "a number",
+            Self::Text => "a string",
+            Self::Boolean => "TRUE or FALSE",
+            Self::Null => "NULL",
+        }
+    }
+}
+
+struct Checker<'a> {
+    text: &'a str,
+    columns: HashMap<ColumnName, usize, foldhash::fast::RandomState>,
+}
+
+impl Checker<'_> {
+    fn error<T>(&self, at: usize, message: impl Into<String>) -> Result<T, SelectorError> {
+        Err(SelectorError::new(self.text, at, message))
+    }
+
+    fn condition(&mut self, expr: &Expr, negated: bool) -> Result<Condition, SelectorError> {
+        match &expr.kind {
+            ExprKind::Literal(Literal::Boolean(value)) => {
+                Ok(Condition::Constant(Truth::from(*value).negated_if(negated)))
+            }
+            ExprKind::Literal(Literal::Null) => Ok(Condition::Constant(Truth::Unknown)),
+            ExprKind::Property(_) => {
+                let operand = self.operand(expr)?.0;
+                Ok(Condition::test(Check::Boolean { operand }, negated))
+            }
+            ExprKind::Literal(_)
+            | ExprKind::System(_)
+            | ExprKind::Sign { .. }
+            | ExprKind::Arithmetic { .. } => {
+                let kind = self.operand(expr)?.1;
+                self.error(
+                    expr.at,
+                    format!("expected a condition, found {}; compare it with something", kind.noun()),
+                )
+            }
+            ExprKind::Compare { left, comparison, right } => self.compare(left, *comparison, right, negated),
+            ExprKind::Between { operand, low, high, negated: not } => {
+                self.between(operand, low, high, *not != negated)
+            }
+            ExprKind::In { operand, list, negated: not } => self.list(operand, list, *not != negated),
+            ExprKind::Like { operand, pattern, escape, negated: not } => {
+                self.like(operand, Pattern::like(pattern, *escape), "LIKE", *not != negated)
+            }
+            ExprKind::Search { operand, search, text, negated: not } => {
+                self.like(operand, Pattern::search(*search, text), "a search", *not != negated)
+            }
+            ExprKind::IsNull { operand, negated: not } => self.is_null(operand, *not != negated),
+            ExprKind::Not(operand) => self.condition(operand, !negated),
+            ExprKind::Junction { connective, terms } => {
+                let terms: Result<Vec<Condition>, _> =
+                    terms.iter().map(|term| self.condition(term, negated)).collect();
+                let connective = match (connective, negated) {
+                    (Connective::And, false) | (Connective::Or, true) => Connective::And,
+                    (Connective::Or, false) | (Connective::And, true) => Connective::Or,
+                };
+                Ok(Condition::junction(connective, terms?))
+            }
+        }
+    }
+
+    fn compare(
+        &mut self,
+        left: &Expr,
+        comparison: Comparison,
+        right: &Expr,
+        negated: bool,
+    ) -> Result<Condition, SelectorError> {
+        if left.is_condition() {
+            return self.compare_condition(left, comparison, right, negated);
+        }
+        if right.is_condition() {
+            return self.compare_condition(right, comparison.flipped(), left, negated);
+        }
+        let (left_operand, left_type) = self.operand(left)?;
+        let (right_operand, right_type) = self.operand(right)?;
+        self.check_comparable(left_type, comparison, right, right_type)?;
+        Ok(compare(left_operand, comparison, right_operand, negated))
+    }
+
+    /// `(a > 5) = TRUE` and the like.
+    fn compare_condition(
+        &mut self,
+        condition: &Expr,
+        comparison: Comparison,
+        other: &Expr,
+        negated: bool,
+    ) -> Result<Condition, SelectorError> {
+        let same = match (&other.kind, comparison) {
+            (ExprKind::Literal(Literal::Boolean(value)), Comparison::Equal) => *value,
+            (ExprKind::Literal(Literal::Boolean(value)), Comparison::NotEqual) => !value,
+            _ => {
+                let message = "a condition can only be compared with TRUE or FALSE, by = or <>; combine conditions with AND and OR";
+                return self.error(condition.at, message);
+            }
+        };
+        self.condition(condition, negated == same)
+    }
+
+    /// `right` is the expression on the right, where an error is shown.
+    fn check_comparable(
+        &self,
+        left_type: Type,
+        comparison: Comparison,
+        right: &Expr,
+        right_type: Type,
+    ) -> Result<(), SelectorError> {
+        if comparison.is_ordering() && [left_type, right_type].contains(&Type::Boolean) {
+            return self.error(right.at, "TRUE and FALSE have no order; compare them by = or <>");
+        }
+        let fits = left_type == right_type
+            || [left_type, right_type].iter().any(|t| matches!(t, Type::Any | Type::Null));
+        if fits {
+            return Ok(());
+        }
+        let hint = match (left_type, right_type) {
+            (Type::Number, Type::Text) => "; write numbers without quotes",
+            (Type::Text, Type::Number) => "; write strings in single quotes",
+            _ => "",
+        };
+        self.error(
+            right.at,
+            format!("{} cannot be compared with {}{hint}", left_type.noun(), right_type.noun()),
+        )
+    }
+
+    fn between(
+        &mut self,
+        operand: &Expr,
+        low: &Expr,
+        high: &Expr,
+        negated: bool,
+    ) -> Result<Condition, SelectorError> {
+        let (value, value_type) = self.value(operand, "BETWEEN")?;
+        let (low_value, low_type) = self.value(low, "BETWEEN")?;
+        let (high_value, high_type) = self.value(high, "BETWEEN")?;
+        self.check_comparable(value_type, Comparison::GreaterEqual, low, low_type)?;
+        self.check_comparable(value_type, Comparison::LessEqual, high, high_type)?;
+        self.check_comparable(low_type, Comparison::LessEqual, high, high_type)?;
+        if let (Operand::Constant(low_value), Operand::Constant(high_value)) = (&low_value, &high_value)
+            && low_value.as_scalar().compare(Comparison::Greater, high_value.as_scalar()) == Truth::True
+        {
+            return self.error(low.at, "BETWEEN takes the smaller bound first; this one can match nothing");
+        }
+        let from = compare(value.clone(), Comparison::GreaterEqual, low_value, negated);
+        let to = compare(value, Comparison::LessEqual, high_value, negated);
+        Ok(match (from, to) {
+            (
+                Condition::Test(Test { check: Check::Number { operand, range: from }, negated }),
+                Condition::Test(Test { check: Check::Number { operand: other, range: to }, .. }),
+            ) if operand == other => {
+                Condition::test(Check::Number { operand, range: from.intersection(to) }, negated)
+            }
+            (
+                Condition::Test(Test { check: Check::Text { operand, range: from }, negated }),
+                Condition::Test(Test { check: Check::Text { operand: other, range: to }, .. }),
+            ) if operand == other => Condition::test(
+                Check::Text { operand, range: TextRange { low: from.low, high: to.high } },
+                negated,
+            ),
+            (from, to) => {
+                let connective = if negated { Connective::Or } else { Connective::And };
+                Condition::junction(connective, vec![from, to])
+            }
+        })
+    }
+
+    fn list(&mut self, operand: &Expr, list: &[Literal], negated: bool) -> Result<Condition, SelectorError> {
+        let (operand_value, operand_type) = self.value(operand, "IN")?;
+        let mut set = Set::default();
+        for literal in list {
+            let constant = Constant::from(literal);
+            if !matches!(operand_type, Type::Any | Type::Null) && operand_type != constant.kind() {
+                return self.error(
+                    operand.at,
+                    format!(
+                        "{} is never in a list that holds {}",
+                        operand_type.noun(),
+                        constant.kind().noun()
+                    ),
+                );
+            }
+            set.insert(constant);
+        }
+        Ok(Condition::test(Check::In { operand: operand_value, set }, negated))
+    }
+
+    fn like(
+        &mut self,
+        operand: &Expr,
+        pattern: Pattern,
+        what: &str,
+        negated: bool,
+    ) -> Result<Condition, SelectorError> {
+        let (value, value_type) = self.value(operand, what)?;
+        if !matches!(value_type, Type::Any | Type::Text | Type::Null) {
+            return self.error(operand.at, format!("{what} needs text, found {}", value_type.noun()));
+        }
+        Ok(Condition::test(Check::Like { operand: value, pattern }, negated))
+    }
+
+    fn is_null(&mut self, operand: &Expr, negated: bool) -> Result<Condition, SelectorError> {
+        if !operand.is_condition() {
+            let operand = self.operand(operand)?.0;
+            return Ok(Condition::test(Check::Null { operand }, negated));
+        }
+        Ok(match self.condition(operand, false)? {
+            Condition::Constant(truth) => {
+                Condition::Constant(Truth::from(truth == Truth::Unknown).negated_if(negated))
+            }
+            condition => Condition::IsUnknown { condition: Box::new(condition), negated },
+        })
+    }
+
+    /// An operand that must not be a condition.
+    fn value(&mut self, expr: &Expr, what: &str) -> Result<(Operand, Type), SelectorError> {
+        if expr.is_condition() {
+            return self.error(expr.at, format!("{what} takes a value, found a condition"));
+        }
+        self.operand(expr)
+    }
+
+    fn operand(&mut self, expr: &Expr) -> Result<(Operand, Type), SelectorError> {
+        match &expr.kind {
+            ExprKind::Literal(literal) => {
+                let constant = Constant::from(literal);
+                let kind = constant.kind();
+                Ok((Operand::Constant(constant), kind))
+            }
+            ExprKind::Property(name) => Ok((self.column(ColumnName::Property(name.clone())), Type::Any)),
+            ExprKind::System(system) => {
+                let kind = if system.is_int() { Type::Number } else { Type::Text };
+                Ok((self.column(ColumnName::System(*system)), kind))
+            }
+            ExprKind::Sign { negative, operand } => {
+                let operand = Box::new(self.number(operand)?);
+                Ok((Operand::Sign { negative: *negative, operand }.folded(), Type::Number))
+            }
+            ExprKind::Arithmetic { first, rest } => {
+                let first = Box::new(self.number(first)?);
+                let rest: Result<Vec<_>, _> =
+                    rest.iter().map(|(operator, operand)| Ok((*operator, self.number(operand)?))).collect();
+                Ok((Operand::Arithmetic { first, rest: rest? }.folded(), Type::Number))
+            }
+            _ => self.error(expr.at, "expected a value, found a condition"),
+        }
+    }
+
+    /// An operand of arithmetic.
+    fn number(&mut self, expr: &Expr) -> Result<Operand, SelectorError> {
+        let (operand, kind) = self.value(expr, "arithmetic")?;
+        match kind {
+            Type::Any | Type::Number | Type::Null => Ok(operand),
+            Type::Text | Type::Boolean => {
+                self.error(expr.at, format!("arithmetic needs numbers, found {}", kind.noun()))
+            }
+        }
+    }
+
+    fn column(&mut self, name: ColumnName) -> Operand {
+        let next = self.columns.len();
+        Operand::Column(*self.columns.entry(name).or_insert(next))
+    }
+}
+
+/// A comparison as the check that answers it best.
+fn compare(left: Operand, comparison: Comparison, right: Operand, negated: bool) -> Condition {
+    let (left, comparison, right) = match (&left, &right) {
+        (Operand::Constant(_), Operand::Constant(_)) | (_, Operand::Constant(_)) => (left, comparison, right),
+        (Operand::Constant(_), _) => (right, comparison.flipped(), left),
+        _ => (left, comparison, right),
+    };
+    // Ranges hold what is equal; "not equal" is their negation.
+    let negated_range = negated != (comparison == Comparison::NotEqual);
+    match right {
+        Operand::Constant(Constant::Null) => Condition::Constant(Truth::Unknown),
+        Operand::Constant(Constant::Number(bound)) => Condition::test(
+            Check::Number { operand: left, range: NumberRange::new(comparison, bound) },
+            negated_range,
+        ),
+        Operand::Constant(Constant::Text(bound)) => Condition::test(
+            Check::Text { operand: left, range: TextRange::new(comparison, &bound) },
+            negated_range,
+        ),
+        Operand::Constant(Constant::Boolean(value)) => {
+            Condition::test(Check::Boolean { operand: left }, negated_range == value)
+        }
+        right => Condition::test(Check::Compare { left, comparison, right }, negated),
+    }
+}
+
+impl Condition {
+    /// A test, folded if it looks at no column.
+    fn test(check: Check, negated: bool) -> Self {
+        let mut looks_at_rows = false;
+        check.for_each_column(&mut |_| looks_at_rows = true);
+        if looks_at_rows {
+            return Self::Test(Test { check, negated });
+        }
+        let truth = check.truth(&|_| Scalar::Null);
+        Self::Constant(truth.negated_if(negated))
+    }
+
+    /// Combines terms: flattens, drops what changes nothing, and stops at what decides.
+    pub(crate) fn junction(connective: Connective, terms: Vec<Self>) -> Self {
+        let (neutral, deciding) = match connective {
+            Connective::And => (Truth::True, Truth::False),
+            Connective::Or => (Truth::False, Truth::True),
+        };
+        let mut flat = Vec::with_capacity(terms.len());
+        for term in terms {
+            match term {
+                Self::Constant(truth) if truth == neutral => {}
+                Self::Constant(truth) if truth == deciding => return Self::Constant(truth),
+                Self::Junction { connective: inner, terms } if inner == connective => flat.extend(terms),
+                term => flat.push(term),
+            }
+        }
+        match flat.len() {
+            0 => Self::Constant(neutral),
+            1 => flat.swap_remove(0),
+            _ => Self::Junction { connective, terms: flat },
+        }
+    }
+
+    /// Calls `visit` with each column that is looked at, as often as it is.
+    pub(crate) fn for_each_column(&self, visit: &mut impl FnMut(usize)) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Test(test) => test.check.for_each_column(visit),
+            Self::IsUnknown { condition, .. } => condition.for_each_column(visit),
+            Self::Junction { terms, .. } => terms.iter().for_each(|term| term.for_each_column(visit)),
+        }
+    }
+
+    fn for_each_column_mut(&mut self, visit: &mut impl FnMut(&mut usize)) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Test(test) => {
+                let (first, second) = test.check.operands_mut();
+                first.for_each_column_mut(visit);
+                if let Some(second) = second {
+                    second.for_each_column_mut(visit);
+                }
+            }
+            Self::IsUnknown { condition, .. } => condition.for_each_column_mut(visit),
+            Self::Junction { terms, .. } => terms.iter_mut().for_each(|term| term.for_each_column_mut(visit)),
+        }
+    }
+
+    /// The answer for one row, whose columns `column` gives.
+    pub(crate) fn truth<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Truth {
+        match self {
+            Self::Constant(truth) => *truth,
+            Self::Test(test) => test.truth(column),
+            Self::IsUnknown { condition, negated } => {
+                Truth::from(condition.truth(column) == Truth::Unknown).negated_if(*negated)
+            }
+            Self::Junction { connective, terms } => {
+                let truths = terms.iter().map(|term| term.truth(column));
+                let combined = match connective {
+                    Connective::And => truths.min(),
+                    Connective::Or => truths.max(),
+                };
+                combined.unwrap_or(Truth::Unknown)
+            }
+        }
+    }
+
+    /// The only column that is looked at; `None` if there are several or none.
+    pub(crate) fn single_column(&self) -> Option<usize> {
+        let mut first = None;
+        let mut several = false;
+        self.for_each_column(&mut |column| match first {
+            None => first = Some(column),
+            Some(known) => several |= known != column,
+        });
+        first.filter(|_| !several)
+    }
+}
+
+impl Test {
+    pub(crate) fn truth<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Truth {
+        self.check.truth(column).negated_if(self.negated)
+    }
+}
+
+impl Check {
+    fn operands(&self) -> (&Operand, Option<&Operand>) {
+        match self {
+            Self::Number { operand, .. }
+            | Self::Text { operand, .. }
+            | Self::Boolean { operand }
+            | Self::In { operand, .. }
+            | Self::Like { operand, .. }
+            | Self::Null { operand } => (operand, None),
+            Self::Compare { left, right, .. } => (left, Some(right)),
+        }
+    }
+
+    fn operands_mut(&mut self) -> (&mut Operand, Option<&mut Operand>) {
+        match self {
+            Self::Number { operand, .. }
+            | Self::Text { operand, .. }
+            | Self::Boolean { operand }
+            | Self::In { operand, .. }
+            | Self::Like { operand, .. }
+            | Self::Null { operand } => (operand, None),
+            Self::Compare { left, right, .. } => (left, Some(right)),
+        }
+    }
+
+    pub(crate) fn for_each_column(&self, visit: &mut impl FnMut(usize)) {
+        let (first, second) = self.operands();
+        first.for_each_column(visit);
+        if let Some(second) = second {
+            second.for_each_column(visit);
+        }
+    }
+
+    /// The column, if the check looks at one column as it is and at nothing else.
+    pub(crate) fn plain_column(&self) -> Option<usize> {
+        match self.operands() {
+            (Operand::Column(column), None) => Some(*column),
+            _ => None,
+        }
+    }
+
+    /// The answer for one row, whose columns `column` gives.
+    pub(crate) fn truth<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Truth {
+        match self {
+            Self::Number { operand, range } => match operand.scalar(column).as_number() {
+                Some(Number::Float(value)) if value.is_nan() => Truth::Unknown,
+                number => Truth::from(number.map(|number| range.has(number))),
+            },
+            Self::Text { operand, range } => {
+                Truth::from(operand.scalar(column).map_text(|text| range.has(text)))
+            }
+            Self::Boolean { operand } => Truth::from(operand.scalar(column).as_boolean()),
+            Self::In { operand, set } => set.truth(operand.scalar(column)),
+            Self::Like { operand, pattern } => {
+                Truth::from(operand.scalar(column).map_text(|text| pattern.matches(text)))
+            }
+            Self::Null { operand } => Truth::from(operand.scalar(column).is_null()),
+            Self::Compare { left, comparison, right } => {
+                left.scalar(column).compare(*comparison, right.scalar(column))
+            }
+        }
+    }
+}
+
+impl Operand {
+    fn for_each_column(&self, visit: &mut impl FnMut(usize)) {
+        match self {
+            Self::Column(column) => visit(*column),
+            Self::Constant(_) => {}
+            Self::Sign { operand, .. } => operand.for_each_column(visit),
+            Self::Arithmetic { first, rest } => {
+                first.for_each_column(visit);
+                rest.iter().for_each(|(_, operand)| operand.for_each_column(visit));
+            }
+        }
+    }
+
+    fn for_each_column_mut(&mut self, visit: &mut impl FnMut(&mut usize)) {
+        match self {
+            Self::Column(column) => visit(column),
+            Self::Constant(_) => {}
+            Self::Sign { operand, .. } => operand.for_each_column_mut(visit),
+            Self::Arithmetic { first, rest } => {
+                first.for_each_column_mut(visit);
+                rest.iter_mut().for_each(|(_, operand)| operand.for_each_column_mut(visit));
+            }
+        }
+    }
+
+    /// The value in one row, whose columns `column` gives.
+    pub(crate) fn scalar<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Scalar<'a> {
+        match self {
+            Self::Column(place) => column(*place),
+            Self::Constant(constant) => constant.as_scalar(),
+            Self::Sign { .. } | Self::Arithmetic { .. } => {
+                self.number(column).map_or(Scalar::Null, Scalar::Number)
+            }
+        }
+    }
+
+    /// The value in one row as a number.
+    fn number<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Option<Number> {
+        match self {
+            Self::Sign { negative, operand } => {
+                let number = operand.number(column)?;
+                if *negative { number.negated() } else { Some(number) }
+            }
+            Self::Arithmetic { first, rest } => {
+                let mut number = first.number(column)?;
+                for (operator, operand) in rest {
+                    number = number.compute(*operator, operand.number(column)?)?;
+                }
+                Some(number)
+            }
+            Self::Column(_) | Self::Constant(_) => self.scalar(column).as_number(),
+        }
+    }
+
+    /// Computes now what looks at no column.
+    fn folded(self) -> Self {
+        let mut looks_at_rows = false;
+        self.for_each_column(&mut |_| looks_at_rows = true);
+        if looks_at_rows {
+            return self;
+        }
+        Self::Constant(self.number(&|_| Scalar::Null).map_or(Constant::Null, Constant::Number))
+    }
+}
+
+impl Constant {
+    fn kind(&self) -> Type {
+        match self {
+            Self::Null => Type::Null,
+            Self::Text(_) => Type::Text,
+            Self::Boolean(_) => Type::Boolean,
+            Self::Number(_) => Type::Number,
+        }
+    }
+
+    fn as_scalar(&self) -> Scalar<'_> {
+        match self {
+            Self::Null => Scalar::Null,
+            Self::Text(text) => Scalar::Str(text),
+            Self::Boolean(value) => Scalar::Boolean(*value),
+            Self::Number(number) => Scalar::Number(*number),
+        }
+    }
+}
+
+impl From<&Literal> for Constant {
+    fn from(literal: &Literal) -> Self {
+        match literal {
+            Literal::Null => Self::Null,
+            Literal::Text(text) => Self::Text(text.clone()),
+            Literal::Boolean(value) => Self::Boolean(*value),
+            Literal::Integer(value) => Self::Number(Number::Int(*value)),
+            Literal::Decimal(value) => Self::Number(Number::Float(*value)),
+        }
+    }
+}
+
+impl Set {
+    fn insert(&mut self, constant: Constant) {
+        match constant {
+            Constant::Null => {}
+            Constant::Text(text) => drop(self.texts.insert(text)),
+            Constant::Boolean(value) => self.booleans.push(value),
+            Constant::Number(number) => self.numbers.push(number),
+        }
+    }
+
+    /// `value = a OR value = b OR …`
+    pub(crate) fn truth(&self, value: Scalar<'_>) -> Truth {
+        let mut unknown = value.is_null();
+        if !self.texts.is_empty() {
+            match value.map_text(|text| self.texts.contains(text)) {
+                Some(true) => return Truth::True,
+                Some(false) => {}
+                None => unknown = true,
+            }
+        }
+        for number in &self.numbers {
+            match value.as_number().and_then(|value| value.compare(*number)) {
+                Some(ordering) if ordering.is_eq() => return Truth::True,
+                Some(_) => {}
+                None => unknown = true,
+            }
+        }
+        for boolean in &self.booleans {
+            match value.as_boolean() {
+                Some(value) if value == *boolean => return Truth::True,
+                Some(_) => {}
+                None => unknown = true,
+            }
+        }
+        if unknown { Truth::Unknown } else { Truth::False }
+    }
+}
+
+/// The beginning of a column's name, for messages.
+pub(crate) fn shown(column: &ColumnName) -> String {
+    excerpt(&column.as_ref().to_string())
+}
