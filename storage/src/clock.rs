@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
+
 /// Wall time, and time that never goes back.
 pub trait Clock: fmt::Debug + Send + Sync {
     /// Returns the wall time in milliseconds since 1970, UTC. It may jump.
@@ -13,6 +15,13 @@ pub trait Clock: fmt::Debug + Send + Sync {
 
     /// Returns the time since some fixed moment of this process. It never goes back.
     fn monotonic(&self) -> Duration;
+
+    /// Calls `turned` whenever time has passed that nobody could have slept through.
+    ///
+    /// Only a clock that is turned by hand does that; who waits for a moment then looks again.
+    fn on_turn(&self, turned: Box<dyn Fn() + Send + Sync>) {
+        drop(turned);
+    }
 }
 
 /// The clock of the machine.
@@ -39,22 +48,31 @@ impl Clock for MachineClock {
 }
 
 /// A clock that stands still until it is turned.
-#[derive(Debug)]
 pub struct VirtualClock {
     start_ms: i64,
     elapsed_ms: AtomicI64,
+    turned: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
 }
 
 impl VirtualClock {
     /// Returns a clock whose wall time is `wall_ms` milliseconds since 1970.
     pub const fn new(wall_ms: i64) -> Self {
-        Self { start_ms: wall_ms, elapsed_ms: AtomicI64::new(0) }
+        Self { start_ms: wall_ms, elapsed_ms: AtomicI64::new(0), turned: Mutex::new(Vec::new()) }
     }
 
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.elapsed_ms.fetch_add(by, Ordering::SeqCst);
+        for turned in self.turned.lock().iter() {
+            turned();
+        }
+    }
+}
+
+impl fmt::Debug for VirtualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VirtualClock({} ms)", self.wall_ms())
     }
 }
 
@@ -65,5 +83,9 @@ impl Clock for VirtualClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_millis(self.elapsed_ms.load(Ordering::SeqCst).unsigned_abs())
+    }
+
+    fn on_turn(&self, turned: Box<dyn Fn() + Send + Sync>) {
+        self.turned.lock().push(turned);
     }
 }
