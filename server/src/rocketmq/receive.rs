@@ -1,0 +1,232 @@
+//! ReceiveMessage: messages that match, leased to the client.
+//!
+//! The response is a status, then the messages, then the time of delivery. What a client has not taken when its
+//! stream ends early goes back to the group after a second.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use tonic::Status;
+use weir_engine::{
+    Broker, Delivered, EngineError, GroupName, LeaseTime, ReceiveRequest, TopicName,
+    limits::{LEASE_MAX, LEASE_MIN, POLL_MAX, RECEIVE_MESSAGES_MAX},
+};
+
+use super::{
+    Messaging,
+    caller::Caller,
+    convert::{self, Filter, group_name, positive, topic_name},
+    proto::{self, Code, ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response::Content},
+    refusal::Refusal,
+};
+
+/// The response must be there this long before the client gives up.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(300);
+
+/// The timeout of a call of a client that has not said its own.
+const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+
+/// When messages that the client did not take may be received again.
+const GIVEN_BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// The response to a receive.
+pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<ReceiveMessageResponse, Status>> + Send>>;
+
+/// Returns the response as a stream, in which the wait for messages happens.
+pub(super) fn receive_message(
+    messaging: &Messaging,
+    caller: Caller,
+    request: ReceiveMessageRequest,
+) -> Responses {
+    let messaging = messaging.clone();
+    let responses = async move {
+        let outcome = receive(&messaging, &caller, request).await;
+        stream::iter(Response::of(&messaging, &caller, outcome))
+    };
+    Box::pin(stream::once(responses).flatten())
+}
+
+async fn receive(
+    messaging: &Messaging,
+    caller: &Caller,
+    request: ReceiveMessageRequest,
+) -> Result<Leased, Refusal> {
+    caller.check()?;
+    let queue = request.message_queue.as_ref();
+    let topic = topic_name(queue.and_then(|queue| queue.topic.as_ref()), caller)?;
+    let group = group_name(request.group.as_ref(), caller)?;
+    let lease = lease_time(messaging, &group, &request)?;
+    let selector = messaging.selector(Filter::of(request.filter_expression.as_ref()))?;
+    let max_messages = batch_size(request.batch_size)?;
+    let wait = poll_time(messaging, caller, &request)?;
+    messaging.broker.topic(&topic)?;
+    messaging.broker.group_or_create(&group).await?;
+    let _waiting = messaging.sessions.enter(caller)?.poll()?;
+    messaging.broker.client_alive(&caller.client);
+    let asked = ReceiveRequest {
+        group: group.clone(),
+        topic: topic.clone(),
+        // Whatever queue the client names: some only ever ask for the first, and the group shares them all.
+        queue: None,
+        selector,
+        max_messages,
+        lease,
+        wait,
+        client: caller.client.clone(),
+        attempt_id: request.attempt_id,
+    };
+    let delivered = messaging.broker.receive(asked).await?;
+    Ok(Leased::new(messaging.broker.clone(), group, topic, delivered))
+}
+
+fn lease_time(
+    messaging: &Messaging,
+    group: &GroupName,
+    request: &ReceiveMessageRequest,
+) -> Result<LeaseTime, Refusal> {
+    if request.auto_renew {
+        return Ok(LeaseTime::Renewed);
+    }
+    let min = messaging.broker.group_spec(group).map_or(LEASE_MIN, |spec| spec.lease_min);
+    let asked = request.invisible_duration.as_ref().and_then(positive);
+    match asked.filter(|lease| (min..=LEASE_MAX).contains(lease)) {
+        Some(lease) => Ok(LeaseTime::Fixed(lease)),
+        None => {
+            let text = format!("the invisible duration is not within {min:?} to {LEASE_MAX:?}");
+            Err(Refusal::new(Code::IllegalInvisibleTime, text))
+        }
+    }
+}
+
+fn batch_size(asked: i32) -> Result<usize, Refusal> {
+    match usize::try_from(asked) {
+        Ok(asked @ 1..) => Ok(asked.min(RECEIVE_MESSAGES_MAX)),
+        _ => Err(Refusal::new(Code::BadRequest, format!("the batch size is {asked}; it must be 1 or more"))),
+    }
+}
+
+/// Returns how long to wait for the first message: as long as asked, but never so long that the client gives up
+/// before it has the answer. Without a wish, what the client's own timeout leaves.
+fn poll_time(
+    messaging: &Messaging,
+    caller: &Caller,
+    request: &ReceiveMessageRequest,
+) -> Result<Duration, Refusal> {
+    let refused = |text| Refusal::new(Code::IllegalPollingTime, text);
+    let remaining = caller.remaining();
+    let wished = match (&request.long_polling_timeout, remaining) {
+        (Some(wish), _) => positive(wish).ok_or_else(|| refused("the polling time is negative"))?,
+        (None, Some(remaining)) => {
+            let timeout = messaging.sessions.request_timeout(&caller.client);
+            remaining.saturating_sub(timeout.unwrap_or(REQUEST_TIMEOUT_DEFAULT) / 2)
+        }
+        (None, None) => POLL_MAX,
+    };
+    let Some(remaining) = remaining else { return Ok(wished.min(POLL_MAX)) };
+    let usable = remaining.checked_sub(DEADLINE_MARGIN).filter(|usable| !usable.is_zero());
+    let usable = usable.ok_or_else(|| refused("the deadline of the call is too near to wait for messages"))?;
+    Ok(wished.min(POLL_MAX).min(usable))
+}
+
+/// Messages that are leased, on their way to the client.
+struct Leased {
+    broker: Broker,
+    group: GroupName,
+    topic: TopicName,
+    messages: std::vec::IntoIter<Delivered>,
+    /// The handles of all of them, until the client has them.
+    handles: Vec<String>,
+}
+
+impl Leased {
+    fn new(broker: Broker, group: GroupName, topic: TopicName, messages: Vec<Delivered>) -> Self {
+        let handles = messages.iter().map(|delivered| delivered.handle.clone()).collect();
+        Self { broker, group, topic, messages: messages.into_iter(), handles }
+    }
+
+    /// Notes that the response was handed over to its end.
+    fn handed_over(&mut self) {
+        self.handles.clear();
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        let handles = std::mem::take(&mut self.handles);
+        // Without a runtime the process is ending, and the leases end by themselves.
+        let (false, Ok(runtime)) = (handles.is_empty(), tokio::runtime::Handle::try_current()) else { return };
+        let (broker, group, topic) = (self.broker.clone(), self.group.clone(), self.topic.clone());
+        runtime.spawn(async move { broker.give_back(&group, &topic, &handles, GIVEN_BACK_AFTER).await });
+    }
+}
+
+/// The parts of a response that are still to be sent.
+struct Response {
+    broker: Broker,
+    status: Option<Result<proto::Status, Status>>,
+    leased: Option<Leased>,
+    store_host: String,
+    ended: bool,
+}
+
+impl Response {
+    fn of(messaging: &Messaging, caller: &Caller, outcome: Result<Leased, Refusal>) -> Self {
+        let (status, leased) = match outcome {
+            Ok(leased) if leased.handles.is_empty() => {
+                (Ok(caller.status(Code::MessageNotFound, "no new message")), None)
+            }
+            Ok(leased) => (Ok(caller.status(Code::Ok, "")), Some(leased)),
+            Err(Refusal::Stopping) => (Err(Refusal::unavailable()), None),
+            Err(refusal) => (Ok(refusal.status(caller)), None),
+        };
+        Self {
+            broker: messaging.broker.clone(),
+            ended: status.is_err(),
+            status: Some(status),
+            leased,
+            store_host: messaging.context.advertised.to_string(),
+        }
+    }
+}
+
+impl Iterator for Response {
+    type Item = Result<ReceiveMessageResponse, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(status) = self.status.take() {
+            return Some(status.map(|status| response(Content::Status(status))));
+        }
+        if let Some(leased) = &mut self.leased
+            && let Some(message) = leased.messages.next()
+        {
+            let message = convert::delivered(message, &leased.topic, &self.store_host);
+            return Some(Ok(response(Content::Message(message))));
+        }
+        if !self.ended {
+            self.ended = true;
+            let now = convert::timestamp(self.broker.clock().wall_ms());
+            return Some(Ok(response(Content::DeliveryTimestamp(now))));
+        }
+        if let Some(leased) = &mut self.leased {
+            leased.handed_over();
+        }
+        None
+    }
+}
+
+fn response(content: Content) -> ReceiveMessageResponse {
+    ReceiveMessageResponse { content: Some(content) }
+}
+
+impl Messaging {
+    /// Returns the selector that a filter means.
+    pub(super) fn selector(&self, filter: Filter<'_>) -> Result<weir_filter::Selector, Refusal> {
+        Ok(match filter {
+            Filter::Sql(text) => self.broker.parse_selector(text)?,
+            Filter::Tags(text) => {
+                let limits = weir_filter::Limits::default();
+                weir_filter::Selector::parse_tags(text, &limits).map_err(EngineError::Selector)?
+            }
+        })
+    }
+}

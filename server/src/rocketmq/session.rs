@@ -1,0 +1,364 @@
+//! What is remembered of clients, by their id: what they are and which telemetry streams they hold open.
+//!
+//! A client is not its connection. It may hold several telemetry streams and lose some of them; it is forgotten
+//! when it says good-bye, or when it holds no stream and gave no sign of life for two minutes. Nothing that a
+//! client asks for depends on its being remembered.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{
+    Notify,
+    mpsc::{Sender, WeakSender},
+};
+use weir_engine::limits::CLIENT_ALIVE;
+
+use super::{
+    caller::{Caller, Language},
+    proto::{ClientType, Code, Settings, TelemetryCommand, telemetry_command::Command},
+    refusal::Refusal,
+};
+
+/// Clients that are remembered at a time.
+const CLIENTS_MAX: usize = 10_000;
+
+/// Telemetry streams that one client holds open at a time; the oldest gives way.
+const STREAMS_MAX: usize = 8;
+
+/// Receives of one client that wait at a time.
+const POLLS_MAX: usize = 1024;
+
+/// How often clients are looked through for those that are gone.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long after a route the settings are sent once more to clients that need it.
+const PUSH_AFTER_ROUTE: Duration = Duration::from_millis(100);
+
+/// The age of a telemetry stream up to which a route makes its client start up.
+const STARTUP_MAX: Duration = Duration::from_secs(10);
+
+/// What goes down a telemetry stream.
+pub(super) type Sent = Result<TelemetryCommand, tonic::Status>;
+
+/// All clients that are remembered.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    clients: Mutex<Clients>,
+}
+
+#[derive(Debug)]
+struct Clients {
+    by_id: HashMap<String, Arc<Session>>,
+    swept: Instant,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Session {
+    polls: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    client_type: ClientType,
+    seen: Instant,
+    request_timeout: Option<Duration>,
+    /// The settings as they were answered; only kept for clients that must be sent them again.
+    settings: Option<Settings>,
+    /// Newest last.
+    streams: Vec<OpenStream>,
+    streams_opened: u64,
+    /// When the settings are to be sent again, while somebody is waiting to do it.
+    push_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct OpenStream {
+    number: u64,
+    opened: Instant,
+    commands: WeakSender<Sent>,
+    close: Arc<Notify>,
+}
+
+/// A telemetry stream of a client, known to its session until it is dropped.
+#[derive(Debug)]
+pub(super) struct Registration {
+    session: Arc<Session>,
+    number: u64,
+    close: Arc<Notify>,
+}
+
+/// A receive that waits.
+#[derive(Debug)]
+pub(super) struct Poll(Arc<Session>);
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { clients: Mutex::new(Clients { by_id: HashMap::new(), swept: Instant::now() }) }
+    }
+}
+
+impl Sessions {
+    /// Returns the session of the caller, who has just given a sign of life.
+    pub(super) fn enter(&self, caller: &Caller) -> Result<Arc<Session>, Refusal> {
+        let mut clients = self.clients.lock();
+        clients.sweep(SWEEP_INTERVAL);
+        if let Some(session) = clients.by_id.get(&caller.client) {
+            session.state.lock().seen = Instant::now();
+            return Ok(Arc::clone(session));
+        }
+        if clients.by_id.len() >= CLIENTS_MAX {
+            let text = format!("the broker serves {CLIENTS_MAX} clients already");
+            return Err(Refusal::new(Code::TooManyRequests, text));
+        }
+        let session = Arc::new(Session::new());
+        clients.by_id.insert(caller.client.clone(), Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// Returns what the client with this id is, as far as it has said so.
+    pub(super) fn client_type(&self, client: &str) -> ClientType {
+        self.get(client).map_or(ClientType::Unspecified, |session| session.state.lock().client_type)
+    }
+
+    /// Returns how long the client with this id waits for the answer to a call, if it has said so.
+    pub(super) fn request_timeout(&self, client: &str) -> Option<Duration> {
+        self.get(client)?.state.lock().request_timeout
+    }
+
+    /// Notes that the caller was told a route.
+    ///
+    /// The Node client up to 1.0.8 never starts up if the last of its routes comes after its settings, unless
+    /// settings come once more after it.
+    pub(super) fn routed(&self, caller: &Caller) {
+        if caller.language != Language::Node {
+            return;
+        }
+        if let Ok(session) = self.enter(caller) {
+            session.push_settings_soon();
+        }
+    }
+
+    /// Forgets a client and ends its telemetry streams.
+    pub(super) fn leave(&self, client: &str) {
+        let session = self.clients.lock().by_id.remove(client);
+        for stream in session.iter().flat_map(|session| std::mem::take(&mut session.state.lock().streams)) {
+            stream.close.notify_one();
+        }
+    }
+
+    fn get(&self, client: &str) -> Option<Arc<Session>> {
+        self.clients.lock().by_id.get(client).map(Arc::clone)
+    }
+}
+
+impl Clients {
+    fn sweep(&mut self, interval: Duration) {
+        if self.swept.elapsed() >= interval {
+            self.by_id.retain(|_, session| session.is_alive());
+            self.swept = Instant::now();
+        }
+    }
+}
+
+impl Session {
+    fn new() -> Self {
+        let state = State {
+            client_type: ClientType::Unspecified,
+            seen: Instant::now(),
+            request_timeout: None,
+            settings: None,
+            streams: Vec::new(),
+            streams_opened: 0,
+            push_at: None,
+        };
+        Self { polls: AtomicUsize::new(0), state: Mutex::new(state) }
+    }
+
+    /// Notes what the client says that it is, and returns what it is known to be.
+    pub(super) fn meet(&self, claimed: ClientType) -> ClientType {
+        let mut state = self.state.lock();
+        if claimed != ClientType::Unspecified {
+            state.client_type = claimed;
+        }
+        state.client_type
+    }
+
+    /// Keeps of the settings, as they were answered, what is needed later.
+    pub(super) fn keep(&self, caller: &Caller, settings: &Settings, request_timeout: Option<Duration>) {
+        self.meet(settings.client_type());
+        let mut state = self.state.lock();
+        state.request_timeout = request_timeout;
+        if caller.language == Language::Node {
+            state.settings = Some(settings.clone());
+        }
+    }
+
+    /// Registers a telemetry stream, whose commands go to `commands`.
+    pub(super) fn register(self: &Arc<Self>, commands: &Sender<Sent>) -> Registration {
+        let mut state = self.state.lock();
+        if state.streams.len() >= STREAMS_MAX {
+            state.streams.remove(0).close.notify_one();
+        }
+        let number = state.streams_opened;
+        let close = Arc::new(Notify::new());
+        state.streams_opened += 1;
+        state.streams.push(OpenStream {
+            number,
+            opened: Instant::now(),
+            commands: commands.downgrade(),
+            close: Arc::clone(&close),
+        });
+        Registration { session: Arc::clone(self), number, close }
+    }
+
+    /// Notes a receive that begins to wait.
+    pub(super) fn poll(self: &Arc<Self>) -> Result<Poll, Refusal> {
+        let poll = Poll(Arc::clone(self));
+        if self.polls.fetch_add(1, Ordering::Relaxed) >= POLLS_MAX {
+            let text = format!("{POLLS_MAX} receives of this client are waiting already");
+            return Err(Refusal::new(Code::TooManyRequests, text));
+        }
+        Ok(poll)
+    }
+
+    fn is_alive(&self) -> bool {
+        let state = self.state.lock();
+        !state.streams.is_empty() || state.seen.elapsed() < CLIENT_ALIVE
+    }
+
+    fn push_settings_soon(self: Arc<Self>) {
+        let already_waiting = self.state.lock().push_at.replace(Instant::now() + PUSH_AFTER_ROUTE).is_some();
+        if !already_waiting {
+            tokio::spawn(self.push_settings());
+        }
+    }
+
+    async fn push_settings(self: Arc<Self>) {
+        loop {
+            let due = self.state.lock().push_at.filter(|at| *at > Instant::now());
+            let Some(at) = due else { break };
+            tokio::time::sleep_until(at.into()).await;
+        }
+        let (settings, starting) = {
+            let mut state = self.state.lock();
+            state.push_at = None;
+            let starting = state.streams.iter().filter(|stream| stream.opened.elapsed() < STARTUP_MAX);
+            (state.settings.clone(), starting.filter_map(|stream| stream.commands.upgrade()).collect::<Vec<_>>())
+        };
+        let Some(settings) = settings else { return };
+        for commands in starting {
+            // A stream whose client reads nothing has settings enough waiting.
+            let _ = commands.try_send(Ok(settings_command(settings.clone())));
+        }
+    }
+}
+
+/// Returns the command that tells a client its settings.
+pub(super) fn settings_command(settings: Settings) -> TelemetryCommand {
+    let status = super::proto::Status { code: Code::Ok.into(), message: String::new() };
+    TelemetryCommand { status: Some(status), command: Some(Command::Settings(settings)) }
+}
+
+impl Registration {
+    /// Returns the session that the stream belongs to.
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Resolves when the stream is to be ended by us.
+    pub(super) async fn closed(&self) {
+        self.close.notified().await;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = self.session.state.lock();
+        state.streams.retain(|stream| stream.number != self.number);
+        state.seen = Instant::now();
+    }
+}
+
+impl Drop for Poll {
+    fn drop(&mut self) {
+        self.0.polls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tonic::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_client_survives_one_of_its_streams_and_not_its_good_bye() {
+        let sessions = Sessions::default();
+        let session = sessions.enter(&caller("a")).unwrap();
+        let (sender, _receiver) = mpsc::channel(1);
+        let first = session.register(&sender);
+        let second = session.register(&sender);
+        drop(first);
+        assert_eq!(session.state.lock().streams.len(), 1);
+        assert_eq!(session.meet(ClientType::Producer), ClientType::Producer);
+        assert_eq!(sessions.client_type("a"), ClientType::Producer);
+        sessions.leave("a");
+        assert_eq!(sessions.client_type("a"), ClientType::Unspecified);
+        drop(second);
+    }
+
+    #[test]
+    fn clients_without_a_stream_are_forgotten_in_time_and_their_number_is_bounded() {
+        let sessions = Sessions::default();
+        for number in 0..CLIENTS_MAX {
+            sessions.enter(&caller(&number.to_string())).unwrap();
+        }
+        assert!(sessions.enter(&caller("one too many")).is_err());
+        let long_ago = Instant::now().checked_sub(CLIENT_ALIVE).expect("the machine is up for minutes");
+        sessions.enter(&caller("5")).unwrap().state.lock().seen = long_ago;
+        sessions.clients.lock().sweep(Duration::ZERO);
+        assert_eq!(sessions.clients.lock().by_id.len(), CLIENTS_MAX - 1);
+        sessions.enter(&caller("one more")).unwrap();
+    }
+
+    #[test]
+    fn the_oldest_stream_of_a_client_gives_way() {
+        let sessions = Sessions::default();
+        let session = sessions.enter(&caller("a")).unwrap();
+        let (sender, _receiver) = mpsc::channel(1);
+        let streams: Vec<_> = (0..=STREAMS_MAX).map(|_| session.register(&sender)).collect();
+        let closed = |stream: &Registration| {
+            let mut closed = Box::pin(stream.close.notified());
+            closed.as_mut().enable()
+        };
+        assert!(closed(&streams[0]));
+        assert!(!closed(&streams[1]));
+        assert_eq!(session.state.lock().streams.len(), STREAMS_MAX);
+    }
+
+    #[test]
+    fn waiting_receives_of_a_client_are_bounded() {
+        let sessions = Sessions::default();
+        let session = sessions.enter(&caller("a")).unwrap();
+        let polls: Vec<_> = (0..POLLS_MAX).map(|_| session.poll().unwrap()).collect();
+        assert!(session.poll().is_err());
+        drop(polls);
+        assert!(session.poll().is_ok());
+    }
+
+    fn caller(client: &str) -> Caller {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("x-mq-client-id", client.parse().unwrap());
+        Caller::of(&request)
+    }
+}

@@ -1,0 +1,192 @@
+//! Telemetry: the stream over which client and broker tell each other their settings.
+//!
+//! The response begins at once: some clients wait for its headers before they say anything. From then on each
+//! settings command is answered with one, which holds what the client must go by.
+
+use std::time::Duration;
+
+use prost::Message;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use weir_engine::limits::{BODY_BYTES_MAX, POLL_MAX, RECEIVE_MESSAGES_MAX};
+
+use super::{
+    Messaging, backoff,
+    caller::Caller,
+    convert::{Filter, duration, group_name, positive, topic_name},
+    proto::{
+        ClientType, Code, Metric, Publishing, Settings, Subscription, TelemetryCommand, settings::PubSub,
+        telemetry_command::Command,
+    },
+    refusal::Refusal,
+    session::{Registration, Sent, settings_command},
+};
+
+/// Commands that wait for a client that does not read; then its own commands wait too.
+const COMMANDS_WAITING_MAX: usize = 16;
+
+/// Bytes of the settings of one client. They are kept, and sent back.
+const SETTINGS_BYTES_MAX: usize = 256 * 1024;
+
+/// How often an open stream counts as a sign of life.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Opens the stream of a client and answers it until either side has had enough.
+pub(super) fn telemetry(
+    messaging: &Messaging,
+    caller: Caller,
+    commands: Streaming<TelemetryCommand>,
+) -> ReceiverStream<Sent> {
+    let (sender, receiver) = mpsc::channel(COMMANDS_WAITING_MAX);
+    let entered = caller.check().and_then(|()| messaging.sessions.enter(&caller));
+    match entered {
+        Ok(session) => {
+            let registration = session.register(&sender);
+            tokio::spawn(converse(messaging.clone(), caller, registration, commands, sender));
+        }
+        Err(refusal) => {
+            let command = TelemetryCommand { status: Some(refusal.status(&caller)), command: None };
+            sender.try_send(Ok(command)).expect("an empty channel has room for one");
+        }
+    }
+    ReceiverStream::new(receiver)
+}
+
+async fn converse(
+    messaging: Messaging,
+    caller: Caller,
+    registration: Registration,
+    mut commands: Streaming<TelemetryCommand>,
+    sender: Sender<Sent>,
+) {
+    let mut alive = tokio::time::interval(ALIVE_INTERVAL);
+    let ended = async {
+        tokio::select! {
+            () = messaging.broker.closing() => {}
+            () = registration.closed() => {}
+            () = sender.closed() => {}
+        }
+    };
+    tokio::pin!(ended);
+    loop {
+        let command = tokio::select! {
+            () = &mut ended => return,
+            _ = alive.tick() => {
+                messaging.broker.client_alive(&caller.client);
+                continue;
+            }
+            command = commands.message() => command,
+        };
+        let Ok(Some(command)) = command else { return };
+        let Some(reply) = reply(&messaging, &caller, &registration, command) else { continue };
+        let refused = reply.is_err();
+        tokio::select! {
+            () = &mut ended => return,
+            sent = sender.send(reply) => if sent.is_err() || refused { return },
+        }
+    }
+}
+
+fn reply(
+    messaging: &Messaging,
+    caller: &Caller,
+    registration: &Registration,
+    command: TelemetryCommand,
+) -> Option<Sent> {
+    // The other commands answer questions that this broker does not ask.
+    let Some(Command::Settings(settings)) = command.command else { return None };
+    Some(match merge(messaging, caller, settings) {
+        Ok((settings, request_timeout)) => {
+            registration.session().keep(caller, &settings, request_timeout);
+            Ok(settings_command(settings))
+        }
+        Err(refusal) => {
+            let status = refusal.status(caller);
+            let text = status.message;
+            tracing::debug!(client = caller.client, code = status.code, text, "refused settings");
+            Err(Status::invalid_argument(format!("process client telemetryCommand failed: {text}")))
+        }
+    })
+}
+
+/// Checks the settings and fills in what the broker decides. Also returns the client's timeout of a call.
+fn merge(
+    messaging: &Messaging,
+    caller: &Caller,
+    settings: Settings,
+) -> Result<(Settings, Option<Duration>), Refusal> {
+    if settings.encoded_len() > SETTINGS_BYTES_MAX {
+        let text = format!("the settings are longer than {SETTINGS_BYTES_MAX} bytes");
+        return Err(Refusal::new(Code::PayloadTooLarge, text));
+    }
+    let client_type = settings.client_type();
+    let (backoff_policy, pub_sub) = match settings.pub_sub {
+        Some(PubSub::Publishing(publishing)) => {
+            let publishing = merge_publishing(caller, client_type, publishing)?;
+            (backoff::producer(caller), PubSub::Publishing(publishing))
+        }
+        Some(PubSub::Subscription(subscription)) => {
+            let subscription = merge_subscription(messaging, caller, client_type, subscription)?;
+            let group = group_name(subscription.group.as_ref(), caller)?;
+            let spec = messaging.broker.group_spec(&group).unwrap_or_default();
+            (backoff::consumer(caller, &spec), PubSub::Subscription(subscription))
+        }
+        None => {
+            let text = "the settings say neither what is published nor what is subscribed to";
+            return Err(Refusal::new(Code::BadRequest, text));
+        }
+    };
+    let request_timeout = settings.request_timeout.as_ref().and_then(positive);
+    let merged = Settings {
+        backoff_policy: Some(backoff_policy),
+        pub_sub: Some(pub_sub),
+        metric: Some(Metric { on: false, endpoints: None }),
+        client_properties: Default::default(),
+        ..settings
+    };
+    Ok((merged, request_timeout))
+}
+
+fn merge_publishing(
+    caller: &Caller,
+    client_type: ClientType,
+    publishing: Publishing,
+) -> Result<Publishing, Refusal> {
+    if !matches!(client_type, ClientType::Unspecified | ClientType::Producer) {
+        return Err(Refusal::new(Code::BadRequest, "the settings of a consumer say what is published"));
+    }
+    for topic in &publishing.topics {
+        topic_name(Some(topic), caller)?;
+    }
+    Ok(Publishing {
+        topics: publishing.topics,
+        max_body_size: i32::try_from(BODY_BYTES_MAX).unwrap_or(i32::MAX),
+        validate_message_type: true,
+    })
+}
+
+fn merge_subscription(
+    messaging: &Messaging,
+    caller: &Caller,
+    client_type: ClientType,
+    subscription: Subscription,
+) -> Result<Subscription, Refusal> {
+    if client_type == ClientType::Producer {
+        return Err(Refusal::new(Code::BadRequest, "the settings of a producer say what is subscribed to"));
+    }
+    group_name(subscription.group.as_ref(), caller)?;
+    for entry in &subscription.subscriptions {
+        let topic = topic_name(entry.topic.as_ref(), caller)?;
+        messaging.selector(Filter::of(entry.expression.as_ref())).map_err(|refusal| refusal.about(&topic))?;
+    }
+    Ok(Subscription {
+        group: subscription.group,
+        subscriptions: subscription.subscriptions,
+        fifo: Some(false),
+        receive_batch_size: Some(i32::try_from(RECEIVE_MESSAGES_MAX).unwrap_or(i32::MAX)),
+        long_polling_timeout: Some(duration(POLL_MAX)),
+        lite_subscription_quota: None,
+        max_lite_topic_size: None,
+    })
+}
