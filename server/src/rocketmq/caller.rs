@@ -90,9 +90,7 @@ impl Caller {
         let message = message.into();
         match self.known(code) {
             known if known == code => Status { code: code.into(), message },
-            known => {
-                Status { code: known.into(), message: format!("{}: {message}", code.as_str_name()) }
-            }
+            known => Status { code: known.into(), message: format!("{}: {message}", code.as_str_name()) },
         }
     }
 

@@ -15,8 +15,7 @@ use super::{
 
 /// Returns the name of a topic. A resource without a namespace is in that of the caller.
 pub(super) fn topic_name(resource: Option<&Resource>, caller: &Caller) -> Result<TopicName, Refusal> {
-    let resource =
-        resource.ok_or_else(|| Refusal::new(Code::IllegalTopic, "the request names no topic"))?;
+    let resource = resource.ok_or_else(|| Refusal::new(Code::IllegalTopic, "the request names no topic"))?;
     Ok(TopicName::new(namespace(resource, caller), &resource.name)?)
 }
 

@@ -1,1 +1,213 @@
 //! The RocketMQ v2 gRPC protocol, one file per call.
+//!
+//! What goes wrong is told by a status inside the response; the call itself fails only where the protocol wants
+//! that: for calls that are not offered, for settings that are refused, and while the broker is stopping.
+//!
+//! What is not offered: transactions, recall, pulling by offset and lite topics. Their messages are refused, never
+//! stored as something else.
+
+mod ack;
+mod assignment;
+mod backoff;
+mod caller;
+mod change;
+mod convert;
+mod dead_letter;
+mod heartbeat;
+mod receive;
+mod refusal;
+mod route;
+mod send;
+mod session;
+mod telemetry;
+mod termination;
+
+use std::sync::Arc;
+
+use futures::stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use weir_engine::Broker;
+
+use crate::context::ServerContext;
+use caller::Caller;
+use proto::messaging_service_server::{MessagingService, MessagingServiceServer};
+use refusal::answer;
+use session::Sessions;
+
+/// The messages of the protocol, with client and server, as generated from `proto/rocketmq.proto`.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    reason = "generated code keeps a style of its own"
+)]
+pub mod proto {
+    tonic::include_proto!("apache.rocketmq.v2");
+}
+
+/// The largest request; RocketMQ's own server has this limit.
+const REQUEST_BYTES_MAX: usize = 130 << 20;
+
+/// Returns the service that answers RocketMQ clients on one listener.
+pub fn service(broker: Broker, context: Arc<ServerContext>) -> MessagingServiceServer<Messaging> {
+    let messaging = Messaging { broker, context, sessions: Arc::default() };
+    MessagingServiceServer::new(messaging)
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(usize::MAX)
+}
+
+/// Answers RocketMQ clients. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Messaging {
+    broker: Broker,
+    context: Arc<ServerContext>,
+    sessions: Arc<Sessions>,
+}
+
+fn not_offered<T>(call: &str) -> Result<Response<T>, Status> {
+    Err(Status::unimplemented(format!("this broker does not offer {call}")))
+}
+
+#[tonic::async_trait]
+impl MessagingService for Messaging {
+    async fn query_route(
+        &self,
+        request: Request<proto::QueryRouteRequest>,
+    ) -> Result<Response<proto::QueryRouteResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(&caller, route::query_route(self, &caller, request.into_inner()).await)
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<proto::HeartbeatRequest>,
+    ) -> Result<Response<proto::HeartbeatResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(&caller, heartbeat::heartbeat(self, &caller, request.get_ref()))
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<proto::SendMessageRequest>,
+    ) -> Result<Response<proto::SendMessageResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(&caller, send::send_message(self, &caller, request.into_inner()).await)
+    }
+
+    async fn query_assignment(
+        &self,
+        request: Request<proto::QueryAssignmentRequest>,
+    ) -> Result<Response<proto::QueryAssignmentResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(&caller, assignment::query_assignment(self, &caller, request.into_inner()))
+    }
+
+    type ReceiveMessageStream = receive::Responses;
+
+    async fn receive_message(
+        &self,
+        request: Request<proto::ReceiveMessageRequest>,
+    ) -> Result<Response<Self::ReceiveMessageStream>, Status> {
+        let caller = Caller::of(&request);
+        Ok(Response::new(receive::receive_message(self, caller, request.into_inner())))
+    }
+
+    async fn ack_message(
+        &self,
+        request: Request<proto::AckMessageRequest>,
+    ) -> Result<Response<proto::AckMessageResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(&caller, ack::ack_message(self, &caller, request.into_inner()).await)
+    }
+
+    async fn change_invisible_duration(
+        &self,
+        request: Request<proto::ChangeInvisibleDurationRequest>,
+    ) -> Result<Response<proto::ChangeInvisibleDurationResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(&caller, change::change_invisible_duration(self, &caller, request.into_inner()).await)
+    }
+
+    async fn forward_message_to_dead_letter_queue(
+        &self,
+        request: Request<proto::ForwardMessageToDeadLetterQueueRequest>,
+    ) -> Result<Response<proto::ForwardMessageToDeadLetterQueueResponse>, Status> {
+        let caller = Caller::of(&request);
+        let forwarded =
+            dead_letter::forward_message_to_dead_letter_queue(self, &caller, request.into_inner()).await;
+        answer(&caller, forwarded)
+    }
+
+    type TelemetryStream = ReceiverStream<session::Sent>;
+
+    async fn telemetry(
+        &self,
+        request: Request<Streaming<proto::TelemetryCommand>>,
+    ) -> Result<Response<Self::TelemetryStream>, Status> {
+        let caller = Caller::of(&request);
+        Ok(Response::new(telemetry::telemetry(self, caller, request.into_inner())))
+    }
+
+    async fn notify_client_termination(
+        &self,
+        request: Request<proto::NotifyClientTerminationRequest>,
+    ) -> Result<Response<proto::NotifyClientTerminationResponse>, Status> {
+        let caller = Caller::of(&request);
+        answer(&caller, termination::notify_client_termination(self, &caller))
+    }
+
+    async fn end_transaction(
+        &self,
+        _: Request<proto::EndTransactionRequest>,
+    ) -> Result<Response<proto::EndTransactionResponse>, Status> {
+        not_offered("transactions")
+    }
+
+    async fn recall_message(
+        &self,
+        _: Request<proto::RecallMessageRequest>,
+    ) -> Result<Response<proto::RecallMessageResponse>, Status> {
+        not_offered("the recall of messages")
+    }
+
+    async fn sync_lite_subscription(
+        &self,
+        _: Request<proto::SyncLiteSubscriptionRequest>,
+    ) -> Result<Response<proto::SyncLiteSubscriptionResponse>, Status> {
+        not_offered("lite topics")
+    }
+
+    type PullMessageStream = NoStream<proto::PullMessageResponse>;
+
+    async fn pull_message(
+        &self,
+        _: Request<proto::PullMessageRequest>,
+    ) -> Result<Response<Self::PullMessageStream>, Status> {
+        not_offered("pulling by offset over this protocol")
+    }
+
+    async fn update_offset(
+        &self,
+        _: Request<proto::UpdateOffsetRequest>,
+    ) -> Result<Response<proto::UpdateOffsetResponse>, Status> {
+        not_offered("offsets over this protocol")
+    }
+
+    async fn get_offset(
+        &self,
+        _: Request<proto::GetOffsetRequest>,
+    ) -> Result<Response<proto::GetOffsetResponse>, Status> {
+        not_offered("offsets over this protocol")
+    }
+
+    async fn query_offset(
+        &self,
+        _: Request<proto::QueryOffsetRequest>,
+    ) -> Result<Response<proto::QueryOffsetResponse>, Status> {
+        not_offered("offsets over this protocol")
+    }
+}
+
+/// A stream of a call that is not offered.
+type NoStream<T> = stream::Empty<Result<T, Status>>;

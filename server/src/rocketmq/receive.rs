@@ -64,7 +64,7 @@ async fn receive(
     let _waiting = messaging.sessions.enter(caller)?.poll()?;
     messaging.broker.client_alive(&caller.client);
     let asked = ReceiveRequest {
-        group: group.clone(),
+        group,
         topic: topic.clone(),
         // Whatever queue the client names: some only ever ask for the first, and the group shares them all.
         queue: None,
@@ -76,7 +76,7 @@ async fn receive(
         attempt_id: request.attempt_id,
     };
     let delivered = messaging.broker.receive(asked).await?;
-    Ok(Leased::new(messaging.broker.clone(), group, topic, delivered))
+    Ok(Leased::new(messaging.broker.clone(), topic, delivered))
 }
 
 fn lease_time(
@@ -124,14 +124,14 @@ fn poll_time(
     };
     let Some(remaining) = remaining else { return Ok(wished.min(POLL_MAX)) };
     let usable = remaining.checked_sub(DEADLINE_MARGIN).filter(|usable| !usable.is_zero());
-    let usable = usable.ok_or_else(|| refused("the deadline of the call is too near to wait for messages"))?;
+    let usable =
+        usable.ok_or_else(|| refused("the deadline of the call is too near to wait for messages"))?;
     Ok(wished.min(POLL_MAX).min(usable))
 }
 
 /// Messages that are leased, on their way to the client.
 struct Leased {
     broker: Broker,
-    group: GroupName,
     topic: TopicName,
     messages: std::vec::IntoIter<Delivered>,
     /// The handles of all of them, until the client has them.
@@ -139,9 +139,9 @@ struct Leased {
 }
 
 impl Leased {
-    fn new(broker: Broker, group: GroupName, topic: TopicName, messages: Vec<Delivered>) -> Self {
+    fn new(broker: Broker, topic: TopicName, messages: Vec<Delivered>) -> Self {
         let handles = messages.iter().map(|delivered| delivered.handle.clone()).collect();
-        Self { broker, group, topic, messages: messages.into_iter(), handles }
+        Self { broker, topic, messages: messages.into_iter(), handles }
     }
 
     /// Notes that the response was handed over to its end.
@@ -154,9 +154,11 @@ impl Drop for Leased {
     fn drop(&mut self) {
         let handles = std::mem::take(&mut self.handles);
         // Without a runtime the process is ending, and the leases end by themselves.
-        let (false, Ok(runtime)) = (handles.is_empty(), tokio::runtime::Handle::try_current()) else { return };
-        let (broker, group, topic) = (self.broker.clone(), self.group.clone(), self.topic.clone());
-        runtime.spawn(async move { broker.give_back(&group, &topic, &handles, GIVEN_BACK_AFTER).await });
+        let (false, Ok(runtime)) = (handles.is_empty(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let broker = self.broker.clone();
+        runtime.spawn(async move { broker.give_back(&handles, GIVEN_BACK_AFTER).await });
     }
 }
 

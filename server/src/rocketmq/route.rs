@@ -57,21 +57,14 @@ pub(super) fn any_queue(
         topic,
         id: -1,
         permission: Permission::ReadWrite.into(),
-        broker: Some(Broker {
-            name: messaging.context.node_name.clone(),
-            id: 0,
-            endpoints: Some(endpoints),
-        }),
+        broker: Some(Broker { name: messaging.context.node_name.clone(), id: 0, endpoints: Some(endpoints) }),
         accept_message_types: vec![MessageType::Normal.into()],
     }
 }
 
 /// Returns the endpoints by which the client reached us, to the letter: it keeps one session for each text, and
 /// behind a port mapping no other address would do. A client that names none gets the advertised address.
-pub(super) fn endpoints(
-    asked: Option<Endpoints>,
-    context: &ServerContext,
-) -> Result<Endpoints, Refusal> {
+pub(super) fn endpoints(asked: Option<Endpoints>, context: &ServerContext) -> Result<Endpoints, Refusal> {
     let Some(endpoints) = asked else {
         return Ok(advertised(context));
     };

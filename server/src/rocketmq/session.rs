@@ -252,7 +252,10 @@ impl Session {
             let mut state = self.state.lock();
             state.push_at = None;
             let starting = state.streams.iter().filter(|stream| stream.opened.elapsed() < STARTUP_MAX);
-            (state.settings.clone(), starting.filter_map(|stream| stream.commands.upgrade()).collect::<Vec<_>>())
+            (
+                state.settings.clone(),
+                starting.filter_map(|stream| stream.commands.upgrade()).collect::<Vec<_>>(),
+            )
         };
         let Some(settings) = settings else { return };
         for commands in starting {
