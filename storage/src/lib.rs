@@ -11,6 +11,8 @@ mod journal;
 pub mod limits;
 mod message;
 mod offset;
+mod queue;
+mod raw;
 
 pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
 pub use clock::{Clock, MachineClock, VirtualClock};
@@ -20,6 +22,11 @@ pub use format::record::{RecordKind, RecordView, ValueRef};
 pub use journal::{JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
 pub use message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage};
 pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset, TopicId};
+pub use queue::{
+    block::Block,
+    segment::Segment,
+    view::{Part, QueueView},
+};
 
 /// Sizes and times of storage.
 #[derive(Clone, Debug, Default)]

@@ -1,5 +1,6 @@
 //! Bytes ↔ structs of everything that a data directory holds; no I/O. Layout: `docs/format.md`.
 
+pub(crate) mod block;
 pub(crate) mod cursor;
 pub(crate) mod frame;
 pub(crate) mod record;

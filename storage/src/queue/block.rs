@@ -1,0 +1,379 @@
+//! A block: up to 8,192 rows of one queue, column by column, in memory or in a file.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use arrow_array::{Array, Int64Array, UInt16Array, UInt32Array, UInt64Array};
+use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
+use weir_columns::{Column, ColumnRef, Kind, Rows, System, Value, Values};
+
+use crate::{
+    error::{Fault, StorageError},
+    format::block::{BlockHeader, ColumnEntry, Damage, Fixed},
+    message::StoredMessage,
+    offset::{FilePosition, LogPosition, QueueId, QueueOffset, TopicId},
+    queue::builder::narrow,
+    raw::arrays::{Checks, Image, Rest},
+};
+
+/// The log, as far as consume queues need it: to read what they keep only as hashes.
+pub(crate) trait ReadRecords: Send + Sync {
+    /// Returns the message whose record begins at `position`.
+    fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError>;
+}
+
+/// Up to 8,192 rows of one queue. Row `i` is the offset `base + i`.
+///
+/// Runs in memory and blocks in files have the same bytes, so that both are read by the same code. A column
+/// of a file is checked at its first use; a damaged one is an error, and the others stay readable.
+pub struct Block {
+    image: Image,
+    positions: UInt64Array,
+    store_times: Int64Array,
+    lost: Option<BooleanBuffer>,
+    rest: OnceLock<Result<Option<Box<Rest>>, Damage>>,
+    log: Arc<dyn ReadRecords>,
+    source: Option<Source>,
+}
+
+/// Where a block lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) path: Arc<Path>,
+    pub(crate) at: u64,
+}
+
+impl Source {
+    pub(crate) fn corrupt(&self, damage: Damage) -> StorageError {
+        corrupt(&self.path, self.at, damage)
+    }
+}
+
+/// Returns the error that says which part of which file is wrong.
+pub(crate) fn corrupt(path: &Path, start: u64, damage: Damage) -> StorageError {
+    StorageError::Corrupt {
+        path: path.to_owned(),
+        position: FilePosition(start + damage.at as u64),
+        fault: Fault::Structure(damage.what),
+    }
+}
+
+impl Block {
+    /// Takes the bytes of a block that this process has built.
+    pub(crate) fn built(bytes: Buffer, log: Arc<dyn ReadRecords>) -> Result<Self, StorageError> {
+        let in_memory = |damage| corrupt(Path::new("(a run in memory)"), 0, damage);
+        let image = Image::built(bytes).map_err(in_memory)?;
+        Self::over(image, log, None).map_err(in_memory)
+    }
+
+    /// Takes the bytes of a block that lie in a file.
+    pub(crate) fn open(
+        bytes: Buffer,
+        checks: &Arc<Checks>,
+        first_check: usize,
+        log: Arc<dyn ReadRecords>,
+        source: Source,
+    ) -> Result<Self, StorageError> {
+        let image = Image::open(bytes, checks, first_check).map_err(|damage| source.corrupt(damage))?;
+        Self::over(image, log, Some(source.clone())).map_err(|damage| source.corrupt(damage))
+    }
+
+    fn over(image: Image, log: Arc<dyn ReadRecords>, source: Option<Source>) -> Result<Self, Damage> {
+        let missing = Damage::new(0, "the set of fixed columns");
+        let (number, entry) = image.find(Some(Fixed::Position), b"")?.ok_or(missing)?;
+        let positions = image.longs(number, &entry)?;
+        let (number, entry) = image.find(Some(Fixed::StoreTime), b"")?.ok_or(missing)?;
+        let Column::Int(store_times) = image.column(number, &entry)? else {
+            return Err(missing);
+        };
+        let lost = match image.find(Some(Fixed::Lost), b"")? {
+            Some((number, entry)) => Some(image.bits(number, &entry)?),
+            None => None,
+        };
+        Ok(Self { image, positions, store_times, lost, rest: OnceLock::new(), log, source })
+    }
+
+    /// Returns the offset of the first row.
+    pub fn base(&self) -> QueueOffset {
+        self.header().base
+    }
+
+    /// Returns how many rows there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "a block is never empty")]
+    pub fn len(&self) -> usize {
+        self.header().rows as usize
+    }
+
+    /// Returns the offsets of the rows.
+    pub fn range(&self) -> Range<QueueOffset> {
+        self.base()..self.base().plus(u64::from(self.header().rows))
+    }
+
+    /// Returns the topic.
+    pub fn topic(&self) -> TopicId {
+        self.header().topic
+    }
+
+    /// Returns the queue.
+    pub fn queue(&self) -> QueueId {
+        self.header().queue
+    }
+
+    /// Returns the position of each row's record. They never fall; a lost row has its successor's.
+    pub fn positions(&self) -> &UInt64Array {
+        &self.positions
+    }
+
+    /// Returns when each row was stored; milliseconds since 1970, UTC. Null where the row is lost.
+    pub fn store_times(&self) -> &Int64Array {
+        &self.store_times
+    }
+
+    /// Returns the rows whose record is lost, if there are any. They never match.
+    pub fn lost(&self) -> Option<&BooleanBuffer> {
+        self.lost.as_ref()
+    }
+
+    /// Returns the length of each row's record in the log, without padding.
+    ///
+    /// # Errors
+    ///
+    /// If the column is damaged.
+    pub fn record_sizes(&self) -> Result<UInt32Array, StorageError> {
+        self.words(Fixed::Size).map_err(|damage| self.damaged(damage))
+    }
+
+    /// Returns the names of all properties that some row has, each once.
+    pub fn property_names(&self) -> impl Iterator<Item = &str> {
+        let columns = (0..self.header().columns as usize).filter_map(|number| {
+            let entry = self.image.entry(number).ok().filter(|entry| entry.fixed.is_none())?;
+            str::from_utf8(self.image.name_of(&entry)?).ok()
+        });
+        let rest = self.rest().ok().flatten();
+        columns.chain(rest.into_iter().flat_map(|rest| rest.names.iter().flatten()))
+    }
+
+    pub(crate) fn header(&self) -> &BlockHeader {
+        self.image.header()
+    }
+
+    pub(crate) fn bytes(&self) -> &Buffer {
+        self.image.bytes()
+    }
+
+    pub(crate) fn is_from_file(&self) -> bool {
+        self.source.is_some()
+    }
+
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Returns all columns: fixed ones first, then properties by name. Those in the rest are not among them.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Result<(usize, ColumnEntry), Damage>> {
+        (0..self.header().columns as usize).map(|number| Ok((number, self.image.entry(number)?)))
+    }
+
+    pub(crate) fn damaged(&self, damage: Damage) -> StorageError {
+        match &self.source {
+            Some(source) => source.corrupt(damage),
+            None => corrupt(Path::new("(a run in memory)"), 0, damage),
+        }
+    }
+
+    pub(crate) fn words(&self, fixed: Fixed) -> Result<UInt32Array, Damage> {
+        let found = self.image.find(Some(fixed), b"")?;
+        let (number, entry) = found.ok_or(Damage::new(0, "the set of fixed columns"))?;
+        self.image.words(number, &entry)
+    }
+
+    pub(crate) fn body_positions(&self) -> Result<Option<UInt64Array>, Damage> {
+        match self.image.find(Some(Fixed::BodyPosition), b"")? {
+            Some((number, entry)) => Ok(Some(self.image.longs(number, &entry)?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn rest(&self) -> Result<Option<&Rest>, Damage> {
+        let open = || match self.image.find(Some(Fixed::Rest), b"")? {
+            Some((number, entry)) => Ok(Some(Box::new(self.image.rest(number, &entry)?))),
+            None => Ok(None),
+        };
+        self.rest.get_or_init(open).as_ref().map(Option::as_deref).map_err(|damage| *damage)
+    }
+
+    pub(crate) fn stored(&self, fixed: Option<Fixed>, name: &str) -> Result<Option<Column>, Damage> {
+        match self.image.find(fixed, name.as_bytes())? {
+            Some((number, entry)) => self.image.column(number, &entry).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn find(&self, name: ColumnRef<'_>) -> Result<Option<Column>, Damage> {
+        let system = match name {
+            ColumnRef::Property(name) => return self.property(name),
+            ColumnRef::System(system) => system,
+        };
+        match system {
+            System::StoreTime => Ok(Some(Column::Int(self.store_times.clone()))),
+            System::BornTime => self.stored(Some(Fixed::BornTime), ""),
+            System::Tag => self.stored(Some(Fixed::Tag), ""),
+            System::Keys => self.stored(Some(Fixed::Keys), ""),
+            System::MessageId => self.stored(Some(Fixed::MessageId), ""),
+            System::MessageType => self.stored(Some(Fixed::MessageType), ""),
+            System::MessageGroup => self.stored(Some(Fixed::MessageGroup), ""),
+            System::QueueId => {
+                let queue = i64::from(self.queue().0);
+                Ok(Some(Column::Int(Int64Array::from_value(queue, self.len()))))
+            }
+            System::QueueOffset => {
+                let base = self.base().0.cast_signed();
+                Ok(Some(Column::Int((0..self.len() as i64).map(|row| base.wrapping_add(row)).collect())))
+            }
+            System::BodySize => {
+                let sizes = self.words(Fixed::BodySize)?;
+                let sizes = sizes.values().iter().map(|size| i64::from(*size)).collect();
+                let known = self.lost.as_ref().map(|lost| NullBuffer::new(!lost));
+                Ok(Some(Column::Int(Int64Array::new(sizes, known))))
+            }
+        }
+    }
+
+    fn property(&self, name: &str) -> Result<Option<Column>, Damage> {
+        if let Some(column) = self.stored(None, name)? {
+            return Ok(Some(column));
+        }
+        let Some(rest) = self.rest()? else {
+            return Ok(None);
+        };
+        Ok(find_name(rest, name).map(|number| rest_column(rest, number)))
+    }
+
+    fn is_lost(&self, row: usize) -> bool {
+        self.lost.as_ref().is_some_and(|lost| lost.value(row))
+    }
+
+    fn logged(&self, system: System, row: usize) -> Result<Option<Value>, StorageError> {
+        let fixed = if system == System::Keys { Fixed::Keys } else { Fixed::MessageId };
+        let stored = self.stored(Some(fixed), "").map_err(|damage| self.damaged(damage))?;
+        let Some(Column::Hashed { row_ends, .. }) = stored else {
+            return Ok(None);
+        };
+        let start = if row == 0 { 0 } else { row_ends.value(row - 1) };
+        if start == row_ends.value(row) {
+            return Ok(None);
+        }
+        let message = self.log.read(LogPosition(self.positions.value(row)))?.message;
+        let text = if system == System::Keys { message.keys.join(" ") } else { message.message_id };
+        Ok(Some(Value::Str(text)))
+    }
+}
+
+fn find_name(rest: &Rest, name: &str) -> Option<usize> {
+    let (mut low, mut high) = (0, rest.names.len());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        match rest.names.value(middle).cmp(name) {
+            std::cmp::Ordering::Equal => return Some(middle),
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+        }
+    }
+    None
+}
+
+/// Returns the column of one name in the rest: its entries lie together.
+fn rest_column(rest: &Rest, number: usize) -> Column {
+    let entries = rest.entries(number);
+    let (start, len) = (entries.start, entries.len());
+    let values = Values {
+        kinds: rest.values.kinds.slice(start, len),
+        text: rest.values.text.slice(start, len),
+        ints: rest.values.ints.as_ref().map(|ints| ints.slice(start, len)),
+        floats: rest.values.floats.as_ref().map(|floats| floats.slice(start, len)),
+    };
+    Column::Sparse {
+        rows: rest.rows.slice(start, len),
+        codes: UInt16Array::from_iter_values((0..len).map(|code| code as u16)),
+        values: Arc::new(values),
+    }
+}
+
+/// Returns one of the values, with the type that its producer gave it.
+pub(crate) fn value_of(values: &Values, index: usize) -> Value {
+    let text = || values.text.value(index).to_owned();
+    let int = || values.ints.as_ref().map_or(0, |ints| ints.value(index));
+    let float = || values.floats.as_ref().map_or(0.0, |floats| floats.value(index));
+    match values.kind(index) {
+        Kind::Text | Kind::Odd | Kind::Int | Kind::Float => Value::Text(text()),
+        Kind::Str => Value::Str(text()),
+        Kind::Bool => Value::Bool(values.text.value(index) == "true"),
+        Kind::I32 => Value::I32(int() as i32),
+        Kind::I64 => Value::I64(int()),
+        Kind::F32 => Value::F32(narrow(float())),
+        Kind::F64 => Value::F64(float()),
+    }
+}
+
+/// Returns the value of one row, or `None` if it has none. `is_property` tells canonical integers of
+/// producers, which are text, from integers of the system.
+fn value_at(column: &Column, row: usize, is_property: bool) -> Option<Value> {
+    match column {
+        Column::Dictionary { codes, values } => {
+            codes.is_valid(row).then(|| value_of(values, codes.value(row).into()))
+        }
+        Column::Sparse { rows, codes, values } => {
+            let entry = rows.values().binary_search(&u16::try_from(row).ok()?).ok()?;
+            Some(value_of(values, codes.value(entry).into()))
+        }
+        Column::Plain { values, present } => {
+            present.as_ref().is_none_or(|present| present.is_valid(row)).then(|| value_of(values, row))
+        }
+        Column::Int(ints) => ints.is_valid(row).then(|| {
+            let int = ints.value(row);
+            if is_property { Value::Text(int.to_string()) } else { Value::I64(int) }
+        }),
+        Column::Hashed { .. } => None,
+    }
+}
+
+impl Rows for Block {
+    type Error = StorageError;
+
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn shape(&self) -> u64 {
+        self.header().shape
+    }
+
+    fn column(&self, name: ColumnRef<'_>) -> Result<Option<Column>, StorageError> {
+        self.find(name).map_err(|damage| self.damaged(damage))
+    }
+
+    fn value(&self, name: ColumnRef<'_>, row: usize) -> Result<Option<Value>, StorageError> {
+        if row >= Self::len(self) || self.is_lost(row) {
+            return Ok(None);
+        }
+        if let ColumnRef::System(system @ (System::Keys | System::MessageId)) = name {
+            return self.logged(system, row);
+        }
+        let column = self.column(name)?;
+        Ok(column.and_then(|column| value_at(&column, row, matches!(name, ColumnRef::Property(_)))))
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.property_names().collect();
+        f.debug_struct("Block")
+            .field("range", &self.range())
+            .field("properties", &names)
+            .finish_non_exhaustive()
+    }
+}

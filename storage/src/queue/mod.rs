@@ -1,0 +1,18 @@
+//! Consume queues: per topic and queue the rows of its messages, column by column, derived from the log.
+//!
+//! ```text
+//! records ─► builder ─► runs in memory ─► small blocks in shared files ─► full blocks in queue segments
+//!            (one per call and queue,      (a checkpoint writes them)      (8,192 rows; 128 blocks a file)
+//!             eight become one)
+//! ```
+
+pub(crate) mod block;
+pub(crate) mod builder;
+pub(crate) mod checkpoint;
+pub(crate) mod image;
+pub(crate) mod merge;
+pub(crate) mod segment;
+pub(crate) mod statistics;
+pub(crate) mod store;
+pub(crate) mod tail;
+pub(crate) mod view;

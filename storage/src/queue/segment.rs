@@ -1,0 +1,464 @@
+//! Files of blocks: written once, then mapped. Layout: `docs/format.md`, "Consume queues".
+
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow_buffer::Buffer;
+use weir_columns::{ColumnRef, ColumnStatistics, Presence, Statistics};
+
+use crate::{
+    env::{Env, EnvFile, Open, create_anew},
+    error::StorageError,
+    format::block::{
+        ALIGNMENT, BLOCK_ROWS, BlockEntry, BlockHeader, Damage, FILE_HEADER_LEN, FileHeader, FileKind,
+        StatisticsEntry, Tail, seal,
+    },
+    offset::QueueOffset,
+    queue::{
+        block::{Block, ReadRecords, Source, corrupt},
+        statistics::{self, StatisticsBuilder, system_number},
+    },
+    raw::arrays::Checks,
+};
+
+/// So many bytes are collected before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+/// What ends the name of a file that is not complete.
+pub(crate) const TEMPORARY: &str = ".tmp";
+
+/// A file of blocks, mapped. It stays readable while somebody holds it, even if it has been unlinked.
+pub(crate) struct QueueFile {
+    path: Arc<Path>,
+    header: FileHeader,
+    bytes: Buffer,
+    tail: Tail,
+    checks: Arc<Checks>,
+    log: Arc<dyn ReadRecords>,
+}
+
+impl QueueFile {
+    /// Maps a file, and checks its header, its directory and its tail.
+    pub(crate) fn open(env: &dyn Env, path: &Path, log: Arc<dyn ReadRecords>) -> Result<Self, StorageError> {
+        let file = env.open(path, Open::Read).map_err(StorageError::io("open", path))?;
+        let len = file.len().map_err(StorageError::io("read", path))?;
+        if len < FILE_HEADER_LEN as u64 {
+            return Err(corrupt(path, 0, Damage::new(0, "the length of the file")));
+        }
+        let bytes = file.map().map_err(StorageError::io("map", path))?;
+        Self::over(path, bytes, log).map_err(|damage| corrupt(path, 0, damage))
+    }
+
+    fn over(path: &Path, bytes: Buffer, log: Arc<dyn ReadRecords>) -> Result<Self, Damage> {
+        let header = FileHeader::decode(&bytes)?;
+        let tail = Tail::decode(&bytes)?;
+        if tail.blocks != header.blocks {
+            return Err(Damage::new(0, "the number of blocks"));
+        }
+        let footer_at = tail.footer_at as usize;
+        if crc32c::crc32c(&bytes[footer_at..footer_at + tail.footer_len()]) != tail.footer_crc {
+            return Err(Damage::new(footer_at, "the checksum of the footer"));
+        }
+        let bits = tail.blocks as usize + tail.columns as usize;
+        let file = Self { path: path.into(), header, bytes, tail, checks: Arc::new(Checks::new(bits)), log };
+        file.check_directory()?;
+        Ok(file)
+    }
+
+    fn check_directory(&self) -> Result<(), Damage> {
+        let footer_at = self.tail.footer_at;
+        let mut columns = 0_u32;
+        for number in 0..self.blocks() {
+            let at = self.tail.block_entry_at(number);
+            let entry = self.entry(number)?;
+            let inside = entry.at >= FILE_HEADER_LEN as u64
+                && entry.at.checked_add(entry.len.into()).is_some_and(|end| end <= footer_at);
+            if !inside || !entry.at.is_multiple_of(ALIGNMENT as u64) {
+                return Err(Damage::new(at, "the place of a block"));
+            }
+            if entry.rows == 0 || entry.rows as usize > BLOCK_ROWS || entry.columns_before != columns {
+                return Err(Damage::new(at, "the rows or columns of a block"));
+            }
+            columns = columns.checked_add(entry.columns).ok_or(Damage::new(at, "the columns of a block"))?;
+        }
+        if columns != self.tail.columns {
+            return Err(Damage::new(self.bytes.len(), "the number of columns"));
+        }
+        for number in 0..self.tail.statistics as usize {
+            let at = self.tail.statistics_entry_at(number);
+            let entry = StatisticsEntry::decode(&self.bytes, at)?;
+            let end = entry.at.checked_add(entry.len.into());
+            if end.is_none_or(|end| end > footer_at) || !entry.at.is_multiple_of(ALIGNMENT as u64) {
+                return Err(Damage::new(at, "the place of statistics"));
+            }
+            if entry.name_at as usize + usize::from(entry.name_len) > self.tail.names_len as usize {
+                return Err(Damage::new(at, "the name of a column"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn header(&self) -> &FileHeader {
+        &self.header
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.tail.blocks as usize
+    }
+
+    /// Returns a block's entry in the directory.
+    pub(crate) fn entry(&self, number: usize) -> Result<BlockEntry, Damage> {
+        BlockEntry::decode(&self.bytes, self.tail.block_entry_at(number))
+    }
+
+    fn block(&self, number: usize) -> Result<Block, StorageError> {
+        let entry = self.entry(number).map_err(|damage| corrupt(&self.path, 0, damage))?;
+        let bytes = self.bytes.slice_with_length(entry.at as usize, entry.len as usize);
+        let source = Source { path: Arc::clone(&self.path), at: entry.at };
+        let header = BlockHeader::decode(&bytes).map_err(|damage| source.corrupt(damage))?;
+        let same = header.topic == entry.topic
+            && header.incarnation == entry.incarnation
+            && header.queue == entry.queue
+            && header.base == entry.base
+            && header.rows == entry.rows
+            && header.columns == entry.columns
+            && header.length == entry.len;
+        if !same {
+            return Err(source.corrupt(Damage::new(0, "the block, which is not the one of the directory,")));
+        }
+        // The marks of the blocks before it take one bit each, and one for each of their columns.
+        let first_check = number + entry.columns_before as usize;
+        Block::open(bytes, &self.checks, first_check, Arc::clone(&self.log), source)
+    }
+
+    fn statistics_of(&self, name: ColumnRef<'_>) -> Result<Option<ColumnStatistics>, Damage> {
+        let wanted = match name {
+            ColumnRef::Property(name) => (u8::MAX, name.as_bytes()),
+            ColumnRef::System(system) => (system_number(system), &b""[..]),
+        };
+        let names = &self.bytes[self.tail.names_at()..][..self.tail.names_len as usize];
+        let (mut low, mut high) = (0, self.tail.statistics as usize);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let entry = StatisticsEntry::decode(&self.bytes, self.tail.statistics_entry_at(middle))?;
+            let system = if entry.system == 0 { u8::MAX } else { entry.system };
+            let found = (system, &names[entry.name_at as usize..][..usize::from(entry.name_len)]);
+            match found.cmp(&wanted) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => {
+                    let range = entry.at as usize..entry.at as usize + entry.len as usize;
+                    if crc32c::crc32c(&self.bytes[range.clone()]) != entry.crc {
+                        return Err(Damage::new(range.start, "the checksum of statistics"));
+                    }
+                    return statistics::decode(&self.bytes, range, self.blocks()).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Debug for QueueFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueFile")
+            .field("path", &self.path)
+            .field("blocks", &self.blocks())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Neighbouring blocks of one queue in one file: all of a queue segment, or one queue's share of a shared file.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    file: Arc<QueueFile>,
+    blocks: Range<usize>,
+    /// Where each block begins, and where the last one ends.
+    bounds: Bounds,
+}
+
+/// The offsets of a segment, which are looked at far more often than its blocks.
+#[derive(Clone, Debug)]
+struct Bounds {
+    base: QueueOffset,
+    end: QueueOffset,
+}
+
+impl Segment {
+    /// Returns the segment of some blocks of a file.
+    ///
+    /// # Errors
+    ///
+    /// If the blocks are not those of one queue, one after the other.
+    pub(crate) fn new(file: Arc<QueueFile>, blocks: Range<usize>) -> Result<Self, StorageError> {
+        let faulty = |what| corrupt(file.path(), file.tail.footer_at, Damage::new(0, what));
+        if blocks.is_empty() || blocks.end > file.blocks() {
+            return Err(faulty("the list of blocks"));
+        }
+        let entry = |number| file.entry(number).map_err(|damage| corrupt(file.path(), 0, damage));
+        let first = entry(blocks.start)?;
+        let mut end = first.base;
+        for number in blocks.clone() {
+            let next = entry(number)?;
+            let same =
+                (next.topic, next.incarnation, next.queue) == (first.topic, first.incarnation, first.queue);
+            if !same || next.base != end {
+                return Err(faulty("the order of blocks"));
+            }
+            end = next.end();
+        }
+        Ok(Self { bounds: Bounds { base: first.base, end }, file, blocks })
+    }
+
+    /// Returns how many blocks there are; at least one.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Returns the offsets of all rows.
+    pub fn range(&self) -> Range<QueueOffset> {
+        self.bounds.base..self.bounds.end
+    }
+
+    /// Returns the offsets of block `number`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn block_range(&self, number: usize) -> Range<QueueOffset> {
+        let entry = self.entry(number);
+        entry.base..entry.end()
+    }
+
+    /// Returns when the rows of block `number` were stored: the first and the last time, in milliseconds.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn block_times(&self, number: usize) -> std::ops::RangeInclusive<i64> {
+        let entry = self.entry(number);
+        entry.store_time_min..=entry.store_time_max
+    }
+
+    pub(crate) fn entry(&self, number: usize) -> BlockEntry {
+        assert!(number < self.blocks(), "block {number} of a segment of {}", self.blocks());
+        self.file
+            .entry(self.blocks.start + number)
+            .expect("the directory was checked when the file was opened")
+    }
+
+    /// Returns what is known of the blocks without opening them.
+    pub fn statistics(&self) -> &dyn Statistics {
+        self
+    }
+
+    /// Returns block `number`. Its columns are read and checked when they are used.
+    ///
+    /// # Errors
+    ///
+    /// If the block's header or directory is damaged.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn block(&self, number: usize) -> Result<Arc<Block>, StorageError> {
+        assert!(number < self.blocks(), "block {number} of a segment of {}", self.blocks());
+        self.file.block(self.blocks.start + number).map(Arc::new)
+    }
+
+    /// Returns the number of the block that holds `offset`.
+    pub(crate) fn block_at(&self, offset: QueueOffset) -> Option<usize> {
+        if !self.range().contains(&offset) {
+            return None;
+        }
+        let (mut low, mut high) = (0, self.blocks());
+        while high - low > 1 {
+            let middle = usize::midpoint(low, high);
+            if self.entry(middle).base <= offset { low = middle } else { high = middle }
+        }
+        Some(low)
+    }
+
+    pub(crate) fn file(&self) -> &Arc<QueueFile> {
+        &self.file
+    }
+
+    /// Returns which blocks of the file these are.
+    pub(crate) fn blocks_of_file(&self) -> Range<usize> {
+        self.blocks.clone()
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.file.header.kind == FileKind::Shared
+    }
+}
+
+impl Statistics for Segment {
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn rows(&self, block: usize) -> usize {
+        self.entry(block).rows as usize
+    }
+
+    fn column(&self, name: ColumnRef<'_>) -> Presence<ColumnStatistics> {
+        if self.is_shared() {
+            return Presence::Unknown;
+        }
+        match self.file.statistics_of(name) {
+            Ok(Some(found)) if self.blocks == (0..self.file.blocks()) => Presence::Kept(found),
+            Ok(Some(found)) => Presence::Kept(statistics::slice(&found, self.blocks.clone())),
+            Ok(None) if self.file.tail.more_names => Presence::Unknown,
+            Ok(None) => Presence::Absent,
+            Err(damage) => {
+                let error = corrupt(&self.file.path, 0, damage);
+                tracing::warn!(%error, "statistics cannot be read: blocks are opened instead");
+                Presence::Unknown
+            }
+        }
+    }
+}
+
+/// Writes a file of blocks under a temporary name.
+#[derive(Debug)]
+pub(crate) struct FileWriter<'a> {
+    env: &'a dyn Env,
+    file: Arc<dyn EnvFile>,
+    path: PathBuf,
+    temporary: PathBuf,
+    header: FileHeader,
+    pending: Vec<u8>,
+    written: u64,
+    entries: Vec<BlockEntry>,
+    columns: u32,
+    statistics: StatisticsBuilder,
+}
+
+impl<'a> FileWriter<'a> {
+    pub(crate) fn create(env: &'a dyn Env, path: PathBuf, header: FileHeader) -> Result<Self, StorageError> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(TEMPORARY);
+        let temporary = PathBuf::from(temporary);
+        let file = create_anew(env, &temporary, Open::Create)?;
+        Ok(Self {
+            env,
+            file,
+            path,
+            temporary,
+            header,
+            pending: vec![0; FILE_HEADER_LEN],
+            written: 0,
+            entries: Vec::new(),
+            columns: 0,
+            statistics: StatisticsBuilder::default(),
+        })
+    }
+
+    fn at(&self) -> u64 {
+        self.written + self.pending.len() as u64
+    }
+
+    fn align(&mut self) {
+        let padding = self.at().next_multiple_of(ALIGNMENT as u64) - self.at();
+        self.pending.resize(self.pending.len() + padding as usize, 0);
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        self.file
+            .write_at(&self.pending, self.written)
+            .map_err(StorageError::io("write", &self.temporary))?;
+        self.written += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Adds a block. One that comes from a file keeps the checksums it has, so that damage stays known.
+    pub(crate) fn add(&mut self, block: &Block) -> Result<(), StorageError> {
+        self.align();
+        let (at, start) = (self.at(), self.pending.len());
+        self.pending
+            .extend_from_slice(block.bytes().get(..block.header().length as usize).unwrap_or_default());
+        if !block.is_from_file() {
+            seal(&mut self.pending[start..]).map_err(|damage| block.damaged(damage))?;
+        }
+        let header = block.header();
+        self.entries.push(BlockEntry {
+            topic: header.topic,
+            incarnation: header.incarnation,
+            queue: header.queue,
+            rows: header.rows,
+            base: header.base,
+            first_position: header.first_position,
+            last_position: header.last_position,
+            store_time_min: header.store_time_min,
+            store_time_max: header.store_time_max,
+            at,
+            len: header.length,
+            columns: header.columns,
+            columns_before: self.columns,
+        });
+        self.columns += header.columns;
+        if self.header.kind == FileKind::Segment {
+            self.statistics.add(block);
+        }
+        if self.pending.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Completes the file, makes it durable and gives it its name. The directory is yet to be synced.
+    pub(crate) fn finish(mut self) -> Result<(), StorageError> {
+        let more_names = self.statistics.more_names();
+        let (mut names, mut directory) = (Vec::new(), Vec::new());
+        for column in std::mem::take(&mut self.statistics).finish() {
+            self.align();
+            let entry = StatisticsEntry {
+                name_at: names.len() as u32,
+                name_len: u16::try_from(column.name.len()).expect("the log bounds names to 64 KiB"),
+                system: column.system,
+                at: self.at(),
+                len: column.bytes.len() as u32,
+                crc: crc32c::crc32c(&column.bytes),
+            };
+            names.extend_from_slice(column.name.as_bytes());
+            directory.extend_from_slice(&entry.encode());
+            self.pending.extend_from_slice(&column.bytes);
+        }
+        self.align();
+        let footer_at = self.at();
+        let mut footer = Vec::new();
+        for entry in &self.entries {
+            footer.extend_from_slice(&entry.encode());
+        }
+        let statistics = directory.len() / crate::format::block::STATISTICS_ENTRY_LEN;
+        footer.extend_from_slice(&directory);
+        footer.extend_from_slice(&names);
+        let tail = Tail {
+            footer_at,
+            blocks: self.entries.len() as u32,
+            statistics: statistics as u32,
+            names_len: names.len() as u32,
+            more_names,
+            columns: self.columns,
+            footer_crc: crc32c::crc32c(&footer),
+        };
+        self.pending.extend_from_slice(&footer);
+        self.pending.extend_from_slice(&tail.encode());
+        self.flush()?;
+        self.header.blocks = self.entries.len() as u32;
+        let header = self.header.encode();
+        self.file.write_at(&header, 0).map_err(StorageError::io("write", &self.temporary))?;
+        self.file.sync_data().map_err(StorageError::io("sync", &self.temporary))?;
+        self.env.rename(&self.temporary, &self.path).map_err(StorageError::io("rename", &self.temporary))
+    }
+}

@@ -1,0 +1,1007 @@
+//! All consume queues: rows come in from the log, become visible, and go into files.
+//!
+//! Locks are taken in this order: checkpointing, builder, map of queues, pending queues, one queue.
+//! Readers take none but that of the map, for as long as finding the queue takes.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use hashbrown::{HashMap, HashSet};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    catalogue::DurabilityClass,
+    env::Env,
+    error::StorageError,
+    format::{
+        block::{BLOCK_BYTES, BLOCK_ROWS, FileHeader, FileKind, NAMES_MAX, SEGMENT_BLOCKS},
+        record::RecordView,
+    },
+    offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
+    queue::{
+        block::{Block, ReadRecords},
+        builder::{RowFacts, RunBuilder},
+        checkpoint::{DroppedBlock, ListedFile, ListedPart, ListedQueue, QueuesCheckpoint},
+        image::Place,
+        merge::{Group, Slice, merge, pack},
+        segment::{FileWriter, QueueFile, Segment, TEMPORARY},
+        tail::{MERGED, Run, RunList, level},
+        view::{QueueView, Snapshot},
+    },
+};
+
+/// A gap of more offsets than this cannot come from a damaged part of the log.
+const LOST_ROWS_MAX: u64 = 1 << 24;
+/// Shared files of one class of size, this many of them, become one.
+const SHARED_FILES: usize = 8;
+/// The smallest class of size of shared files, in bytes.
+const SHARED_BYTES: u64 = 64 << 10;
+
+/// What the queues need to know of their surroundings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueuesSettings {
+    /// The epoch of this process.
+    pub(crate) epoch: Epoch,
+    /// The data directory's, repeated in every file.
+    pub(crate) uuid: [u8; 16],
+}
+
+/// What a start found of the consume queues.
+#[derive(Debug)]
+pub(crate) struct OpenedQueues {
+    pub(crate) queues: Queues,
+    /// Blocks that named positions at or above the end of the log. The log must be read again from the
+    /// first of their positions on; rows that are still there are passed over.
+    pub(crate) dropped: Vec<DroppedBlock>,
+    /// A file was missing or damaged: all queues are empty, and the whole log must be read again.
+    pub(crate) rebuild: bool,
+}
+
+/// All consume queues.
+pub(crate) struct Queues {
+    /// The directory `queues`.
+    dir: PathBuf,
+    env: Arc<dyn Env>,
+    log: Arc<dyn ReadRecords>,
+    settings: QueuesSettings,
+    queues: RwLock<HashMap<(TopicId, QueueId), Arc<Queue>>>,
+    /// What was found at the start, of queues that nobody has added yet.
+    found: Mutex<HashMap<(TopicId, QueueId), Vec<Arc<Segment>>>>,
+    building: Mutex<Building>,
+    /// Queues with rows that are not visible yet.
+    pending: Mutex<Vec<Arc<Queue>>>,
+    checkpointing: Mutex<Checkpointing>,
+}
+
+/// What the builder thread keeps between calls.
+#[derive(Default)]
+struct Building {
+    builder: RunBuilder,
+    /// Merges need a builder of their own while a run is being built.
+    merger: RunBuilder,
+    /// The names that have columns, by topic, since the start.
+    names: HashMap<TopicId, Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    names: HashSet<String>,
+    /// It was said that there are too many.
+    warned: bool,
+}
+
+impl Names {
+    fn admit(&mut self, topic: TopicId, name: &str) -> bool {
+        if self.names.contains(name) {
+            return true;
+        }
+        if self.names.len() < NAMES_MAX {
+            return self.names.insert(name.to_owned());
+        }
+        if !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                %topic,
+                "the topic has more than {NAMES_MAX} property names: further ones are filtered exactly, but slowly"
+            );
+        }
+        false
+    }
+}
+
+/// What checkpoints keep between calls.
+struct Checkpointing {
+    next_file: u64,
+    /// All files that are ours: listed, or yet to be unlinked.
+    files: HashMap<u64, Arc<QueueFile>>,
+    retired: Vec<Arc<QueueFile>>,
+    builder: RunBuilder,
+}
+
+/// One queue.
+struct Queue {
+    topic: TopicId,
+    queue: QueueId,
+    snapshot: ArcSwap<Snapshot>,
+    state: Mutex<State>,
+}
+
+struct State {
+    class: DurabilityClass,
+    /// The first retained offset.
+    first: QueueOffset,
+    /// The end of what readers see.
+    visible: QueueOffset,
+    /// The offset of the next row.
+    next: QueueOffset,
+    segments: Arc<[Arc<Segment>]>,
+    tail: RunList,
+    /// The queue is among the pending ones.
+    is_pending: bool,
+    removed: bool,
+}
+
+impl Queue {
+    fn publish(&self, state: &State, epoch: Epoch) {
+        self.snapshot.store(Arc::new(Snapshot {
+            range: state.first..state.visible.max(state.first),
+            epoch,
+            class: state.class,
+            segments: Arc::clone(&state.segments),
+            runs: state.tail.blocks(),
+        }));
+    }
+}
+
+impl State {
+    fn set_first(&mut self, offset: QueueOffset) {
+        self.first = self.first.max(offset);
+        self.next = self.next.max(self.first);
+        self.visible = self.visible.max(self.first);
+        self.drop_expired();
+    }
+
+    fn drop_expired(&mut self) {
+        let first = self.first;
+        if self.segments.first().is_some_and(|segment| segment.range().end <= first) {
+            self.segments =
+                self.segments.iter().filter(|segment| segment.range().end > first).cloned().collect();
+        }
+        self.tail.drop_below(first);
+    }
+}
+
+impl Queues {
+    /// Opens the files in `data/queues` that the checkpoint lists, and removes all others.
+    ///
+    /// Blocks that name a position at or above `recovered_end` are dropped. The queues come to life with
+    /// [`add_queue`](Self::add_queue).
+    pub(crate) fn open(
+        data: &Path,
+        env: Arc<dyn Env>,
+        log: Arc<dyn ReadRecords>,
+        checkpoint: Option<&QueuesCheckpoint>,
+        recovered_end: LogPosition,
+        settings: QueuesSettings,
+    ) -> Result<OpenedQueues, StorageError> {
+        let dir = data.join("queues");
+        let shared = dir.join("shared");
+        env.make_dir(&shared).map_err(StorageError::io("create", &shared))?;
+        let nothing = QueuesCheckpoint::default();
+        let listed = checkpoint.unwrap_or(&nothing);
+        let (found, rebuild) = match Found::open(&dir, env.as_ref(), &log, listed, recovered_end, settings) {
+            Ok(found) => (found, false),
+            Err(error) => {
+                tracing::warn!(%error, "consume queues are built anew from the log");
+                (Found::default(), true)
+            }
+        };
+        let keep: HashSet<PathBuf> = found.files.values().map(|file| file.path().to_owned()).collect();
+        remove_unlisted(env.as_ref(), &dir, &keep)?;
+        let queues = Self {
+            dir,
+            env,
+            log,
+            settings,
+            queues: RwLock::default(),
+            found: Mutex::new(found.queues),
+            building: Mutex::default(),
+            pending: Mutex::default(),
+            checkpointing: Mutex::new(Checkpointing {
+                next_file: listed.next_file.max(1),
+                files: found.files,
+                retired: Vec::new(),
+                builder: RunBuilder::default(),
+            }),
+        };
+        Ok(OpenedQueues { queues, dropped: found.dropped, rebuild })
+    }
+
+    /// Makes a queue known, with what the start found of it, or changes the class of one that is known.
+    pub(crate) fn add_queue(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        class: DurabilityClass,
+        first: QueueOffset,
+    ) {
+        let key = (topic, queue);
+        let known = self.queues.read().get(&key).cloned();
+        if let Some(known) = known {
+            let mut state = known.state.lock();
+            state.class = class;
+            state.set_first(first);
+            known.publish(&state, self.settings.epoch);
+            return;
+        }
+        let segments: Arc<[Arc<Segment>]> = self.found.lock().remove(&key).unwrap_or_default().into();
+        let end = segments.last().map_or(first, |segment| segment.range().end);
+        let first = segments.first().map_or(first, |segment| first.max(segment.range().start));
+        let mut state = State {
+            class,
+            first: QueueOffset(0),
+            visible: end,
+            next: end,
+            segments,
+            tail: RunList::default(),
+            is_pending: false,
+            removed: false,
+        };
+        state.set_first(first);
+        let snapshot = Snapshot {
+            range: state.first..state.visible,
+            epoch: self.settings.epoch,
+            class,
+            segments: Arc::clone(&state.segments),
+            runs: Arc::default(),
+        };
+        let queue =
+            Queue { topic, queue, snapshot: ArcSwap::from_pointee(snapshot), state: Mutex::new(state) };
+        self.queues.write().insert(key, Arc::new(queue));
+    }
+
+    /// Forgets the queues of a topic. Their files go with the next checkpoint.
+    pub(crate) fn remove_topic(&self, topic: TopicId) {
+        let removed: Vec<Arc<Queue>> =
+            self.queues.write().extract_if(|key, _| key.0 == topic).map(|(_, queue)| queue).collect();
+        for queue in removed {
+            queue.state.lock().removed = true;
+        }
+        self.found.lock().retain(|key, _| key.0 != topic);
+        self.building.lock().names.remove(&topic);
+    }
+
+    /// Ends the rows before `offset`. Their files go with the next checkpoint.
+    pub(crate) fn set_first_offset(&self, topic: TopicId, queue: QueueId, offset: QueueOffset) {
+        if let Some(queue) = self.queue(topic, queue) {
+            let mut state = queue.state.lock();
+            state.set_first(offset);
+            queue.publish(&state, self.settings.epoch);
+        }
+    }
+
+    /// Returns the offset of the next row of a queue; 0 if there is no such queue.
+    pub(crate) fn next_offset(&self, topic: TopicId, queue: QueueId) -> QueueOffset {
+        self.queue(topic, queue).map_or(QueueOffset(0), |queue| queue.state.lock().next)
+    }
+
+    /// Returns what is visible of a queue now.
+    pub(crate) fn view(&self, topic: TopicId, queue: QueueId) -> Option<QueueView> {
+        self.queue(topic, queue).map(|queue| QueueView::new(queue.snapshot.load_full()))
+    }
+
+    fn queue(&self, topic: TopicId, queue: QueueId) -> Option<Arc<Queue>> {
+        self.queues.read().get(&(topic, queue)).cloned()
+    }
+
+    /// Takes records in the order of the log: their rows enter the queues, not yet visible.
+    ///
+    /// Records that make no row, that belong to no known queue or whose row is there already are passed
+    /// over. Offsets that are left out become lost rows. Called by one thread at a time.
+    pub(crate) fn add<'a>(&self, records: impl Iterator<Item = RecordView<'a>>) {
+        let mut records: Vec<RecordView<'a>> = records.filter(|record| record.kind.is_row()).collect();
+        let key = |record: &RecordView<'_>| (record.topic, record.queue);
+        if !records.is_sorted_by_key(key) {
+            // Stable: the rows of a queue keep their order.
+            records.sort_by_key(key);
+        }
+        let building = &mut *self.building.lock();
+        for of_queue in records.chunk_by(|a, b| key(a) == key(b)) {
+            if let Some(queue) = self.queue(of_queue[0].topic, of_queue[0].queue) {
+                self.add_to(&queue, of_queue, building);
+            }
+        }
+    }
+
+    fn add_to(&self, queue: &Arc<Queue>, records: &[RecordView<'_>], building: &mut Building) {
+        let Building { builder, merger, names } = building;
+        let names = names.entry(queue.topic).or_default();
+        let mut next = queue.state.lock().next;
+        let mut runs = Vec::new();
+        let mut base = next;
+        for record in records {
+            let Some(gap) = record.offset.since(next) else {
+                continue;
+            };
+            if gap > LOST_ROWS_MAX {
+                self.start_again(queue, record, &mut runs, builder);
+                base = record.offset;
+            } else {
+                for _ in 0..gap {
+                    builder.lost_row(record.position.0, record.store_time_ms);
+                    self.cut(queue, record.incarnation, &mut base, builder, &mut runs);
+                }
+            }
+            add_row(builder, record, names);
+            next = record.offset.plus(1);
+            self.cut(queue, record.incarnation, &mut base, builder, &mut runs);
+        }
+        if builder.rows() > 0 {
+            let incarnation = records[0].incarnation;
+            runs.push(self.run(queue, incarnation, base, builder));
+        }
+        if runs.is_empty() {
+            return;
+        }
+        let mut state = queue.state.lock();
+        state.next = next;
+        for run in runs {
+            state.tail.push(run, merger, &self.log);
+        }
+        if !std::mem::replace(&mut state.is_pending, true) {
+            drop(state);
+            self.pending.lock().push(Arc::clone(queue));
+        }
+    }
+
+    /// Ends the run if it is full.
+    fn cut(
+        &self,
+        queue: &Queue,
+        incarnation: u32,
+        base: &mut QueueOffset,
+        builder: &mut RunBuilder,
+        runs: &mut Vec<Run>,
+    ) {
+        if builder.is_full() {
+            let rows = builder.rows() as u64;
+            runs.push(self.run(queue, incarnation, *base, builder));
+            *base = base.plus(rows);
+        }
+    }
+
+    fn run(&self, queue: &Queue, incarnation: u32, base: QueueOffset, builder: &mut RunBuilder) -> Run {
+        let full = builder.is_full();
+        let place = Place { topic: queue.topic, incarnation, queue: queue.queue, base };
+        let block = Block::built(builder.finish(place), Arc::clone(&self.log));
+        Run { block: Arc::new(block.expect("the builder makes whole blocks")), full }
+    }
+
+    /// Drops all rows, because the next one lies too far behind the last for the rows between to be listed.
+    fn start_again(
+        &self,
+        queue: &Queue,
+        record: &RecordView<'_>,
+        runs: &mut Vec<Run>,
+        builder: &mut RunBuilder,
+    ) {
+        tracing::error!(
+            topic = %queue.topic, queue = %queue.queue, offset = %record.offset,
+            "the log jumps to this offset: rows before it are dropped"
+        );
+        runs.clear();
+        builder.clear();
+        let mut state = queue.state.lock();
+        state.tail.clear();
+        state.segments = Arc::default();
+        state.set_first(record.offset);
+        queue.publish(&state, self.settings.epoch);
+    }
+
+    /// Moves the visible ends: in class `sync` up to the durable end of the log, in `async` to the written one.
+    ///
+    /// Calls `each` for every queue whose end has moved.
+    pub(crate) fn publish(
+        &self,
+        written: LogPosition,
+        durable: LogPosition,
+        each: &mut dyn FnMut(TopicId, QueueId, QueueOffset),
+    ) {
+        let mut pending = std::mem::take(&mut *self.pending.lock());
+        pending.retain(|queue| {
+            let mut state = queue.state.lock();
+            let end = match state.class {
+                DurabilityClass::Sync => durable,
+                DurabilityClass::Async => written,
+            };
+            let visible = state.tail.end_below(end).unwrap_or_default().max(state.visible);
+            state.is_pending = visible < state.next && !state.removed;
+            let moved = visible > state.visible;
+            if moved {
+                state.visible = visible;
+                queue.publish(&state, self.settings.epoch);
+            }
+            let is_pending = state.is_pending;
+            drop(state);
+            if moved {
+                each(queue.topic, queue.queue, visible);
+            }
+            is_pending
+        });
+        self.pending.lock().append(&mut pending);
+    }
+
+    /// Writes the rows whose records lie below `durable` into files, which are durable when this returns.
+    ///
+    /// All records below `durable` must have been [added](Self::add). The caller makes what is returned
+    /// durable, then calls [`retire`](Self::retire).
+    pub(crate) fn checkpoint(&self, durable: LogPosition) -> Result<QueuesCheckpoint, StorageError> {
+        let checkpointing = &mut *self.checkpointing.lock();
+        let mut queues: Vec<Arc<Queue>> = self.queues.read().values().cloned().collect();
+        queues.sort_unstable_by_key(|queue| (queue.topic, queue.queue));
+        let crowded = crowded_files(&queues);
+        let mut writer = CheckpointWriter::new(self, checkpointing);
+        let written = queues
+            .iter()
+            .try_for_each(|queue| writer.queue(queue, durable, &crowded))
+            .and_then(|()| writer.finish());
+        let changes = match written {
+            Ok(changes) => changes,
+            Err(error) => {
+                for queue in &queues {
+                    queue.state.lock().tail.thaw(false);
+                }
+                return Err(error);
+            }
+        };
+        for change in changes {
+            let mut state = change.queue.state.lock();
+            state.tail.thaw(change.froze);
+            state.segments = change.segments.into();
+            state.drop_expired();
+            change.queue.publish(&state, self.settings.epoch);
+        }
+        Ok(list(checkpointing, &queues))
+    }
+
+    /// Unlinks the files that the last checkpoint no longer lists. Whoever reads one of them may go on.
+    pub(crate) fn retire(&self) {
+        for file in std::mem::take(&mut self.checkpointing.lock().retired) {
+            if let Err(error) = self.env.remove(file.path()) {
+                // The next start removes what nobody lists.
+                tracing::warn!(path = %file.path().display(), %error, "cannot remove a file of consume queues");
+            } else if file.header().kind == FileKind::Segment {
+                remove_empty_dirs(self.env.as_ref(), file.path());
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queues").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+fn add_row(builder: &mut RunBuilder, record: &RecordView<'_>, names: &mut Names) {
+    builder.begin_row(RowFacts {
+        position: record.position.0,
+        store_time_ms: record.store_time_ms,
+        born_time_ms: record.born_time_ms,
+        size: record.size,
+        body_size: record.body_len,
+        body_position: record.body_position().map(|position| position.0),
+    });
+    builder.message_type(record.message_type.name());
+    if let Some(group) = record.message_group() {
+        builder.message_group(group);
+    }
+    if let Some(tag) = record.tag() {
+        builder.tag(tag);
+    }
+    for key in record.keys() {
+        builder.key(key);
+    }
+    if !record.message_id().is_empty() {
+        builder.message_id(record.message_id());
+    }
+    for (name, value) in record.properties() {
+        builder.property(name, value, &mut |name| names.admit(record.topic, name));
+    }
+    builder.end_row();
+}
+
+/// What a start finds in the files that are listed.
+#[derive(Default)]
+struct Found {
+    files: HashMap<u64, Arc<QueueFile>>,
+    queues: HashMap<(TopicId, QueueId), Vec<Arc<Segment>>>,
+    dropped: Vec<DroppedBlock>,
+}
+
+impl Found {
+    fn open(
+        dir: &Path,
+        env: &dyn Env,
+        log: &Arc<dyn ReadRecords>,
+        listed: &QueuesCheckpoint,
+        recovered_end: LogPosition,
+        settings: QueuesSettings,
+    ) -> Result<Self, StorageError> {
+        let mut files = Vec::with_capacity(listed.files.len());
+        for listed in &listed.files {
+            let path = listed.path(dir);
+            let file = QueueFile::open(env, &path, Arc::clone(log))?;
+            let header = file.header();
+            let same =
+                header.number == listed.number && header.kind == listed.kind && file.len() == listed.len;
+            if !same || header.uuid != settings.uuid {
+                return Err(StorageError::corrupt(&path, 0)(crate::error::Fault::Foreign));
+            }
+            files.push(Arc::new(file));
+        }
+        let mut found = Self::default();
+        for queue in &listed.queues {
+            found.open_queue(queue, &files, recovered_end)?;
+        }
+        found.files = files.into_iter().map(|file| (file.header().number, file)).collect();
+        Ok(found)
+    }
+
+    fn open_queue(
+        &mut self,
+        queue: &ListedQueue,
+        files: &[Arc<QueueFile>],
+        recovered_end: LogPosition,
+    ) -> Result<(), StorageError> {
+        let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(queue.parts.len());
+        let mut cut = false;
+        for part in &queue.parts {
+            let file = &files[part.file as usize];
+            let (start, len) = (part.first_block as usize, part.blocks as usize);
+            let segment = Segment::new(Arc::clone(file), start..start + len)?;
+            let first = segment.entry(0);
+            let follows = segments.last().is_none_or(|last| last.range().end == segment.range().start);
+            if (first.topic, first.queue) != (queue.topic, queue.queue) || (!follows && !cut) {
+                return Err(StorageError::corrupt(file.path(), 0)(crate::error::Fault::Foreign));
+            }
+            let is_below = |block: &usize| segment.entry(*block).last_position < recovered_end;
+            let keep = if cut { 0 } else { (0..len).take_while(is_below).count() };
+            for block in keep..len {
+                let entry = segment.entry(block);
+                self.dropped.push(DroppedBlock {
+                    topic: queue.topic,
+                    queue: queue.queue,
+                    base: entry.base,
+                    rows: entry.rows,
+                    first_position: entry.first_position,
+                });
+            }
+            cut |= keep < len;
+            match keep {
+                0 => {}
+                keep if keep == len => segments.push(Arc::new(segment)),
+                keep => segments.push(Arc::new(Segment::new(Arc::clone(file), start..start + keep)?)),
+            }
+        }
+        self.queues.insert((queue.topic, queue.queue), segments);
+        Ok(())
+    }
+}
+
+/// Removes what earlier processes left in the directory of consume queues and nobody lists.
+fn remove_unlisted(env: &dyn Env, dir: &Path, keep: &HashSet<PathBuf>) -> Result<(), StorageError> {
+    let list = |dir: &Path| env.list(dir).map_err(StorageError::io("list", dir));
+    let is_number = |name: &String| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    remove_files(env, &dir.join("shared"), ".blocks", keep)?;
+    for topic in list(dir)?.into_iter().filter(is_number) {
+        let topic = dir.join(topic);
+        for queue in list(&topic)?.into_iter().filter(is_number) {
+            let queue = topic.join(queue);
+            if remove_files(env, &queue, ".queue", keep)? == 0 {
+                env.remove_dir(&queue).map_err(StorageError::io("remove", &queue))?;
+            }
+        }
+        if list(&topic)?.is_empty() {
+            env.remove_dir(&topic).map_err(StorageError::io("remove", &topic))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes files of ours that nobody lists; returns how many names are left.
+fn remove_files(
+    env: &dyn Env,
+    dir: &Path,
+    suffix: &str,
+    keep: &HashSet<PathBuf>,
+) -> Result<usize, StorageError> {
+    let mut left = 0;
+    for name in env.list(dir).map_err(StorageError::io("list", dir))? {
+        let path = dir.join(&name);
+        let is_ours = name.strip_suffix(TEMPORARY).unwrap_or(&name).ends_with(suffix);
+        if is_ours && !keep.contains(&path) {
+            env.remove(&path).map_err(StorageError::io("remove", &path))?;
+        } else {
+            left += 1;
+        }
+    }
+    Ok(left)
+}
+
+fn remove_empty_dirs(env: &dyn Env, file: &Path) {
+    // Directories of other topics and queues are not empty, and then this fails, as it should.
+    for dir in file.ancestors().skip(1).take(2) {
+        if !env.list(dir).is_ok_and(|names| names.is_empty()) || env.remove_dir(dir).is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns the shared files whose blocks should move: mostly dead ones, and many of like size.
+fn crowded_files(queues: &[Arc<Queue>]) -> HashSet<u64> {
+    let mut live: HashMap<u64, (u64, u64)> = HashMap::new();
+    for queue in queues {
+        let segments = Arc::clone(&queue.state.lock().segments);
+        for segment in segments.iter().filter(|segment| segment.is_shared()) {
+            let file = segment.file();
+            let bytes: u64 = (0..segment.blocks()).map(|block| u64::from(segment.entry(block).len)).sum();
+            live.entry(file.header().number).or_insert((0, file.len())).0 += bytes;
+        }
+    }
+    let mut crowded = HashSet::new();
+    let mut by_level: HashMap<u32, Vec<u64>> = HashMap::new();
+    for (number, (live, len)) in live {
+        if live * 2 < len && len > SHARED_BYTES {
+            crowded.insert(number);
+        } else {
+            by_level.entry((len / SHARED_BYTES).max(1).ilog2() / 3).or_default().push(number);
+        }
+    }
+    crowded.extend(by_level.into_values().filter(|files| files.len() >= SHARED_FILES).flatten());
+    crowded
+}
+
+/// Lists what the queues need now, and retires what they no longer do.
+fn list(checkpointing: &mut Checkpointing, queues: &[Arc<Queue>]) -> QueuesCheckpoint {
+    let mut listed = QueuesCheckpoint { next_file: checkpointing.next_file, ..QueuesCheckpoint::default() };
+    let mut numbers: HashMap<u64, u32> = HashMap::new();
+    for queue in queues {
+        let state = queue.state.lock();
+        if state.removed || state.segments.is_empty() {
+            continue;
+        }
+        let mut parts = Vec::with_capacity(state.segments.len());
+        for segment in state.segments.iter() {
+            let file = segment.file();
+            let number = *numbers.entry(file.header().number).or_insert_with(|| {
+                listed.files.push(listed_file(file, segment));
+                (listed.files.len() - 1) as u32
+            });
+            let blocks = segment.blocks_of_file();
+            parts.push(ListedPart {
+                file: number,
+                first_block: blocks.start as u32,
+                blocks: blocks.len() as u32,
+            });
+        }
+        listed.queues.push(ListedQueue { topic: queue.topic, queue: queue.queue, parts });
+    }
+    let unneeded = checkpointing.files.extract_if(|number, _| !numbers.contains_key(number));
+    checkpointing.retired.extend(unneeded.map(|(_, file)| file));
+    listed
+}
+
+fn listed_file(file: &QueueFile, segment: &Segment) -> ListedFile {
+    let header = file.header();
+    let (topic, queue, base) = match header.kind {
+        FileKind::Shared => Default::default(),
+        FileKind::Segment => {
+            let first = segment.entry(0);
+            (first.topic, first.queue, first.base)
+        }
+    };
+    ListedFile { number: header.number, kind: header.kind, len: file.len(), topic, queue, base }
+}
+
+/// What a checkpoint changes in one queue.
+struct Change {
+    queue: Arc<Queue>,
+    segments: Vec<Arc<Segment>>,
+    /// The frozen runs lie in files now.
+    froze: bool,
+}
+
+/// Where the next part of a queue comes from, once all files are written.
+enum Piece {
+    Ready(Arc<Segment>),
+    /// A file of this number, all of it.
+    New(u64),
+    /// This block of the shared file that is being written.
+    Shared(usize),
+}
+
+/// Writes the files of one checkpoint, queue by queue.
+struct CheckpointWriter<'a> {
+    queues: &'a Queues,
+    checkpointing: &'a mut Checkpointing,
+    shared: Option<(u64, FileWriter<'a>, PathBuf)>,
+    shared_blocks: usize,
+    new_files: Vec<(u64, PathBuf)>,
+    changes: Vec<(Arc<Queue>, Vec<Piece>, bool)>,
+}
+
+impl<'a> CheckpointWriter<'a> {
+    fn new(queues: &'a Queues, checkpointing: &'a mut Checkpointing) -> Self {
+        Self {
+            queues,
+            checkpointing,
+            shared: None,
+            shared_blocks: 0,
+            new_files: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn queue(
+        &mut self,
+        queue: &Arc<Queue>,
+        durable: LogPosition,
+        crowded: &HashSet<u64>,
+    ) -> Result<(), StorageError> {
+        let (segments, runs) = {
+            let mut state = queue.state.lock();
+            if state.removed {
+                return Ok(());
+            }
+            state.drop_expired();
+            let runs = state.tail.freeze(durable, &mut self.checkpointing.builder, &self.queues.log)?;
+            (Arc::clone(&state.segments), runs)
+        };
+        let is_crowded =
+            |segment: &Arc<Segment>| segment.is_shared() && crowded.contains(&segment.file().header().number);
+        if runs.is_empty() && !segments.iter().any(is_crowded) {
+            return Ok(());
+        }
+        let small = segments.iter().rev().take_while(|segment| segment.is_shared()).count();
+        let (large, small) = segments.split_at(segments.len() - small);
+        let plan = self.merge_small(small, &runs)?;
+        let (kept, new) = match plan {
+            Some(plan) => plan,
+            // A small block is damaged: it stays as it is, and its readers learn of it.
+            None => {
+                (small, self.blocks_of(&runs.iter().map(|run| Slice::all(&run.block)).collect::<Vec<_>>())?)
+            }
+        };
+        let mut pieces: Vec<Piece> = Vec::with_capacity(large.len() + kept.len() + 1);
+        let full: Vec<Arc<Block>> =
+            new.iter().filter(|run| run.full).map(|run| Arc::clone(&run.block)).collect();
+        if kept.is_empty() || full.is_empty() {
+            self.put_large(queue, large, &full, &mut pieces)?;
+        } else {
+            // Full blocks behind small ones that could not be merged.
+            pieces.extend(large.iter().cloned().map(Piece::Ready));
+        }
+        for segment in kept {
+            if is_crowded(segment) {
+                for block in 0..segment.blocks() {
+                    let block = segment.block(block)?;
+                    pieces.push(self.put_small(&block)?);
+                }
+            } else {
+                pieces.push(Piece::Ready(Arc::clone(segment)));
+            }
+        }
+        if !kept.is_empty() && !full.is_empty() {
+            self.put_large(queue, &[], &full, &mut pieces)?;
+        }
+        for run in new.iter().filter(|run| !run.full) {
+            pieces.push(self.put_small(&run.block)?);
+        }
+        self.changes.push((Arc::clone(queue), pieces, !runs.is_empty()));
+        Ok(())
+    }
+
+    /// Decides which of the small blocks become one with the new rows, or full.
+    ///
+    /// Returns the small ones that stay and the new blocks; `None` if a small block cannot be read.
+    #[expect(clippy::type_complexity, reason = "a pair, used once")]
+    fn merge_small<'s>(
+        &mut self,
+        small: &'s [Arc<Segment>],
+        runs: &[Run],
+    ) -> Result<Option<(&'s [Arc<Segment>], Vec<Run>)>, StorageError> {
+        let taken = if runs.is_empty() { 0 } else { small_to_merge(small, runs) };
+        let (kept, taken) = small.split_at(small.len() - taken);
+        let mut slices = Vec::new();
+        for segment in taken {
+            for number in 0..segment.blocks() {
+                match segment.block(number) {
+                    Ok(block) => slices.push(Slice::all(&block)),
+                    Err(error) => return self.unreadable(&error),
+                }
+            }
+        }
+        slices.extend(runs.iter().map(|run| Slice::all(&run.block)));
+        match self.blocks_of(&slices) {
+            Ok(blocks) => Ok(Some((kept, blocks))),
+            Err(error) if !taken.is_empty() => self.unreadable(&error),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as what the writer does")]
+    fn unreadable<T>(&self, error: &StorageError) -> Result<Option<T>, StorageError> {
+        tracing::warn!(%error, "a block of a consume queue is not merged");
+        Ok(None)
+    }
+
+    fn blocks_of(&mut self, slices: &[Slice]) -> Result<Vec<Run>, StorageError> {
+        pack(slices.iter().cloned()).into_iter().map(|group| self.block_of(group)).collect()
+    }
+
+    fn block_of(&mut self, group: Group) -> Result<Run, StorageError> {
+        if let [slice] = group.slices.as_slice()
+            && slice.is_all()
+        {
+            return Ok(Run { block: Arc::clone(&slice.block), full: group.full });
+        }
+        let bytes = merge(&mut self.checkpointing.builder, &group.slices)?;
+        Ok(Run { block: Arc::new(Block::built(bytes, Arc::clone(&self.queues.log))?), full: group.full })
+    }
+
+    /// Writes full blocks into queue segments, together with the last segments if these are small.
+    fn put_large(
+        &mut self,
+        queue: &Queue,
+        large: &[Arc<Segment>],
+        full: &[Arc<Block>],
+        pieces: &mut Vec<Piece>,
+    ) -> Result<(), StorageError> {
+        let taken = if full.is_empty() { 0 } else { large_to_merge(large, full.len()) };
+        let (kept, taken) = large.split_at(large.len() - taken);
+        pieces.extend(kept.iter().cloned().map(Piece::Ready));
+        let mut blocks = Vec::new();
+        for segment in taken {
+            for number in 0..segment.blocks() {
+                match segment.block(number) {
+                    Ok(block) => blocks.push(block),
+                    Err(error) => {
+                        tracing::warn!(%error, "a segment of a consume queue is not merged");
+                        pieces.extend(taken.iter().cloned().map(Piece::Ready));
+                        return self.put_segments(queue, full, pieces);
+                    }
+                }
+            }
+        }
+        blocks.extend(full.iter().cloned());
+        self.put_segments(queue, &blocks, pieces)
+    }
+
+    fn put_segments(
+        &mut self,
+        queue: &Queue,
+        blocks: &[Arc<Block>],
+        pieces: &mut Vec<Piece>,
+    ) -> Result<(), StorageError> {
+        for blocks in blocks.chunks(SEGMENT_BLOCKS) {
+            let (number, header) = self.header(FileKind::Segment);
+            let listed = ListedFile {
+                number,
+                kind: FileKind::Segment,
+                len: 0,
+                topic: queue.topic,
+                queue: queue.queue,
+                base: blocks[0].base(),
+            };
+            let path = listed.path(&self.queues.dir);
+            if let Some(dir) = path.parent() {
+                self.queues.env.make_dir(dir).map_err(StorageError::io("create", dir))?;
+            }
+            let mut writer = FileWriter::create(self.queues.env.as_ref(), path.clone(), header)?;
+            for block in blocks {
+                writer.add(block)?;
+            }
+            writer.finish()?;
+            self.new_files.push((number, path));
+            pieces.push(Piece::New(number));
+        }
+        Ok(())
+    }
+
+    fn put_small(&mut self, block: &Block) -> Result<Piece, StorageError> {
+        if self.shared.is_none() {
+            let (number, header) = self.header(FileKind::Shared);
+            let (topic, queue, base) = Default::default();
+            let listed = ListedFile { number, kind: FileKind::Shared, len: 0, topic, queue, base };
+            let path = listed.path(&self.queues.dir);
+            let writer = FileWriter::create(self.queues.env.as_ref(), path.clone(), header)?;
+            self.shared = Some((number, writer, path));
+        }
+        let (_, writer, _) = self.shared.as_mut().expect("it was just made");
+        writer.add(block)?;
+        self.shared_blocks += 1;
+        Ok(Piece::Shared(self.shared_blocks - 1))
+    }
+
+    fn header(&mut self, kind: FileKind) -> (u64, FileHeader) {
+        let number = self.checkpointing.next_file;
+        self.checkpointing.next_file += 1;
+        (number, FileHeader { kind, number, uuid: self.queues.settings.uuid, blocks: 0 })
+    }
+
+    /// Completes the files, makes them durable and maps them.
+    fn finish(&mut self) -> Result<Vec<Change>, StorageError> {
+        let mut shared_number = 0;
+        if let Some((number, writer, path)) = self.shared.take() {
+            writer.finish()?;
+            self.new_files.push((number, path));
+            shared_number = number;
+        }
+        let env = self.queues.env.as_ref();
+        let dirs: HashSet<&Path> = self.new_files.iter().filter_map(|(_, path)| path.parent()).collect();
+        for dir in dirs {
+            env.sync_dir(dir).map_err(StorageError::io("sync", dir))?;
+        }
+        let mut files = HashMap::new();
+        for (number, path) in &self.new_files {
+            let file = Arc::new(QueueFile::open(env, path, Arc::clone(&self.queues.log))?);
+            files.insert(*number, file);
+        }
+        let segment_of = |piece: Piece| match piece {
+            Piece::Ready(segment) => Ok(segment),
+            Piece::New(number) => {
+                let file = Arc::clone(&files[&number]);
+                let blocks = file.blocks();
+                Segment::new(file, 0..blocks).map(Arc::new)
+            }
+            Piece::Shared(block) => {
+                Segment::new(Arc::clone(&files[&shared_number]), block..block + 1).map(Arc::new)
+            }
+        };
+        let mut changes = Vec::with_capacity(self.changes.len());
+        for (queue, pieces, froze) in self.changes.drain(..) {
+            let segments = pieces.into_iter().map(segment_of).collect::<Result<_, _>>()?;
+            changes.push(Change { queue, segments, froze });
+        }
+        self.checkpointing.files.extend(files);
+        Ok(changes)
+    }
+}
+
+/// Returns how many of the last small blocks become one with new rows: all if the rows fill a block, else
+/// those of like size once there are enough.
+fn small_to_merge(small: &[Arc<Segment>], runs: &[Run]) -> usize {
+    let rows_of = |segment: &Segment| (segment.range().end.0 - segment.range().start.0) as usize;
+    let new_rows: usize = runs.iter().map(|run| run.block.len()).sum();
+    let new_bytes: usize = runs.iter().map(|run| run.block.bytes().len()).sum();
+    let rows = new_rows + small.iter().map(|segment| rows_of(segment)).sum::<usize>();
+    let bytes_of = |segment: &Segment| {
+        (0..segment.blocks()).map(|block| segment.entry(block).len as usize).sum::<usize>()
+    };
+    let bytes = new_bytes + small.iter().map(|segment| bytes_of(segment)).sum::<usize>();
+    if rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES || runs.iter().any(|run| run.full) {
+        return small.len();
+    }
+    let alike = small.iter().rev().take_while(|segment| level(rows_of(segment)) <= level(new_rows)).count();
+    if alike + 1 >= MERGED { alike } else { 0 }
+}
+
+/// Returns how many of the last queue segments become one with new full blocks.
+fn large_to_merge(large: &[Arc<Segment>], new: usize) -> usize {
+    let is_alike = |segment: &&Arc<Segment>| level(segment.blocks()) <= level(new);
+    let alike = large.iter().rev().take_while(is_alike).count();
+    if alike + 1 < MERGED {
+        return 0;
+    }
+    let mut blocks = new;
+    let fits = |segment: &&Arc<Segment>| {
+        blocks += segment.blocks();
+        blocks <= SEGMENT_BLOCKS
+    };
+    large.iter().rev().take(alike).take_while(fits).count()
+}

@@ -1,0 +1,159 @@
+//! The rows of a queue that are in no file yet: runs in memory, merged as they gather.
+
+use std::sync::Arc;
+
+use crate::{
+    error::StorageError,
+    offset::{LogPosition, QueueOffset},
+    queue::{
+        block::{Block, ReadRecords},
+        builder::RunBuilder,
+        merge::{Group, Slice, merge, pack},
+    },
+};
+
+/// So many neighbouring blocks of like size become one.
+pub(crate) const MERGED: usize = 8;
+
+/// Returns the class of size of a block: blocks of one class differ less than eightfold.
+pub(crate) const fn level(rows: usize) -> u32 {
+    match rows.checked_ilog2() {
+        Some(log) => log / 3,
+        None => 0,
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) block: Arc<Block>,
+    /// Nothing more fits in.
+    pub(crate) full: bool,
+}
+
+/// Runs, oldest first, each beginning where the one before it ends.
+#[derive(Debug, Default)]
+pub(crate) struct RunList {
+    runs: Vec<Run>,
+    /// A checkpoint is writing so many of the first runs: they stay as they are.
+    frozen: usize,
+}
+
+impl RunList {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    pub(crate) fn blocks(&self) -> Arc<[Arc<Block>]> {
+        self.runs.iter().map(|run| Arc::clone(&run.block)).collect()
+    }
+
+    pub(crate) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Adds a run and merges as many of the last ones as have gathered.
+    pub(crate) fn push(&mut self, run: Run, builder: &mut RunBuilder, log: &Arc<dyn ReadRecords>) {
+        self.runs.push(run);
+        while let Some(from) = self.mergeable() {
+            if let Err(error) = self.merge_from(from, builder, log) {
+                tracing::error!(%error, "runs cannot be merged");
+                return;
+            }
+        }
+    }
+
+    /// Returns the first of the last runs that should become one.
+    fn mergeable(&self) -> Option<usize> {
+        let open = &self.runs[self.frozen..];
+        let last = open.last().filter(|run| !run.full)?;
+        let level_of_last = level(last.block.len());
+        let alike = |run: &&Run| !run.full && level(run.block.len()) <= level_of_last;
+        let count = open.iter().rev().take_while(alike).count();
+        (count >= MERGED).then(|| self.runs.len() - count)
+    }
+
+    fn merge_from(
+        &mut self,
+        from: usize,
+        builder: &mut RunBuilder,
+        log: &Arc<dyn ReadRecords>,
+    ) -> Result<(), StorageError> {
+        let merged: Vec<Run> = pack(self.runs[from..].iter().map(|run| Slice::all(&run.block)))
+            .iter()
+            .map(|group| merged(group, builder, log))
+            .collect::<Result<_, _>>()?;
+        self.runs.truncate(from);
+        self.runs.extend(merged);
+        Ok(())
+    }
+
+    /// Returns how far the rows go whose records lie below `position`, if there are any.
+    pub(crate) fn end_below(&self, position: LogPosition) -> Option<QueueOffset> {
+        let below = self.runs.partition_point(|run| run.block.positions().value(0) < position.0);
+        let last = &self.runs[below.checked_sub(1)?].block;
+        let rows = last.positions().values().partition_point(|row| *row < position.0);
+        Some(last.base().plus(rows as u64))
+    }
+
+    /// Freezes the rows below `position` for a checkpoint, and returns their runs.
+    pub(crate) fn freeze(
+        &mut self,
+        position: LogPosition,
+        builder: &mut RunBuilder,
+        log: &Arc<dyn ReadRecords>,
+    ) -> Result<Vec<Run>, StorageError> {
+        let Some(end) = self.end_below(position) else {
+            return Ok(Vec::new());
+        };
+        let mut count = self.runs.partition_point(|run| run.block.range().end <= end);
+        if let Some(run) = self.runs.get(count)
+            && run.block.base() < end
+        {
+            let block = Arc::clone(&run.block);
+            let rows = (end.0 - block.base().0) as usize;
+            let halves = [0..rows, rows..block.len()].map(|rows| Slice { block: Arc::clone(&block), rows });
+            let halves: Vec<Run> = halves
+                .into_iter()
+                .map(|slice| merged(&Group { slices: vec![slice], full: false }, builder, log))
+                .collect::<Result<_, _>>()?;
+            self.runs.splice(count..=count, halves);
+            count += 1;
+        }
+        self.frozen = count;
+        Ok(self.runs[..count].to_vec())
+    }
+
+    /// Lets go of the frozen runs, which lie in files now if `written`.
+    pub(crate) fn thaw(&mut self, written: bool) {
+        if written {
+            self.runs.drain(..self.frozen);
+        }
+        self.frozen = 0;
+    }
+
+    /// Drops all runs. A checkpoint that is writing some of them finds nothing to let go of.
+    pub(crate) fn clear(&mut self) {
+        self.runs.clear();
+        self.frozen = 0;
+    }
+
+    /// Drops the runs that end at or before `offset`, unless a checkpoint is writing them.
+    pub(crate) fn drop_below(&mut self, offset: QueueOffset) {
+        if self.frozen == 0 {
+            let count = self.runs.partition_point(|run| run.block.range().end <= offset);
+            self.runs.drain(..count);
+        }
+    }
+}
+
+/// Returns the one run of a group.
+fn merged(group: &Group, builder: &mut RunBuilder, log: &Arc<dyn ReadRecords>) -> Result<Run, StorageError> {
+    if let [slice] = group.slices.as_slice()
+        && slice.is_all()
+    {
+        return Ok(Run { block: Arc::clone(&slice.block), full: group.full });
+    }
+    let bytes = merge(builder, &group.slices)?;
+    Ok(Run { block: Arc::new(Block::built(bytes, Arc::clone(log))?), full: group.full })
+}
