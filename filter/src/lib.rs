@@ -32,4 +32,4 @@ pub use error::{EvaluateError, SelectorError};
 pub use limits::Limits;
 pub use predicate::{Predicate, Verdicts};
 pub use selector::Selector;
-pub use types::Truth;
+pub use types::{Number, Truth, number_of};

@@ -55,8 +55,10 @@ impl From<Option<bool>> for Truth {
 
 /// A number: an integer as long as it can be one, else a double.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Number {
+pub enum Number {
+    /// A 64-bit integer.
     Int(i64),
+    /// A finite double.
     Float(f64),
 }
 
@@ -122,7 +124,7 @@ fn finite(value: f64) -> Option<Number> {
 /// The number that untyped text is: `[+-]?(d+[.d*]|.d+)(e[+-]?d+)?` in ASCII.
 ///
 /// `None` if it is none, or too large for a double. Integers beyond 64 bits are doubles.
-pub(crate) fn number_of(text: &str) -> Option<Number> {
+pub fn number_of(text: &str) -> Option<Number> {
     let bytes = text.as_bytes();
     let unsigned = match bytes {
         [b'+' | b'-', rest @ ..] => rest,
