@@ -79,6 +79,10 @@ pub enum EngineError {
     #[error("the broker is stopping")]
     Closed,
 
+    /// Something that cannot happen has happened: a fault of the broker. Report it.
+    #[error("internal error: {0}")]
+    Internal(String),
+
     /// Storage failed.
     #[error("storage failed: {0}")]
     Storage(#[source] StorageError),

@@ -1,5 +1,10 @@
 //! Ad-hoc SQL over topics and over the broker itself.
 
+pub(crate) mod numbers;
+pub(crate) mod result;
+pub(crate) mod selectors;
+pub(crate) mod text;
+
 use std::collections::BTreeMap;
 
 use arrow_array::RecordBatch;

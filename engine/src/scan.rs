@@ -1,0 +1,201 @@
+//! The one way over the rows of a queue: skip what cannot match, judge the rest, step by step.
+//!
+//! Receives, pulls and queries all stand on it. A step opens one block at most, so whoever scans can stop
+//! between any two.
+
+use std::{ops::Range, sync::Arc};
+
+use arrow_buffer::BooleanBuffer;
+use weir_columns::Rows;
+use weir_filter::{EvaluateError, Predicate};
+use weir_storage::{Block, Part, QueueOffset, QueueView, Segment, StorageError};
+
+use crate::error::EngineError;
+
+/// What one step over a queue came to.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// No row of these offsets matches; no block was opened.
+    Skipped(Range<QueueOffset>),
+    /// The rows of `range` were judged.
+    Block {
+        /// The block that holds them.
+        block: Arc<Block>,
+        /// The offsets that were judged; they need not be all of the block.
+        range: Range<QueueOffset>,
+        /// One bit a row of the block, set where the row lies in `range` and matches.
+        matches: BooleanBuffer,
+    },
+}
+
+impl Step {
+    /// Returns the offset behind the rows of this step.
+    pub(crate) fn end(&self) -> QueueOffset {
+        match self {
+            Self::Skipped(range) | Self::Block { range, .. } => range.end,
+        }
+    }
+}
+
+/// A scan over some offsets of a queue.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    view: QueueView,
+    predicates: Vec<Arc<Predicate>>,
+    next: QueueOffset,
+    end: QueueOffset,
+    /// By the first offset of the last segment that was asked: which of its blocks may match.
+    candidates: Option<(QueueOffset, BooleanBuffer)>,
+}
+
+impl Scan {
+    /// Returns a scan over those offsets of `range` that `view` shows, for rows that match all `predicates`.
+    pub(crate) fn new(
+        view: QueueView,
+        predicates: impl IntoIterator<Item = Arc<Predicate>>,
+        range: Range<QueueOffset>,
+    ) -> Self {
+        let visible = view.range();
+        let next = range.start.max(visible.start);
+        let end = range.end.min(visible.end);
+        let predicates =
+            predicates.into_iter().filter(|predicate| !predicate.selector().matches_all()).collect();
+        Self { view, predicates, next, end, candidates: None }
+    }
+
+    /// Returns the offset of the next step.
+    pub(crate) fn position(&self) -> QueueOffset {
+        self.next
+    }
+
+    /// Takes the next step, or returns `None` behind the last row.
+    ///
+    /// # Errors
+    ///
+    /// If a block cannot be read. The same step may be tried again.
+    pub(crate) fn next(&mut self) -> Result<Option<Step>, EngineError> {
+        if self.next >= self.end {
+            return Ok(None);
+        }
+        let step = match self.view.part_at(self.next) {
+            Some(Part::Segment(segment, number)) => {
+                let candidate = self.next_candidate(&segment, number);
+                if candidate > self.next {
+                    Step::Skipped(self.next..candidate.min(self.end))
+                } else {
+                    self.judge(segment.block(number)?)?
+                }
+            }
+            Some(Part::Run(run)) => self.judge(run)?,
+            None => Step::Skipped(self.next..self.end),
+        };
+        self.next = step.end();
+        Ok(Some(step))
+    }
+
+    /// Where the first block of `segment` from block `number` on begins that may match; not before the
+    /// next row, and the end of the segment if there is none.
+    fn next_candidate(&mut self, segment: &Segment, number: usize) -> QueueOffset {
+        if self.predicates.is_empty() {
+            return self.next;
+        }
+        let base = segment.range().start;
+        if self
+            .candidates
+            .as_ref()
+            .is_none_or(|(known, bits)| *known != base || bits.len() != segment.blocks())
+        {
+            self.candidates = Some((base, self.may_match(segment)));
+        }
+        let bits = self.candidates.as_ref().map(|(_, bits)| bits);
+        let found = (number..segment.blocks()).find(|block| bits.is_none_or(|bits| bits.value(*block)));
+        found.map_or(segment.range().end, |block| segment.block_range(block).start.max(self.next))
+    }
+
+    fn may_match(&self, segment: &Segment) -> BooleanBuffer {
+        let statistics = segment.statistics();
+        self.predicates
+            .iter()
+            .map(|predicate| predicate.may_match(statistics))
+            .reduce(|left, right| &left & &right)
+            .unwrap_or_else(|| BooleanBuffer::new_set(segment.blocks()))
+    }
+
+    fn judge(&self, block: Arc<Block>) -> Result<Step, EngineError> {
+        let all = block.range();
+        let range = self.next.max(all.start)..self.end.min(all.end);
+        let mut only = readable(&block, &range);
+        for predicate in &self.predicates {
+            let verdicts = predicate.evaluate(block.as_ref(), only.as_ref()).map_err(evaluation_error)?;
+            let done = !verdicts.matches.has_true();
+            only = Some(verdicts.matches);
+            if done {
+                break;
+            }
+        }
+        let matches = only.unwrap_or_else(|| BooleanBuffer::new_set(block.len()));
+        Ok(Step::Block { block, range, matches })
+    }
+}
+
+/// The rows of `block` in `range` that are not lost; `None` if that is all of them.
+fn readable(block: &Block, range: &Range<QueueOffset>) -> Option<BooleanBuffer> {
+    let base = block.base();
+    let (start, end) = (range.start.0 - base.0, range.end.0 - base.0);
+    let is_whole = *range == block.range();
+    match block.lost() {
+        None if is_whole => None,
+        lost => Some(BooleanBuffer::collect_bool(block.len(), |row| {
+            (start..end).contains(&(row as u64)) && lost.is_none_or(|lost| !lost.value(row))
+        })),
+    }
+}
+
+/// Returns what a failed evaluation is to those who asked for it.
+pub(crate) fn evaluation_error(error: EvaluateError<StorageError>) -> EngineError {
+    match error {
+        EvaluateError::Rows(error) => error.into(),
+        error => EngineError::Internal(error.to_string()),
+    }
+}
+
+/// Returns the first offset in `view` whose row was stored at `time_ms` or later; the end if there is none.
+///
+/// # Errors
+///
+/// If a block cannot be read.
+pub(crate) fn offset_at_time(view: &QueueView, time_ms: i64) -> Result<QueueOffset, EngineError> {
+    let range = view.range();
+    let segments = view.segments();
+    let last_time_of = |segment: &Segment| *segment.block_times(segment.blocks() - 1).end();
+    let number = partition(segments.len(), |number| last_time_of(&segments[number]) < time_ms);
+    if let Some(segment) = segments.get(number) {
+        let number = partition(segment.blocks(), |number| *segment.block_times(number).end() < time_ms);
+        let found = in_block(&*segment.block(number)?, time_ms);
+        return Ok(found.clamp(range.start, range.end));
+    }
+    let runs = view.runs();
+    let number = runs.partition_point(|run| last_time(run) < time_ms);
+    let found = runs.get(number).map_or(range.end, |run| in_block(run, time_ms));
+    Ok(found.clamp(range.start, range.end))
+}
+
+/// How many of `0..count` come before the first for which `before` does not hold.
+fn partition(count: usize, before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if before(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
+fn last_time(block: &Block) -> i64 {
+    block.store_times().iter().rev().flatten().next().unwrap_or(i64::MIN)
+}
+
+/// Store times never fall; lost rows have none and are passed.
+fn in_block(block: &Block, time_ms: i64) -> QueueOffset {
+    let row = block.store_times().iter().position(|time| time.is_some_and(|time| time >= time_ms));
+    block.base().plus(row.unwrap_or(Rows::len(block)) as u64)
+}
