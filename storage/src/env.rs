@@ -264,4 +264,8 @@ impl EnvFile for DiskFile {
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+
+    fn map(&self) -> io::Result<Buffer> {
+        crate::raw::map::map(&self.0)
+    }
 }

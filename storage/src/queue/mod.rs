@@ -16,3 +16,8 @@ pub(crate) mod statistics;
 pub(crate) mod store;
 pub(crate) mod tail;
 pub(crate) mod view;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

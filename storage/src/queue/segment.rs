@@ -52,7 +52,7 @@ impl QueueFile {
         Self::over(path, bytes, log).map_err(|damage| corrupt(path, 0, damage))
     }
 
-    fn over(path: &Path, bytes: Buffer, log: Arc<dyn ReadRecords>) -> Result<Self, Damage> {
+    pub(crate) fn over(path: &Path, bytes: Buffer, log: Arc<dyn ReadRecords>) -> Result<Self, Damage> {
         let header = FileHeader::decode(&bytes)?;
         let tail = Tail::decode(&bytes)?;
         if tail.blocks != header.blocks {
@@ -344,6 +344,18 @@ pub(crate) struct FileWriter<'a> {
     entries: Vec<BlockEntry>,
     columns: u32,
     statistics: StatisticsBuilder,
+    finished: bool,
+}
+
+/// What was not completed leaves nothing behind.
+impl Drop for FileWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished
+            && let Err(error) = self.env.remove(&self.temporary)
+        {
+            tracing::warn!(path = %self.temporary.display(), %error, "cannot remove an incomplete file");
+        }
+    }
 }
 
 impl<'a> FileWriter<'a> {
@@ -363,6 +375,7 @@ impl<'a> FileWriter<'a> {
             entries: Vec::new(),
             columns: 0,
             statistics: StatisticsBuilder::default(),
+            finished: false,
         })
     }
 
@@ -459,6 +472,8 @@ impl<'a> FileWriter<'a> {
         let header = self.header.encode();
         self.file.write_at(&header, 0).map_err(StorageError::io("write", &self.temporary))?;
         self.file.sync_data().map_err(StorageError::io("sync", &self.temporary))?;
-        self.env.rename(&self.temporary, &self.path).map_err(StorageError::io("rename", &self.temporary))
+        self.env.rename(&self.temporary, &self.path).map_err(StorageError::io("rename", &self.temporary))?;
+        self.finished = true;
+        Ok(())
     }
 }

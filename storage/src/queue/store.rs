@@ -444,12 +444,7 @@ impl Queues {
         let mut queues: Vec<Arc<Queue>> = self.queues.read().values().cloned().collect();
         queues.sort_unstable_by_key(|queue| (queue.topic, queue.queue));
         let crowded = crowded_files(&queues);
-        let mut writer = CheckpointWriter::new(self, checkpointing);
-        let written = queues
-            .iter()
-            .try_for_each(|queue| writer.queue(queue, durable, &crowded))
-            .and_then(|()| writer.finish());
-        let changes = match written {
+        let changes = match CheckpointWriter::new(self, checkpointing).write(&queues, durable, &crowded) {
             Ok(changes) => changes,
             Err(error) => {
                 for queue in &queues {
@@ -747,6 +742,21 @@ impl<'a> CheckpointWriter<'a> {
         }
     }
 
+    /// Writes the files. If one cannot be written, none is left.
+    fn write(
+        mut self,
+        queues: &[Arc<Queue>],
+        durable: LogPosition,
+        crowded: &HashSet<u64>,
+    ) -> Result<Vec<Change>, StorageError> {
+        let written = queues.iter().try_for_each(|queue| self.queue(queue, durable, crowded));
+        let finished = written.and_then(|()| self.finish());
+        if finished.is_err() {
+            self.undo();
+        }
+        finished
+    }
+
     fn queue(
         &mut self,
         queue: &Arc<Queue>,
@@ -932,6 +942,16 @@ impl<'a> CheckpointWriter<'a> {
         let number = self.checkpointing.next_file;
         self.checkpointing.next_file += 1;
         (number, FileHeader { kind, number, uuid: self.queues.settings.uuid, blocks: 0 })
+    }
+
+    /// Removes what was written, so that a disk that is full does not fill further with every attempt.
+    fn undo(&mut self) {
+        self.shared = None;
+        for (_, path) in self.new_files.drain(..) {
+            if let Err(error) = self.queues.env.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a file of consume queues");
+            }
+        }
     }
 
     /// Completes the files, makes them durable and maps them.

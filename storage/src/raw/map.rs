@@ -11,6 +11,10 @@ use memmap2::Mmap;
 /// The caller promises that nobody writes to the file any more and that it is never truncated: files
 /// are written under a temporary name, synced, renamed and later only unlinked, which leaves maps whole.
 pub(crate) fn map(file: &File) -> io::Result<Buffer> {
+    if file.metadata()?.len() == 0 {
+        // There is no map without bytes.
+        return Ok(Buffer::default());
+    }
     // SAFETY: the bytes under the map must not change. Callers map only what is past its last write, and
     // docs/format.md ("Assumptions") asks operators to keep other programs away from the files.
     #[expect(unsafe_code, reason = "the compiler cannot see who else writes to a file")]
