@@ -72,6 +72,8 @@ pub trait Env: Debug + Send + Sync {
     fn space(&self, dir: &Path) -> io::Result<Space>;
     /// Fills `out` with bytes that nobody can guess.
     fn random(&self, out: &mut [u8]) -> io::Result<()>;
+    /// Returns the name of this machine.
+    fn host(&self) -> String;
 }
 
 /// An open file. All methods take positions, so that threads may share it.
@@ -236,6 +238,13 @@ impl Env for DiskEnv {
 
     fn random(&self, out: &mut [u8]) -> io::Result<()> {
         File::open("/dev/urandom")?.read_exact(out)
+    }
+
+    fn host(&self) -> String {
+        let name = ["/proc/sys/kernel/hostname", "/etc/hostname"]
+            .iter()
+            .find_map(|path| fs::read_to_string(path).ok());
+        name.map_or_else(|| "an unnamed host".to_owned(), |name| name.trim().to_owned())
     }
 }
 

@@ -3,7 +3,17 @@
 //! Storage keeps the entries in order, cuts those that name offsets which a crash removed, and replays
 //! them at the next start. What they mean is the engine's affair.
 
-use crate::offset::{GroupId, QueueId, QueueOffset, TopicId};
+use std::collections::HashMap;
+
+use crate::{
+    error::StorageError,
+    format::{
+        frame::FRAME_HEADER_LEN,
+        journal::{Stored, encode_cut, encode_entry},
+    },
+    limits::FRAME_BYTES_TARGET,
+    offset::{GroupId, QueueId, QueueOffset, TopicId},
+};
 
 /// How long a caller of the journal waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,4 +130,228 @@ pub enum JournalEntry {
     DropGroup { group: GroupId },
     /// The topic is gone.
     DropTopic { topic: TopicId },
+}
+
+/// Told what became of entries.
+pub type JournalDone = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
+
+/// Entries that wait to be written, in order.
+#[derive(Default)]
+pub(crate) struct JournalBuffer {
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) waiting: Vec<(Wait, JournalDone)>,
+    /// The engine has written everything that a rotation needs.
+    pub(crate) rotated: bool,
+}
+
+/// The payload of one frame, behind room for its header.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) entries: u32,
+}
+
+impl JournalBuffer {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.waiting.is_empty() && !self.rotated
+    }
+
+    pub(crate) fn push(&mut self, entries: &[JournalEntry], wait: Wait, done: Option<JournalDone>) {
+        for entry in entries {
+            self.encode(|out| encode_entry(out, entry));
+        }
+        self.waiting.extend(done.map(|done| (wait, done)));
+    }
+
+    pub(crate) fn push_cut(&mut self, cut: &QueueCut) {
+        self.encode(|out| encode_cut(out, cut.topic, cut.queue, cut.end));
+    }
+
+    fn encode(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let chunk = match self.chunks.last_mut() {
+            Some(chunk) if (chunk.frame.len() as u64) < FRAME_BYTES_TARGET => chunk,
+            _ => {
+                self.chunks.push(Chunk { frame: vec![0; FRAME_HEADER_LEN], entries: 0 });
+                self.chunks.last_mut().expect("it was just pushed")
+            }
+        };
+        encode(&mut chunk.frame);
+        chunk.entries += 1;
+    }
+
+    /// Returns whether somebody waits for more than the page cache.
+    pub(crate) fn must_sync(&self) -> bool {
+        self.rotated || self.waiting.iter().any(|(wait, _)| *wait == Wait::Durable)
+    }
+}
+
+/// A queue that a start has found shorter than the journal thought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueCut {
+    pub(crate) topic: TopicId,
+    pub(crate) queue: QueueId,
+    pub(crate) end: QueueOffset,
+}
+
+/// Cuts from replayed entries what names rows that are gone: offsets at or above the end of their queue, as
+/// it is now or as it was at a start after the entry was written. Entries of unknown topics are dropped.
+///
+/// Also returns the queues for which the present end made a difference: the journal must remember those
+/// ends, since the queues are about to grow again.
+pub(crate) fn cut_entries(
+    stored: Vec<Stored>,
+    end_of: &dyn Fn(TopicId, QueueId) -> Option<QueueOffset>,
+) -> (Vec<JournalEntry>, Vec<QueueCut>) {
+    let mut cutter = Cutter { end_of, stored: HashMap::new(), made: HashMap::new() };
+    let mut kept = Vec::with_capacity(stored.len());
+    // Backwards, because a cut concerns the entries before it.
+    for stored in stored.into_iter().rev() {
+        match stored {
+            Stored::Cut { topic, queue, end } => {
+                let known = cutter.stored.entry((topic, queue)).or_insert(end);
+                *known = end.min(*known);
+            }
+            Stored::Entry(entry) => kept.extend(cutter.cut(entry)),
+        }
+    }
+    kept.reverse();
+    let mut made: Vec<QueueCut> =
+        cutter.made.into_iter().map(|((topic, queue), end)| QueueCut { topic, queue, end }).collect();
+    made.sort_unstable_by_key(|cut| (cut.topic, cut.queue));
+    (kept, made)
+}
+
+struct Cutter<'a> {
+    end_of: &'a dyn Fn(TopicId, QueueId) -> Option<QueueOffset>,
+    /// Ends that a start later than the entry has found.
+    stored: HashMap<(TopicId, QueueId), QueueOffset>,
+    made: HashMap<(TopicId, QueueId), QueueOffset>,
+}
+
+/// Where offsets must lie to be kept.
+struct Bound<'a> {
+    end: QueueOffset,
+    /// Set if the bound is that of now.
+    now: Option<&'a mut HashMap<(TopicId, QueueId), QueueOffset>>,
+    place: (TopicId, QueueId),
+}
+
+impl Bound<'_> {
+    /// Returns whether the row is still there.
+    fn keeps(&mut self, row: QueueOffset) -> bool {
+        if row < self.end {
+            return true;
+        }
+        self.note();
+        false
+    }
+
+    /// Lowers a cursor that stands behind the end.
+    fn clip(&mut self, cursor: &mut QueueOffset) {
+        if *cursor > self.end {
+            self.note();
+            *cursor = self.end;
+        }
+    }
+
+    fn note(&mut self) {
+        if let Some(made) = &mut self.now {
+            made.insert(self.place, self.end);
+        }
+    }
+}
+
+impl Cutter<'_> {
+    fn bound(&mut self, topic: TopicId, queue: QueueId) -> Option<Bound<'_>> {
+        let place = (topic, queue);
+        let now = (self.end_of)(topic, queue)?;
+        Some(match self.stored.get(&place) {
+            Some(stored) if *stored <= now => Bound { end: *stored, now: None, place },
+            _ => Bound { end: now, now: Some(&mut self.made), place },
+        })
+    }
+
+    fn cut(&mut self, mut entry: JournalEntry) -> Option<JournalEntry> {
+        match &mut entry {
+            JournalEntry::Queue { topic, queue, cursors, open, .. } => {
+                let mut bound = self.bound(*topic, *queue)?;
+                for (_, start, cursor) in cursors {
+                    bound.clip(start);
+                    bound.clip(cursor);
+                }
+                open.retain(|row| bound.keeps(row.offset));
+            }
+            JournalEntry::Selector { topic, starts, .. } => {
+                for (queue, start) in starts {
+                    self.bound(*topic, *queue)?.clip(start);
+                }
+            }
+            JournalEntry::Cursor { topic, queue, cursor, .. } => self.bound(*topic, *queue)?.clip(cursor),
+            JournalEntry::Reset { topic, queue, offset, .. } => self.bound(*topic, *queue)?.clip(offset),
+            JournalEntry::Lease { topic, queue, rows, .. } => {
+                let mut bound = self.bound(*topic, *queue)?;
+                rows.retain(|row| bound.keeps(row.offset));
+                if rows.is_empty() {
+                    return None;
+                }
+            }
+            JournalEntry::Ack { topic, queue, offsets, .. } => {
+                let mut bound = self.bound(*topic, *queue)?;
+                offsets.retain(|offset| bound.keeps(*offset));
+                if offsets.is_empty() {
+                    return None;
+                }
+            }
+            JournalEntry::Change { topic, queue, offset, .. }
+            | JournalEntry::DeadLetter { topic, queue, offset, .. } => {
+                if !self.bound(*topic, *queue)?.keeps(*offset) {
+                    return None;
+                }
+            }
+            JournalEntry::DropSelector { .. }
+            | JournalEntry::DropGroup { .. }
+            | JournalEntry::DropTopic { .. } => {}
+        }
+        Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(offsets: &[u64]) -> JournalEntry {
+        let offsets = offsets.iter().copied().map(QueueOffset).collect();
+        JournalEntry::Ack { group: GroupId(1), topic: TopicId(1), queue: QueueId(0), offsets }
+    }
+
+    fn cursor(cursor: u64) -> JournalEntry {
+        let (group, topic, queue) = (GroupId(1), TopicId(1), QueueId(0));
+        JournalEntry::Cursor { group, topic, queue, slot: 0, cursor: QueueOffset(cursor) }
+    }
+
+    #[test]
+    fn entries_are_cut_by_every_end_that_a_later_start_found() {
+        let cut = |end| Stored::Cut { topic: TopicId(1), queue: QueueId(0), end: QueueOffset(end) };
+        let stored = vec![
+            Stored::Entry(ack(&[1, 5, 9])),
+            Stored::Entry(cursor(10)),
+            cut(5),
+            Stored::Entry(ack(&[5, 7, 8])),
+            Stored::Entry(cursor(8)),
+        ];
+        let (entries, made) = cut_entries(stored, &|_, _| Some(QueueOffset(8)));
+        assert_eq!(entries, [ack(&[1]), cursor(5), ack(&[5, 7]), cursor(8)]);
+        let end = QueueOffset(8);
+        assert_eq!(made, [QueueCut { topic: TopicId(1), queue: QueueId(0), end }]);
+    }
+
+    #[test]
+    fn entries_of_a_topic_that_is_gone_are_dropped() {
+        let stored =
+            vec![Stored::Entry(ack(&[1])), Stored::Entry(JournalEntry::DropGroup { group: GroupId(1) })];
+        let (entries, made) = cut_entries(stored, &|_, _| None);
+        assert_eq!(entries, [JournalEntry::DropGroup { group: GroupId(1) }]);
+        assert!(made.is_empty());
+    }
 }

@@ -9,17 +9,22 @@ mod error;
 mod format;
 mod journal;
 pub mod limits;
+mod lock;
+mod log;
 mod message;
 mod offset;
 mod queue;
 mod raw;
+mod recovery;
+mod storage;
 
 pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
 pub use clock::{Clock, MachineClock, VirtualClock};
 pub use env::{DiskEnv, Env, EnvFile, Hold, Locking, Open, Space};
 pub use error::{Fault, StorageError};
 pub use format::record::{RecordKind, RecordView, ValueRef};
-pub use journal::{JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
+pub use journal::{JournalDone, JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
+pub use log::appender::{Append, AppendDone, Appended};
 pub use message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage};
 pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset, TopicId};
 pub use queue::{
@@ -27,13 +32,5 @@ pub use queue::{
     segment::Segment,
     view::{Part, QueueView},
 };
-
-/// Sizes and times of storage.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct StorageOptions {}
-
-/// What a start found.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct RecoveryReport {}
+pub use recovery::{Cut, Fence};
+pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, Storage, StorageOptions};

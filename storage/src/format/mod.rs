@@ -1,7 +1,10 @@
 //! Bytes ↔ structs of everything that a data directory holds; no I/O. Layout: `docs/format.md`.
 
 pub(crate) mod block;
+pub(crate) mod catalogue;
+pub(crate) mod checkpoint;
 pub(crate) mod cursor;
 pub(crate) mod frame;
+pub(crate) mod journal;
 pub(crate) mod record;
 pub(crate) mod segment;

@@ -1,0 +1,175 @@
+//! The door of a data directory: its `LOCK`, its `FORMAT` and its `key`. Layout: `docs/format.md`, "Data directory".
+
+use std::{fmt::Write as _, path::Path};
+
+use crate::{
+    clock::Clock,
+    env::{Env, Hold, Locking, Open, read_file, replace_file},
+    error::{Fault, StorageError},
+};
+
+/// The version that this program writes.
+const VERSION: u32 = 1;
+/// The oldest program that can read what this one writes.
+const MINIMUM_READER: u32 = 1;
+const TITLE: &str = "weir data directory";
+const FORMAT: &str = "FORMAT";
+const LOCK: &str = "LOCK";
+const KEY: &str = "key";
+pub(crate) const KEY_LEN: usize = 32;
+/// Such a file says little.
+const FORMAT_BYTES_MAX: u64 = 64 << 10;
+
+/// A data directory that is ours.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    pub(crate) uuid: [u8; 16],
+    /// Signs receipt handles and tickets.
+    pub(crate) key: [u8; KEY_LEN],
+    _lock: Box<dyn Hold>,
+}
+
+impl DataDirectory {
+    /// Locks a data directory, making it if there is none.
+    pub(crate) fn open(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Self, StorageError> {
+        env.make_dir(dir).map_err(StorageError::io("create", dir))?;
+        let names = env.list(dir).map_err(StorageError::io("list", dir))?;
+        let has_format = names.iter().any(|name| name == FORMAT);
+        let ours = ["LOCK", "FORMAT.tmp", "key.tmp", "key"];
+        if !has_format && names.iter().any(|name| !ours.contains(&name.as_str())) {
+            return Err(StorageError::Foreign { path: dir.to_owned() });
+        }
+        let lock = lock(env, dir, clock)?;
+        if !has_format {
+            create(env, dir, clock)?;
+        }
+        let uuid = read_format(env, dir)?;
+        let key = read_key(env, dir)?;
+        Ok(Self { uuid, key, _lock: lock })
+    }
+}
+
+fn lock(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Box<dyn Hold>, StorageError> {
+    let path = dir.join(LOCK);
+    let (pid, host, since) = (std::process::id(), env.host(), utc(clock.wall_ms()));
+    let content = format!("process {pid} on {host}, started {since}\n");
+    match env.lock(&path, &content).map_err(StorageError::io("lock", &path))? {
+        Locking::Held(hold) => Ok(hold),
+        Locking::Taken(holder) => {
+            let holder = holder.trim();
+            let holder = if holder.is_empty() { "another process" } else { holder };
+            Err(StorageError::Locked { path: dir.to_owned(), holder: holder.to_owned() })
+        }
+    }
+}
+
+/// Writes the key and, last, the file that makes this a data directory.
+fn create(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<(), StorageError> {
+    let random = |out: &mut [u8]| env.random(out).map_err(StorageError::io("read random numbers for", dir));
+    let mut key = [0; KEY_LEN];
+    random(&mut key)?;
+    replace_file(env, &dir.join(KEY), &key, Open::CreatePrivate)?;
+    let mut uuid = [0; 16];
+    random(&mut uuid)?;
+    // A random UUID, version 4.
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    let text = format_text(&uuid, clock.wall_ms());
+    replace_file(env, &dir.join(FORMAT), text.as_bytes(), Open::Create)
+}
+
+fn format_text(uuid: &[u8; 16], created_ms: i64) -> String {
+    let mut text = format!("{TITLE}\nversion {VERSION}\nminimum-reader {MINIMUM_READER}\nuuid ");
+    for byte in uuid {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    let _ = writeln!(text, "\ncreated {}", utc(created_ms));
+    let crc = crc32c::crc32c(text.as_bytes());
+    let _ = writeln!(text, "crc32c {crc:08x}");
+    text
+}
+
+fn read_format(env: &dyn Env, dir: &Path) -> Result<[u8; 16], StorageError> {
+    let path = dir.join(FORMAT);
+    let bytes = read_file(env, &path, FORMAT_BYTES_MAX)?;
+    let (minimum_reader, uuid) = parse_format(&bytes).map_err(StorageError::corrupt(&path, 0))?;
+    if minimum_reader > VERSION {
+        return Err(StorageError::Newer { path: dir.to_owned(), found: minimum_reader, supported: VERSION });
+    }
+    Ok(uuid)
+}
+
+fn parse_format(bytes: &[u8]) -> Result<(u32, [u8; 16]), Fault> {
+    let text = str::from_utf8(bytes).map_err(|_| Fault::Utf8)?;
+    let crc_at = text.rfind("crc32c ").ok_or(Fault::Truncated)?;
+    let (before_crc, crc) = text.split_at(crc_at);
+    let crc = u32::from_str_radix(crc.trim_start_matches("crc32c ").trim_end(), 16);
+    if !before_crc.starts_with(TITLE) {
+        return Err(Fault::Magic);
+    }
+    if crc != Ok(crc32c::crc32c(before_crc.as_bytes())) {
+        return Err(Fault::Checksum);
+    }
+    let field = |name: &str| {
+        before_crc
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .ok_or(Fault::Structure("a line"))
+    };
+    let minimum_reader =
+        field("minimum-reader")?.parse().map_err(|_| Fault::Structure("the minimum reader"))?;
+    let digits = field("uuid")?;
+    let number = u128::from_str_radix(digits, 16).map_err(|_| Fault::Structure("the uuid"))?;
+    Ok((minimum_reader, number.to_be_bytes()))
+}
+
+fn read_key(env: &dyn Env, dir: &Path) -> Result<[u8; KEY_LEN], StorageError> {
+    let path = dir.join(KEY);
+    let bytes = read_file(env, &path, KEY_LEN as u64)?;
+    bytes.try_into().map_err(|_| StorageError::corrupt(&path, 0)(Fault::Truncated))
+}
+
+/// Returns a wall time as text, in UTC, to the second.
+fn utc(ms: i64) -> String {
+    let seconds = ms.div_euclid(1000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days since 0000-03-01, in eras of 400 years: Howard Hinnant, "chrono-compatible low-level date algorithms".
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let (day, month) =
+        (of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let year = year + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399_999, "2000-02-28T23:59:59Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_795_528_800_000, "2026-11-24T14:00:00Z"),
+            (-1000, "1969-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(utc(ms), text);
+        }
+    }
+
+    #[test]
+    fn the_format_file_reads_back_and_notices_changes() {
+        let text = format_text(&[0xab; 16], 0);
+        assert_eq!(parse_format(text.as_bytes()), Ok((1, [0xab; 16])));
+        let newer = text.replace("version 1", "version 2");
+        assert_eq!(parse_format(newer.as_bytes()), Err(Fault::Checksum));
+        assert_eq!(parse_format(b""), Err(Fault::Truncated));
+    }
+}

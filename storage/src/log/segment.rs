@@ -1,0 +1,508 @@
+//! Frames in segment files: the commit log is such a sequence, and the group journal another.
+//!
+//! A segment is written at its end alone, with zeros ahead of it; when the next frame does not fit, a seal
+//! frame ends it, the file is cut there and synced, and from then on its bytes never change. The next
+//! segment begins where the seal frame ends.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arrow_buffer::Buffer;
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    env::{Env, EnvFile, Open, create_anew},
+    error::{Fault, StorageError},
+    format::{
+        frame::{FRAME_HEADER_LEN, FrameKind, FramePlace, finish_frame},
+        segment::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind},
+    },
+    offset::{Epoch, LogPosition},
+};
+
+/// So much is zeroed at once; a sync of the log waits for no more than that.
+const ZERO_CHUNK: usize = 1 << 20;
+static ZEROS: [u8; ZERO_CHUNK] = [0; ZERO_CHUNK];
+/// The next segment while it is being zeroed; nothing in it counts until it has its name.
+pub(crate) const NEXT_SEGMENT: &str = "next.tmp";
+
+/// One segment, shared by the one who writes it, the one who syncs it and all who read it.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    pub(crate) path: PathBuf,
+    pub(crate) header: SegmentHeader,
+    file: Arc<dyn EnvFile>,
+    /// Where the segment ends, once it has had its last write.
+    sealed: OnceLock<LogPosition>,
+    map: OnceLock<Option<Buffer>>,
+    /// Up to this byte of the file there are frames or zeros.
+    zeroed: AtomicU64,
+    /// Held while zeros are written, so that they never meet a frame.
+    zeroing: Mutex<()>,
+}
+
+impl SegmentFile {
+    fn new(path: PathBuf, header: SegmentHeader, file: Arc<dyn EnvFile>, zeroed: u64) -> Self {
+        let zeroed = AtomicU64::new(zeroed);
+        let (sealed, map) = (OnceLock::new(), OnceLock::new());
+        Self { path, header, file, sealed, map, zeroed, zeroing: Mutex::new(()) }
+    }
+
+    /// Opens a segment that a start found.
+    pub(crate) fn open(
+        env: &dyn Env,
+        path: &Path,
+        kind: SegmentKind,
+        uuid: &[u8; 16],
+    ) -> Result<Self, StorageError> {
+        let file = env.open(path, Open::Write).map_err(StorageError::io("open", path))?;
+        let len = file.len().map_err(StorageError::io("read", path))?;
+        if len < SEGMENT_HEADER_LEN as u64 {
+            return Err(StorageError::corrupt(path, 0)(Fault::Truncated));
+        }
+        let mut bytes = vec![0; SEGMENT_HEADER_LEN];
+        file.read_exact_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
+        let header = SegmentHeader::decode(&bytes, kind).map_err(StorageError::corrupt(path, 0))?;
+        let named = segment_name(kind, header.base);
+        if header.uuid != *uuid || path.file_name().is_none_or(|name| name != named.as_str()) {
+            return Err(StorageError::corrupt(path, 0)(Fault::Foreign));
+        }
+        Ok(Self::new(path.to_owned(), header, file, len))
+    }
+
+    pub(crate) const fn base(&self) -> LogPosition {
+        self.header.base
+    }
+
+    pub(crate) const fn salt(&self) -> u64 {
+        self.header.salt
+    }
+
+    /// Where the last frame must have ended.
+    pub(crate) const fn limit(&self) -> LogPosition {
+        LogPosition(self.header.base.0 + self.header.capacity)
+    }
+
+    /// Returns where a sealed segment ends.
+    pub(crate) fn sealed_end(&self) -> Option<LogPosition> {
+        self.sealed.get().copied()
+    }
+
+    /// Says that the segment has had its last write.
+    pub(crate) fn mark_sealed(&self, end: LogPosition) {
+        // Whoever says it twice says the same.
+        let _ = self.sealed.set(end);
+    }
+
+    pub(crate) fn file_len(&self) -> Result<u64, StorageError> {
+        self.file.len().map_err(StorageError::io("read", &self.path))
+    }
+
+    /// Reads up to `out.len()` bytes of frames at a position; fewer only at the end of the file.
+    pub(crate) fn read_some(&self, out: &mut [u8], position: LogPosition) -> Result<usize, StorageError> {
+        let at = self.header.file_position(position).0;
+        let mut read = 0;
+        while let Some(rest) = out.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, at + read as u64) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(StorageError::io("read", &self.path)(error)),
+            }
+        }
+        Ok(read)
+    }
+
+    /// Returns the bytes of a sealed segment from a position on, mapped; `None` if that is not possible.
+    pub(crate) fn mapped(&self, position: LogPosition) -> Option<&[u8]> {
+        self.sealed.get()?;
+        let map = self.map.get_or_init(|| self.file.map().ok()).as_ref()?;
+        let at = usize::try_from(self.header.file_position(position).0).ok()?;
+        map.as_slice().get(at..)
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+        self.file.sync_data().map_err(StorageError::io("sync", &self.path))
+    }
+
+    fn write(&self, bytes: &[u8], position: LogPosition) -> Result<(), StorageError> {
+        let at = self.header.file_position(position).0;
+        let end = at + bytes.len() as u64;
+        if end > self.zeroed.load(Ordering::Acquire) {
+            let _zeroing = self.zeroing.lock();
+            self.zeroed.fetch_max(end, Ordering::AcqRel);
+        }
+        self.file.write_at(bytes, at).map_err(StorageError::io("write", &self.path))
+    }
+
+    /// Overwrites what is not zero from a position to the end of the file, and syncs.
+    pub(crate) fn zero_from(&self, position: LogPosition) -> Result<(), StorageError> {
+        let mut at = self.header.file_position(position).0;
+        let len = self.file_len()?;
+        let mut chunk = vec![0; ZERO_CHUNK];
+        while at < len {
+            let size = usize::try_from(len - at).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
+            let chunk = &mut chunk[..size];
+            self.file.read_exact_at(chunk, at).map_err(StorageError::io("read", &self.path))?;
+            if chunk.iter().any(|byte| *byte != 0) {
+                self.file.write_at(&ZEROS[..size], at).map_err(StorageError::io("write", &self.path))?;
+            }
+            at += size as u64;
+        }
+        self.sync()
+    }
+
+    /// Writes the next chunk of zeros if fewer than `ahead` bytes of them lie behind `end`.
+    ///
+    /// Returns whether there is more to write.
+    fn zero_ahead(&self, end: LogPosition, ahead: u64) -> Result<bool, StorageError> {
+        let limit = self.header.file_position(self.limit()).0;
+        let target = limit.min(self.header.file_position(end).0 + ahead);
+        let zeroing = self.zeroing.lock();
+        let from = self.zeroed.load(Ordering::Acquire);
+        if self.sealed.get().is_some() || from >= target {
+            return Ok(false);
+        }
+        let size = usize::try_from(target - from).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
+        self.file.write_at(&ZEROS[..size], from).map_err(StorageError::io("extend", &self.path))?;
+        self.zeroed.store(from + size as u64, Ordering::Release);
+        drop(zeroing);
+        // Here and not in the next sync of the log, for which publishers wait.
+        self.sync()?;
+        Ok(from + (size as u64) < target)
+    }
+}
+
+/// Returns the name of the segment that begins at `base`.
+pub(crate) fn segment_name(kind: SegmentKind, base: LogPosition) -> String {
+    format!("{:020}.{}", base.0, suffix(kind))
+}
+
+/// Returns where the segment of this name begins, if it is the name of a segment.
+pub(crate) fn segment_base(kind: SegmentKind, name: &str) -> Option<LogPosition> {
+    let digits = name.strip_suffix(suffix(kind))?.strip_suffix('.')?;
+    if digits.len() != 20 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().map(LogPosition)
+}
+
+const fn suffix(kind: SegmentKind) -> &'static str {
+    match kind {
+        SegmentKind::Log => "log",
+        SegmentKind::Journal => "journal",
+        SegmentKind::Catalogue => "catalogue",
+    }
+}
+
+/// The segments that there are, by base.
+#[derive(Debug, Default)]
+pub(crate) struct Segments(RwLock<BTreeMap<LogPosition, Arc<SegmentFile>>>);
+
+impl Segments {
+    pub(crate) fn insert(&self, segment: Arc<SegmentFile>) {
+        self.0.write().insert(segment.base(), segment);
+    }
+
+    /// Returns the segment that holds, or would hold, a position.
+    pub(crate) fn at(&self, position: LogPosition) -> Option<Arc<SegmentFile>> {
+        self.0.read().range(..=position).next_back().map(|(_, segment)| Arc::clone(segment))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<SegmentFile>> {
+        self.0.read().values().cloned().collect()
+    }
+
+    /// Takes out the segments that end at or before a position.
+    pub(crate) fn take_before(&self, position: LogPosition) -> Vec<Arc<SegmentFile>> {
+        let mut all = self.0.write();
+        let gone: Vec<LogPosition> = all
+            .iter()
+            .filter(|(_, segment)| segment.sealed_end().is_some_and(|end| end <= position))
+            .map(|(base, _)| *base)
+            .collect();
+        gone.iter().filter_map(|base| all.remove(base)).collect()
+    }
+}
+
+/// What a sequence of frames is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct FrameLogSettings {
+    pub(crate) kind: SegmentKind,
+    pub(crate) dir: PathBuf,
+    pub(crate) uuid: [u8; 16],
+    /// The size of the first segment; each is twice as large as the one before, up to the next bound.
+    pub(crate) segment_bytes_min: u64,
+    pub(crate) segment_bytes_max: u64,
+    pub(crate) zero_ahead_bytes: u64,
+}
+
+/// How far a sequence of frames is written, and the file that a sync must reach for that.
+#[derive(Clone, Debug)]
+pub(crate) struct Tip {
+    pub(crate) written: LogPosition,
+    /// Everything before this segment has been synced when it was sealed.
+    pub(crate) active: Option<Arc<SegmentFile>>,
+}
+
+/// What threads beside the writer share with it.
+#[derive(Debug)]
+pub(crate) struct FrameLogShared {
+    env: Arc<dyn Env>,
+    settings: FrameLogSettings,
+    pub(crate) segments: Segments,
+    tip: Mutex<Tip>,
+    /// The durable end, a position.
+    durable: AtomicU64,
+    /// The next segment, zeroed.
+    next: Mutex<Option<NextFile>>,
+    /// How large the next segment will be.
+    next_capacity: AtomicU64,
+}
+
+#[derive(Debug)]
+struct NextFile {
+    file: Arc<dyn EnvFile>,
+    zeroed: u64,
+}
+
+impl FrameLogShared {
+    pub(crate) fn tip(&self) -> Tip {
+        self.tip.lock().clone()
+    }
+
+    pub(crate) fn durable(&self) -> LogPosition {
+        LogPosition(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Makes everything written so far durable, and returns how far that is.
+    pub(crate) fn sync(&self) -> Result<LogPosition, StorageError> {
+        let tip = self.tip();
+        if tip.written > self.durable() {
+            if let Some(active) = &tip.active {
+                active.sync()?;
+            }
+            self.durable.fetch_max(tip.written.0, Ordering::AcqRel);
+        }
+        Ok(tip.written)
+    }
+
+    /// Writes one chunk of zeros ahead, where one is missing; returns whether there may be more to do.
+    pub(crate) fn prepare(&self) -> Result<bool, StorageError> {
+        let tip = self.tip();
+        let Some(active) = tip.active else {
+            return Ok(false);
+        };
+        if active.zero_ahead(tip.written, self.settings.zero_ahead_bytes)? {
+            return Ok(true);
+        }
+        let used = tip.written.0 - active.base().0;
+        if used < active.header.capacity / 2 {
+            return Ok(false);
+        }
+        self.prepare_next()
+    }
+
+    fn prepare_next(&self) -> Result<bool, StorageError> {
+        let path = self.settings.dir.join(NEXT_SEGMENT);
+        let capacity = self.next_capacity.load(Ordering::Acquire);
+        let target = SEGMENT_HEADER_LEN as u64 + capacity.min(self.settings.zero_ahead_bytes);
+        let mut next = self.next.lock();
+        if next.is_none() {
+            let file = create_anew(self.env.as_ref(), &path, Open::Create)?;
+            *next = Some(NextFile { file, zeroed: 0 });
+        }
+        let Some(next) = next.as_mut().filter(|next| next.zeroed < target) else {
+            return Ok(false);
+        };
+        let size = usize::try_from(target - next.zeroed).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
+        next.file.write_at(&ZEROS[..size], next.zeroed).map_err(StorageError::io("extend", &path))?;
+        next.file.sync_data().map_err(StorageError::io("sync", &path))?;
+        next.zeroed += size as u64;
+        Ok(next.zeroed < target)
+    }
+}
+
+/// Writes a sequence of frames. There is one writer; what others need of it is in [`FrameLogShared`].
+#[derive(Debug)]
+pub(crate) struct FrameLog {
+    pub(crate) shared: Arc<FrameLogShared>,
+    epoch: Epoch,
+    /// A write that failed may have left something up to this position.
+    garbage: LogPosition,
+}
+
+impl FrameLog {
+    /// Goes on behind `end`, which a start has found, or begins at 0.
+    pub(crate) fn new(
+        env: Arc<dyn Env>,
+        settings: FrameLogSettings,
+        epoch: Epoch,
+        segments: Segments,
+        end: LogPosition,
+    ) -> Self {
+        let all = segments.all();
+        let active = all.last().filter(|last| last.sealed_end().is_none()).map(Arc::clone);
+        let last_capacity = all.last().map(|last| last.header.capacity);
+        let shared = FrameLogShared {
+            env,
+            segments,
+            tip: Mutex::new(Tip { written: end, active }),
+            durable: AtomicU64::new(end.0),
+            next: Mutex::new(None),
+            next_capacity: AtomicU64::new(0),
+            settings,
+        };
+        let next = last_capacity.map_or(shared.settings.segment_bytes_min, |last| shared.after(last));
+        shared.next_capacity.store(next, Ordering::Release);
+        Self { shared: Arc::new(shared), epoch, garbage: end }
+    }
+
+    /// Returns the place of a frame that is `len` bytes long, beginning a new segment where it does not fit.
+    pub(crate) fn place(&mut self, len: u64, now_ms: i64) -> Result<FramePlace, StorageError> {
+        self.place_within(len, len, now_ms).map(|(place, _)| place)
+    }
+
+    /// As [`place`](Self::place), for a frame that is longer if it is the first of a segment; also returns
+    /// whether it is.
+    pub(crate) fn place_within(
+        &mut self,
+        len: u64,
+        len_if_first: u64,
+        now_ms: i64,
+    ) -> Result<(FramePlace, bool), StorageError> {
+        let tip = self.shared.tip();
+        let active = match tip.active {
+            Some(active) if self.fits(&active, tip.written, len) => active,
+            Some(_) => {
+                self.seal()?;
+                self.begin(len_if_first, now_ms)?
+            }
+            None => self.begin(len_if_first, now_ms)?,
+        };
+        let position = self.shared.tip.lock().written;
+        let place = FramePlace { salt: active.salt(), position, durable: self.shared.durable() };
+        Ok((place, position == active.base()))
+    }
+
+    fn fits(&self, active: &SegmentFile, end: LogPosition, len: u64) -> bool {
+        end.0 + len + FRAME_HEADER_LEN as u64 <= active.limit().0
+    }
+
+    /// Writes a frame at the place that [`place`](Self::place) gave.
+    ///
+    /// If it fails, the end is where it was, and the next frame goes there.
+    pub(crate) fn write(&mut self, frame: &[u8]) -> Result<(), StorageError> {
+        let tip = self.shared.tip();
+        let active = tip.active.expect("a frame has been given its place, which is in the active segment");
+        let end = LogPosition(tip.written.0 + frame.len() as u64);
+        self.clean(&active, tip.written)?;
+        self.garbage = end;
+        active.write(frame, tip.written)?;
+        self.shared.tip.lock().written = end;
+        Ok(())
+    }
+
+    /// Overwrites with zeros what a failed write may have left: recovery must never find it.
+    fn clean(&mut self, active: &SegmentFile, from: LogPosition) -> Result<(), StorageError> {
+        while self.garbage > from {
+            let len = usize::try_from(self.garbage.0 - from.0).unwrap_or(ZERO_CHUNK);
+            let chunk = len.min(ZERO_CHUNK);
+            let at = LogPosition(self.garbage.0 - chunk as u64);
+            let inside = active.file_len()?.saturating_sub(active.header.file_position(at).0);
+            let inside = usize::try_from(inside).unwrap_or(chunk).min(chunk);
+            active.write(&ZEROS[..inside], at)?;
+            self.garbage = at;
+        }
+        Ok(())
+    }
+
+    /// Ends the active segment: after this its bytes never change, and all of them are durable.
+    pub(crate) fn seal(&mut self) -> Result<(), StorageError> {
+        let Tip { written, active: Some(active) } = self.shared.tip() else {
+            return Ok(());
+        };
+        self.clean(&active, written)?;
+        let mut frame = vec![0; FRAME_HEADER_LEN];
+        let place = FramePlace { salt: active.salt(), position: written, durable: self.shared.durable() };
+        let header = finish_frame(&mut frame, FrameKind::Seal, self.epoch, 0, place, 0);
+        self.garbage = header.end();
+        active.write(&frame, written)?;
+        let len = active.header.file_position(header.end()).0;
+        // From here on no zeros follow, and nobody has mapped the file yet.
+        let zeroing = active.zeroing.lock();
+        let cut = active.file.set_len(len).map_err(StorageError::io("cut", &active.path));
+        cut.and_then(|()| active.sync()).map_err(|error| StorageError::Failed { cause: Arc::new(error) })?;
+        active.mark_sealed(header.end());
+        drop(zeroing);
+        let mut tip = self.shared.tip.lock();
+        *tip = Tip { written: header.end(), active: None };
+        self.shared.durable.fetch_max(header.end().0, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Begins a segment that takes a frame of `len` bytes and its seal.
+    fn begin(&mut self, len: u64, now_ms: i64) -> Result<Arc<SegmentFile>, StorageError> {
+        let shared = Arc::clone(&self.shared);
+        let settings = &shared.settings;
+        let env = shared.env.as_ref();
+        let planned = shared.next_capacity.load(Ordering::Acquire);
+        let mut salt = [0; 8];
+        env.random(&mut salt).map_err(StorageError::io("read random numbers for", &settings.dir))?;
+        let header = SegmentHeader {
+            kind: settings.kind,
+            epoch: self.epoch,
+            base: shared.tip().written,
+            capacity: planned
+                .max((len + FRAME_HEADER_LEN as u64).next_multiple_of(SEGMENT_HEADER_LEN as u64)),
+            uuid: settings.uuid,
+            salt: u64::from_le_bytes(salt),
+            created_ms: now_ms,
+        };
+        let temporary = settings.dir.join(NEXT_SEGMENT);
+        let path = settings.dir.join(segment_name(settings.kind, header.base));
+        let next = match shared.next.lock().take() {
+            Some(next) => next,
+            None => NextFile { file: create_anew(env, &temporary, Open::Create)?, zeroed: 0 },
+        };
+        next.file.write_at(&header.encode(), 0).map_err(StorageError::io("write", &temporary))?;
+        next.file.sync_data().map_err(StorageError::io("sync", &temporary))?;
+        env.rename(&temporary, &path).map_err(StorageError::io("rename", &temporary))?;
+        env.sync_dir(&settings.dir).map_err(StorageError::io("sync", &settings.dir))?;
+        shared.next_capacity.store(shared.after(planned), Ordering::Release);
+        let zeroed = next.zeroed.max(SEGMENT_HEADER_LEN as u64);
+        let segment = Arc::new(SegmentFile::new(path, header, next.file, zeroed));
+        shared.segments.insert(Arc::clone(&segment));
+        shared.tip.lock().active = Some(Arc::clone(&segment));
+        self.garbage = header.base;
+        Ok(segment)
+    }
+}
+
+impl FrameLogShared {
+    /// Returns the size of the segment after one of this size.
+    fn after(&self, capacity: u64) -> u64 {
+        let settings = &self.settings;
+        capacity.saturating_mul(2).clamp(settings.segment_bytes_min, settings.segment_bytes_max)
+    }
+
+    /// Unlinks the segments that end at or before a position.
+    pub(crate) fn remove_before(&self, position: LogPosition) -> Result<u64, StorageError> {
+        let mut freed = 0;
+        for segment in self.segments.take_before(position) {
+            freed += segment.file_len()?;
+            self.env.remove(&segment.path).map_err(StorageError::io("remove", &segment.path))?;
+        }
+        if freed > 0 {
+            let dir = &self.settings.dir;
+            self.env.sync_dir(dir).map_err(StorageError::io("sync", dir))?;
+        }
+        Ok(freed)
+    }
+}

@@ -1,0 +1,451 @@
+//! What a start does with each file of a frame sequence that it finds.
+//!
+//! It follows the frames. Where one is invalid, at position P, it looks on: if something proves that the
+//! durable end once lay above P (a later valid frame that says so, a later segment, the checkpoint), the
+//! bytes at P are *damaged*: they are fenced off and reported, and the start goes on behind them. Otherwise
+//! P is where a crash tore the last write: it is the end, and what follows is zeroed before the first append.
+
+use std::{io, ops::Range, path::PathBuf, sync::Arc};
+
+use crate::{
+    env::Env,
+    error::{Fault, StorageError},
+    format::{
+        frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameKind, may_be_frame},
+        segment::SEGMENT_HEADER_LEN,
+    },
+    log::segment::{FrameLogSettings, NEXT_SEGMENT, SegmentFile, Segments, segment_base},
+    offset::{Epoch, FilePosition, LogPosition},
+};
+
+/// So much of a file is read at once.
+const WINDOW: usize = 1 << 20;
+
+/// A range of a frame sequence that was found damaged. Nothing in it is ever read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The damaged range.
+    pub range: Range<LogPosition>,
+    /// The file that holds its beginning.
+    pub path: PathBuf,
+    /// Where in the file it begins.
+    pub position: FilePosition,
+    /// What was found there.
+    pub fault: Fault,
+}
+
+/// The torn end of a frame sequence that a start cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The end, from now on.
+    pub position: LogPosition,
+    /// Whole frames behind it, which were never acknowledged as durable.
+    pub frames: u64,
+}
+
+/// What is known of a frame sequence before its files are read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// Everything before this position needs no look.
+    pub(crate) from: LogPosition,
+    /// It was once durable up to here.
+    pub(crate) durable: LogPosition,
+    /// It ends at `durable` exactly: the last stop was clean.
+    pub(crate) clean: bool,
+    /// Fenced at earlier starts.
+    pub(crate) fences: Vec<Range<LogPosition>>,
+}
+
+/// What a start has found of a frame sequence.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) segments: Segments,
+    pub(crate) end: LogPosition,
+    /// The fences known before and those found now.
+    pub(crate) fences: Vec<Range<LogPosition>>,
+    pub(crate) new_fences: Vec<Fence>,
+    pub(crate) cut: Option<Cut>,
+    /// The highest epoch met.
+    pub(crate) epoch: Epoch,
+    /// The latest store time met.
+    pub(crate) store_time_ms: i64,
+}
+
+/// Finds the end of the frame sequence in a directory, zeroes what was torn, and makes the rest durable.
+pub(crate) fn find_end(
+    env: &dyn Env,
+    settings: &FrameLogSettings,
+    known: &Known,
+) -> Result<Found, StorageError> {
+    let mut finder = Finder {
+        position: known.from,
+        known,
+        found: Found {
+            segments: Segments::default(),
+            end: known.from,
+            fences: known.fences.clone(),
+            new_fences: Vec::new(),
+            cut: None,
+            epoch: Epoch(0),
+            store_time_ms: i64::MIN,
+        },
+    };
+    let files = open_segments(env, settings)?;
+    for (number, (base, file)) in files.iter().enumerate() {
+        let next = files.get(number + 1).map(|(base, _)| *base);
+        finder.segment(*base, file, next)?;
+    }
+    finder.finish(settings, &files)
+}
+
+type Opened = (LogPosition, Result<Arc<SegmentFile>, Unreadable>);
+
+/// A segment whose header is damaged.
+#[derive(Debug)]
+struct Unreadable {
+    path: PathBuf,
+    fault: Fault,
+    /// How many bytes of frames it may hold.
+    frames_len: u64,
+}
+
+fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opened>, StorageError> {
+    let dir = &settings.dir;
+    env.make_dir(dir).map_err(StorageError::io("create", dir))?;
+    let mut files = Vec::new();
+    for name in env.list(dir).map_err(StorageError::io("list", dir))? {
+        let path = dir.join(&name);
+        if name == NEXT_SEGMENT {
+            env.remove(&path).map_err(StorageError::io("remove", &path))?;
+        }
+        let Some(base) = segment_base(settings.kind, &name) else {
+            continue;
+        };
+        let opened = match SegmentFile::open(env, &path, settings.kind, &settings.uuid) {
+            Ok(segment) => Ok(Arc::new(segment)),
+            Err(StorageError::Corrupt { fault: Fault::Version(found), .. }) => {
+                return Err(StorageError::Newer { path, found, supported: 1 });
+            }
+            Err(StorageError::Corrupt { path, fault, .. }) => {
+                let len = env.open(&path, crate::env::Open::Read).and_then(|file| file.len());
+                let len = len.map_err(StorageError::io("read", &path))?;
+                let frames_len = len.saturating_sub(SEGMENT_HEADER_LEN as u64);
+                let frames_len = frames_len.next_multiple_of(FRAME_ALIGNMENT as u64);
+                Err(Unreadable { path, fault, frames_len })
+            }
+            Err(error) => return Err(error),
+        };
+        files.push((base, opened));
+    }
+    files.sort_unstable_by_key(|(base, _)| *base);
+    Ok(files)
+}
+
+struct Finder<'a> {
+    /// Up to here everything has been looked at.
+    position: LogPosition,
+    known: &'a Known,
+    found: Found,
+}
+
+impl Finder<'_> {
+    fn segment(
+        &mut self,
+        base: LogPosition,
+        file: &Result<Arc<SegmentFile>, Unreadable>,
+        next: Option<LogPosition>,
+    ) -> Result<(), StorageError> {
+        match file {
+            Ok(segment) => {
+                self.found.epoch = self.found.epoch.max(segment.header.epoch);
+                self.found.segments.insert(Arc::clone(segment));
+                if let Some(next) = next.filter(|next| *next <= self.known.from) {
+                    segment.mark_sealed(next);
+                    return Ok(());
+                }
+                self.begin_at(base, &segment.path);
+                self.follow(segment, next)
+            }
+            Err(unreadable) => {
+                let end = next.unwrap_or(LogPosition(base.0 + unreadable.frames_len));
+                if end > self.known.from {
+                    self.begin_at(base, &unreadable.path);
+                    self.fence(
+                        base.max(self.position)..end,
+                        &unreadable.path,
+                        FilePosition(0),
+                        unreadable.fault,
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Fences what lies between the segments before and this one: a segment that is missing.
+    fn begin_at(&mut self, base: LogPosition, path: &std::path::Path) {
+        let first = self.found.end == LogPosition(0) && self.position == LogPosition(0);
+        if base > self.position && !first {
+            self.fence(
+                self.position..base,
+                path,
+                FilePosition(0),
+                Fault::Structure("the gap before this segment"),
+            );
+        }
+        self.position = self.position.max(base);
+        self.found.end = self.position;
+    }
+
+    fn fence(
+        &mut self,
+        range: Range<LogPosition>,
+        path: &std::path::Path,
+        position: FilePosition,
+        fault: Fault,
+    ) {
+        self.position = self.position.max(range.end);
+        self.found.end = self.position;
+        if range.is_empty() || self.known.fences.contains(&range) {
+            return;
+        }
+        self.found.fences.push(range.clone());
+        self.found.new_fences.push(Fence { range, path: path.to_owned(), position, fault });
+    }
+
+    /// Follows the frames of a segment as far as they go.
+    fn follow(&mut self, segment: &SegmentFile, next: Option<LogPosition>) -> Result<(), StorageError> {
+        let mut window = Window::new(segment);
+        loop {
+            self.found.end = self.position;
+            if let Some(fence) = self.known.fences.iter().find(|fence| fence.contains(&self.position)) {
+                self.position = fence.end;
+                if next.is_some_and(|next| next <= self.position) {
+                    segment.mark_sealed(next.unwrap_or_default());
+                    return Ok(());
+                }
+                continue;
+            }
+            if next == Some(self.position) {
+                // Its seal was fenced at an earlier start.
+                segment.mark_sealed(self.position);
+                return Ok(());
+            }
+            match window.frame(self.position)? {
+                Ok(header) if header.kind == FrameKind::Seal => {
+                    self.saw(&header);
+                    self.position = header.end();
+                    self.found.end = self.position;
+                    segment.mark_sealed(self.position);
+                    return Ok(());
+                }
+                Ok(header) => {
+                    self.saw(&header);
+                    self.position = header.end();
+                }
+                Err(fault) => {
+                    if !self.decide(segment, &mut window, next, fault)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn saw(&mut self, header: &FrameHeader) {
+        self.found.epoch = self.found.epoch.max(header.epoch);
+        if header.kind == FrameKind::Records {
+            self.found.store_time_ms = self.found.store_time_ms.max(header.store_time_ms);
+        }
+    }
+
+    /// Decides whether the invalid frame at `position` is damage or the end; returns whether to go on in
+    /// this segment.
+    fn decide(
+        &mut self,
+        segment: &SegmentFile,
+        window: &mut Window<'_>,
+        next: Option<LogPosition>,
+        fault: Fault,
+    ) -> Result<bool, StorageError> {
+        let here = self.position;
+        let proven = self.known.durable.max(next.unwrap_or_default());
+        if self.known.clean && next.is_none() && here == self.known.durable {
+            return Ok(false);
+        }
+        let later = look_on(window, here)?;
+        if here >= proven.max(later.durable) {
+            let torn = window.bytes(here, FRAME_HEADER_LEN)?.iter().any(|byte| *byte != 0);
+            if torn || later.frames > 0 {
+                // Whatever whole frames lie behind were written, but never known to be durable.
+                self.found.cut = Some(Cut { position: here, frames: later.frames });
+            }
+            return Ok(false);
+        }
+        let resume = later.first.or(next).unwrap_or(proven).max(LogPosition(here.0 + 1));
+        let resume = LogPosition(resume.0.next_multiple_of(FRAME_ALIGNMENT as u64));
+        self.fence(here..resume, &segment.path, segment.header.file_position(here), fault);
+        if next.is_some_and(|next| resume >= next) {
+            segment.mark_sealed(resume);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn finish(mut self, settings: &FrameLogSettings, files: &[Opened]) -> Result<Found, StorageError> {
+        let last = files.iter().rev().find_map(|(_, file)| file.as_ref().ok());
+        let end = self.found.end;
+        if end < self.known.durable {
+            // The files that held the rest are gone.
+            let path = last.map_or_else(|| settings.dir.clone(), |segment| segment.path.clone());
+            self.fence(end..self.known.durable, &path, FilePosition(0), Fault::Truncated);
+        }
+        let end = self.found.end;
+        if let Some(segment) = last.filter(|segment| segment.sealed_end().is_none()) {
+            if end.0 + FRAME_HEADER_LEN as u64 > segment.limit().0 {
+                // There is no room for a seal.
+                segment.mark_sealed(end);
+            } else {
+                let untouched = self.known.clean && self.found.new_fences.is_empty();
+                if !untouched {
+                    segment.zero_from(end)?;
+                }
+            }
+        }
+        Ok(self.found)
+    }
+}
+
+/// What lies behind an invalid frame.
+#[derive(Debug, Default)]
+struct Later {
+    /// The first valid frame.
+    first: Option<LogPosition>,
+    frames: u64,
+    /// The highest durable end that a valid frame states.
+    durable: LogPosition,
+}
+
+fn look_on(window: &mut Window<'_>, after: LogPosition) -> Result<Later, StorageError> {
+    let mut later = Later::default();
+    let mut at = LogPosition(after.0 + FRAME_ALIGNMENT as u64);
+    while let Some(candidate) = window.next_candidate(at)? {
+        at = LogPosition(candidate.0 + FRAME_ALIGNMENT as u64);
+        if let Ok(header) = window.frame(candidate)? {
+            later.first.get_or_insert(candidate);
+            later.frames += 1;
+            later.durable = later.durable.max(header.durable);
+            at = header.end();
+        }
+    }
+    Ok(later)
+}
+
+/// Reads a segment through a buffer.
+pub(crate) struct Window<'a> {
+    segment: &'a SegmentFile,
+    start: LogPosition,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    pub(crate) fn new(segment: &'a SegmentFile) -> Self {
+        Self { segment, start: segment.base(), bytes: Vec::new() }
+    }
+
+    /// Returns up to `len` bytes at a position; fewer only at the end of the file.
+    fn bytes(&mut self, position: LogPosition, len: usize) -> Result<&[u8], StorageError> {
+        let at = position.0.checked_sub(self.start.0).and_then(|at| usize::try_from(at).ok());
+        let inside = at.is_some_and(|at| at + len <= self.bytes.len());
+        if !inside {
+            self.bytes.resize(len.max(WINDOW), 0);
+            let read = self.segment.read_some(&mut self.bytes, position)?;
+            self.bytes.truncate(read);
+            self.start = position;
+        }
+        let at = usize::try_from(position.0 - self.start.0).unwrap_or(usize::MAX);
+        let rest = self.bytes.get(at..).unwrap_or_default();
+        Ok(rest.get(..len).unwrap_or(rest))
+    }
+
+    /// Reads the frame at a position and checks it.
+    fn frame(&mut self, position: LogPosition) -> Result<Result<FrameHeader, Fault>, StorageError> {
+        let salt = self.segment.salt();
+        let header = match FrameHeader::decode(self.bytes(position, FRAME_HEADER_LEN)?, salt, position) {
+            Ok(header) => header,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if header.end() > self.segment.limit() {
+            return Ok(Err(Fault::Structure("the payload's length")));
+        }
+        let payload_at = LogPosition(position.0 + FRAME_HEADER_LEN as u64);
+        let payload = self.bytes(payload_at, header.payload_len as usize)?;
+        Ok(header.verify(payload, salt).map(|()| header))
+    }
+
+    /// Returns the payload of the frame at a position that was found valid.
+    pub(crate) fn payload(&mut self, header: &FrameHeader) -> Result<&[u8], StorageError> {
+        let at = LogPosition(header.position.0 + FRAME_HEADER_LEN as u64);
+        let len = header.payload_len as usize;
+        let path = self.segment.path.clone();
+        let payload = self.bytes(at, len)?;
+        if payload.len() < len {
+            return Err(StorageError::io("read", &path)(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(payload)
+    }
+
+    /// Returns the first position from `from` on where a frame may begin.
+    fn next_candidate(&mut self, from: LogPosition) -> Result<Option<LogPosition>, StorageError> {
+        let mut position = from;
+        loop {
+            let bytes = self.bytes(position, WINDOW)?;
+            if bytes.len() < FRAME_HEADER_LEN {
+                return Ok(None);
+            }
+            let mut chunks = bytes.chunks(FRAME_ALIGNMENT);
+            if let Some(found) = chunks.position(may_be_frame) {
+                return Ok(Some(LogPosition(position.0 + (found * FRAME_ALIGNMENT) as u64)));
+            }
+            let whole = bytes.len() / FRAME_ALIGNMENT * FRAME_ALIGNMENT;
+            position = LogPosition(position.0 + whole as u64);
+        }
+    }
+}
+
+/// Calls `each` with every frame in a range of positions, which a start has found valid, in order.
+pub(crate) fn for_each_frame(
+    segments: &Segments,
+    fences: &[Range<LogPosition>],
+    range: Range<LogPosition>,
+    each: &mut dyn FnMut(&FrameHeader, &[u8]) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    let mut position = range.start;
+    for segment in segments.all() {
+        let end = segment.sealed_end().unwrap_or(range.end).min(range.end);
+        if end <= position {
+            continue;
+        }
+        position = position.max(segment.base());
+        let mut window = Window::new(&segment);
+        while position < end {
+            if let Some(fence) = fences.iter().find(|fence| fence.contains(&position)) {
+                position = fence.end;
+                continue;
+            }
+            let header = match window.frame(position)? {
+                Ok(header) => header,
+                Err(fault) => {
+                    let at = segment.header.file_position(position).0;
+                    return Err(StorageError::corrupt(&segment.path, at)(fault));
+                }
+            };
+            if header.kind != FrameKind::Seal {
+                let payload = window.payload(&header)?;
+                each(&header, payload)?;
+            }
+            position = header.end();
+        }
+    }
+    Ok(())
+}
