@@ -15,6 +15,8 @@ mod expressions;
 mod lexer;
 mod limits;
 mod made;
+#[cfg(feature = "oracle")]
+pub mod oracle;
 mod parser;
 mod pattern;
 mod planes;

@@ -432,7 +432,7 @@ impl<'a> Parser<'a> {
             |near| format!("did you mean sys.{}?", near.name()),
         );
         let name = excerpt(name);
-        self.fail(format!("there is no system value {name}; {near} A property of that name is \"{name}\""))
+        self.fail(format!("there is no system value {name}; {near} (in double quotes it is a property)"))
     }
 }
 
@@ -454,7 +454,7 @@ fn nearest(name: &str) -> Option<System> {
     System::ALL
         .into_iter()
         .map(|system| (edits(&name, system.name()), system))
-        .filter(|(edits, system)| *edits * 2 <= system.name().len())
+        .filter(|(edits, system)| *edits * 2 <= system.name().len().max(4))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, system)| system)
 }

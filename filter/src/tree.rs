@@ -108,6 +108,16 @@ impl ColumnName {
     }
 }
 
+#[cfg(feature = "oracle")]
+impl From<ColumnRef<'_>> for ColumnName {
+    fn from(name: ColumnRef<'_>) -> Self {
+        match name {
+            ColumnRef::Property(name) => Self::Property(name.to_owned()),
+            ColumnRef::System(system) => Self::System(system),
+        }
+    }
+}
+
 /// A checked selector.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
@@ -307,6 +317,7 @@ impl Checker<'_> {
         }
         let from = compare(value.clone(), Comparison::GreaterEqual, low_value, negated);
         let to = compare(value, Comparison::LessEqual, high_value, negated);
+        // Each of the two ranges has one bound, at different ends.
         Ok(match (from, to) {
             (
                 Condition::Test(Test { check: Check::Number { operand, range: from }, negated }),
@@ -318,7 +329,10 @@ impl Checker<'_> {
                 Condition::Test(Test { check: Check::Text { operand, range: from }, negated }),
                 Condition::Test(Test { check: Check::Text { operand: other, range: to }, .. }),
             ) if operand == other => Condition::test(
-                Check::Text { operand, range: TextRange { low: from.low, high: to.high } },
+                Check::Text {
+                    operand,
+                    range: TextRange { low: from.low.or(to.low), high: from.high.or(to.high) },
+                },
                 negated,
             ),
             (from, to) => {

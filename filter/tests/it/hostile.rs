@@ -1,0 +1,103 @@
+//! Texts made to hurt: each is answered at once, with an error or a selector.
+
+use std::time::{Duration, Instant};
+
+use weir_columns::{ColumnRef, Value};
+use weir_filter::{
+    Dialect, Limits, Predicate, Selector, SelectorError,
+    oracle::{Row, Shape, VecRows},
+};
+
+fn parse(text: &str) -> Result<Selector, SelectorError> {
+    Selector::parse(text, Dialect::Sql92, &Limits::default())
+}
+
+/// Limits that only the depth bounds.
+const WIDE: Limits = Limits {
+    text_bytes_max: usize::MAX,
+    tokens_max: usize::MAX,
+    depth_max: usize::MAX,
+    list_max: usize::MAX,
+    pattern_bytes_max: usize::MAX,
+};
+
+#[test]
+fn negations_and_signs_in_a_row_are_fine() {
+    assert!(parse(&format!("{}a", "NOT ".repeat(40))).is_ok());
+    assert!(parse(&format!("a = {}5", "- ".repeat(400))).is_ok());
+    assert!(Selector::parse(&format!("{}a", "NOT ".repeat(100_000)), Dialect::Sql92, &WIDE).is_ok());
+}
+
+#[test]
+fn deep_nesting_is_refused_where_it_gets_too_deep() {
+    assert!(parse(&format!("{}a = 5{}", "(".repeat(32), ")".repeat(32))).is_ok());
+    assert_eq!(parse(&format!("{}a = 5{}", "(".repeat(33), ")".repeat(33))).unwrap_err().position(), 32);
+    let deep = "(".repeat(100_000);
+    assert!(parse(&deep).unwrap_err().message().contains("8192 bytes"));
+    // No setting lets a text recurse without bound.
+    assert_eq!(Selector::parse(&deep, Dialect::Sql92, &WIDE).unwrap_err().position(), Limits::DEPTH_CEILING);
+    let alternating = "NOT (".repeat(100_000);
+    assert!(Selector::parse(&alternating, Dialect::Sql92, &WIDE).is_err());
+}
+
+#[test]
+fn wide_selectors_make_wide_trees() {
+    let one_column: Vec<String> = (0..50_000).map(|n| format!("a = {n}")).collect();
+    let text = one_column.join(" OR ");
+    assert!(parse(&text).is_err());
+    let selector = Selector::parse(&text, Dialect::Sql92, &WIDE).unwrap();
+    let row: Row = [("a", Value::Text("49999".to_owned()))].into_iter().collect();
+    let verdicts = Predicate::new(&selector).evaluate(&VecRows::new(vec![row]), None).unwrap();
+    assert!(verdicts.matches.value(0));
+
+    let many_columns: Vec<String> = (0..20_000).map(|n| format!("a{n} = 1")).collect();
+    let selector = Selector::parse(&many_columns.join(" AND "), Dialect::Sql92, &WIDE).unwrap();
+    assert_eq!(selector.columns().count(), 20_000);
+
+    let sum = vec!["1"; 100_000].join(" + ");
+    assert!(Selector::parse(&format!("a = {sum}"), Dialect::Sql92, &WIDE).is_ok());
+}
+
+#[test]
+fn bounds_are_told_with_their_place() {
+    let list: Vec<String> = (0..257).map(|n| n.to_string()).collect();
+    let error = Selector::parse(
+        &format!("a IN ({})", list.join(",")),
+        Dialect::Sql92,
+        &Limits { tokens_max: 10_000, ..Limits::default() },
+    );
+    assert!(error.unwrap_err().message().contains("256 entries"));
+    let error = parse(&format!("a LIKE '{}'", "x".repeat(1025))).unwrap_err();
+    assert!(error.message().contains("1024 bytes") && error.position() == 7, "{error}");
+    let error = parse(&vec!["a"; 300].join(" OR ")).unwrap_err();
+    assert!(error.message().contains("512 words"), "{error}");
+}
+
+#[test]
+fn garbage_is_refused_at_once() {
+    let start = Instant::now();
+    for byte in ["\0", "(", "'", "a", "é", "-", "/*", "NOT ", "0", "\u{feff}"] {
+        let text = byte.repeat((1 << 20) / byte.len());
+        let error = parse(&text).unwrap_err();
+        assert!(error.report(&text).len() < 1000);
+        let long = Selector::parse(&text, Dialect::Sql92, &WIDE);
+        assert!(byte == "a" || byte == "é" || long.is_err());
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn patterns_made_to_be_slow_are_judged_in_linear_time() {
+    let start = Instant::now();
+    let rows: Vec<Row> =
+        (0..50).map(|n| [("a", Value::Text("a".repeat(10_000 + n)))].into_iter().collect()).collect();
+    for pattern in ["%a".repeat(400) + "b", "%a_".repeat(300) + "%b", "_".repeat(900) + "%b"] {
+        let selector = parse(&format!("a LIKE '{pattern}'")).unwrap();
+        for shape in [Shape::Dictionary, Shape::Plain] {
+            let rows = VecRows::new(rows.clone()).with_shape(ColumnRef::Property("a"), shape);
+            let verdicts = Predicate::new(&selector).evaluate(&rows, None).unwrap();
+            assert_eq!(verdicts.matches.count_set_bits(), 0);
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
