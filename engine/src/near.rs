@@ -48,8 +48,9 @@ mod tests {
     #[test]
     fn the_nearest_names_come_first() {
         let names = ["price", "prices", "Region", "origin", "dest"];
-        assert_eq!(near("prise", names), ["price", "prices"]);
-        assert_eq!(near("region", names), ["Region", "origin"]);
+        assert_eq!(near("prise", names), ["price"]);
+        assert_eq!(near("prices", names), ["prices", "price"]);
+        assert_eq!(near("region", names), ["Region"]);
         assert!(near("something else", names).is_empty());
     }
 }

@@ -147,6 +147,19 @@ impl Block {
         self.words(Fixed::Size).map_err(|damage| self.damaged(damage))
     }
 
+    /// Returns the message of a row, read from the log.
+    ///
+    /// # Errors
+    ///
+    /// If the record cannot be read, or is lost.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    pub fn message(&self, row: usize) -> Result<StoredMessage, StorageError> {
+        self.log.read(LogPosition(self.positions.value(row)))
+    }
+
     /// Returns the names of all properties that some row has, each once.
     pub fn property_names(&self) -> impl Iterator<Item = &str> {
         let columns = (0..self.header().columns as usize).filter_map(|number| {
