@@ -12,6 +12,7 @@ mod name;
 mod near;
 mod publish;
 mod pull;
+mod reading;
 mod reads;
 mod scan;
 mod schema;

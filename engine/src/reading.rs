@@ -1,0 +1,42 @@
+//! What a broker keeps for those who read tables and pull batches.
+
+use weir_storage::{QueueId, QueueView, TopicId};
+
+use crate::{
+    broker::{Broker, BrokerOptions},
+    error::EngineError,
+    reads::ReadPool,
+    schema::Inference,
+};
+
+/// Part of every broker.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// Where pulls read.
+    pub(crate) pool: ReadPool,
+    /// The types of properties.
+    pub(crate) inference: Inference,
+}
+
+impl Reading {
+    /// Returns it for a broker that is opened with `options`.
+    pub(crate) fn new(options: &BrokerOptions) -> Self {
+        Self { pool: ReadPool::new(options.read_threads), inference: Inference::default() }
+    }
+}
+
+impl Broker {
+    /// Returns what is kept for readers.
+    pub(crate) fn reading(&self) -> &Reading {
+        todo!()
+    }
+
+    /// Returns a queue as it is now.
+    ///
+    /// # Errors
+    ///
+    /// If topic or queue does not exist.
+    pub(crate) fn queue_view(&self, topic: TopicId, queue: QueueId) -> Result<QueueView, EngineError> {
+        todo!()
+    }
+}
