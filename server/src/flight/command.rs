@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use weir_engine::ColumnType;
 
 /// The version of the pull command, and the value of its field `pull`.
 pub const PULL_VERSION: u32 = 1;
@@ -34,7 +35,7 @@ pub struct PullCommand {
     pub columns: Option<Vec<String>>,
     /// Fixes the types of properties; what does not convert is null.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub types: BTreeMap<String, String>,
+    pub types: BTreeMap<String, ColumnType>,
     /// A selector; the broker sends only rows for which it is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
@@ -84,7 +85,7 @@ pub enum PullStart {
     Earliest(Yes),
     /// After the newest message.
     Latest(Yes),
-    /// At an offset per queue; queues that are not named are not read.
+    /// At these offsets, by queue; other queues at the earliest retained message.
     Offsets(BTreeMap<u32, u64>),
     /// At the first message stored at this time or later.
     Timestamp(Moment),
@@ -98,7 +99,7 @@ pub enum PullStart {
 pub enum PullEnd {
     /// After what is visible when the command is planned.
     Snapshot(Yes),
-    /// Before an offset per queue.
+    /// Before these offsets, by queue; other queues after what is visible.
     Offsets(BTreeMap<u32, u64>),
     /// Before the first message stored at this time or later.
     Timestamp(Moment),
@@ -215,8 +216,10 @@ pub struct BatchMetadata {
 pub enum EndOfStream {
     /// All that was asked for was sent.
     End,
-    /// A limit of the command was reached.
-    Limit,
+    /// The number of rows that was asked for was sent.
+    MaxRows,
+    /// The number of bytes that was asked for was sent.
+    MaxBytes,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -1,0 +1,111 @@
+//! Who calls: the `authorization` header of every call, and `Handshake`, which turns a password into a token.
+//!
+//! There are no accounts yet, so every caller is let in; listeners beyond loopback need `--insecure` to say
+//! that this is meant. Clients that are configured with a password handshake all the same, and take the
+//! token from the header of the answer.
+
+use arrow_flight::HandshakeResponse;
+use base64::{Engine as _, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use tonic::{
+    Request, Response, Status, Streaming,
+    metadata::{Ascii, MetadataMap, MetadataValue},
+};
+use weir_engine::Broker;
+
+const AUTHORIZATION: &str = "authorization";
+
+/// What the `authorization` header says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Credentials<'a> {
+    /// No header.
+    None,
+    /// A user name; the password is not kept.
+    Basic { user: String },
+    /// A token.
+    Bearer(&'a str),
+}
+
+/// Returns the credentials of a call.
+pub(crate) fn credentials(metadata: &MetadataMap) -> Result<Credentials<'_>, Status> {
+    let Some(header) = metadata.get(AUTHORIZATION) else {
+        return Ok(Credentials::None);
+    };
+    let wrong = || Status::unauthenticated("the authorization header is neither Basic nor Bearer");
+    let (scheme, rest) = header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(wrong)?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(Credentials::Bearer(rest.trim()));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(wrong());
+    }
+    let decoded = BASE64_STANDARD.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    match decoded.as_deref().and_then(|text| text.split_once(':')) {
+        Some((user, _)) => Ok(Credentials::Basic { user: user.to_owned() }),
+        None => Err(Status::unauthenticated("the Basic credentials are not base64 of USER:PASSWORD")),
+    }
+}
+
+/// Decides whether a call may go on. The place where accounts will be asked.
+pub(crate) fn admit(metadata: &MetadataMap) -> Result<(), Status> {
+    credentials(metadata).map(|_| ())
+}
+
+/// Answers `Handshake`: echoes the payload, and gives a token for what comes next.
+pub(crate) async fn handshake(
+    broker: &Broker,
+    request: Request<Streaming<arrow_flight::HandshakeRequest>>,
+) -> Result<Response<super::BoxedStream<HandshakeResponse>>, Status> {
+    let token = match credentials(request.metadata())? {
+        Credentials::Bearer(token) => token.to_owned(),
+        Credentials::Basic { .. } | Credentials::None => new_token(broker),
+    };
+    let header = bearer(&token)?;
+    let payload = first_payload(request.into_inner()).await?;
+    let answer = HandshakeResponse { protocol_version: 0, payload };
+    let stream: super::BoxedStream<_> = Box::pin(futures::stream::iter([Ok(answer)]));
+    let mut response = Response::new(stream);
+    response.metadata_mut().insert(AUTHORIZATION, header);
+    Ok(response)
+}
+
+/// Clients may end the stream without a message: what counts is the header.
+async fn first_payload(mut requests: Streaming<arrow_flight::HandshakeRequest>) -> Result<Bytes, Status> {
+    Ok(requests.message().await?.map(|request| request.payload).unwrap_or_default())
+}
+
+fn new_token(broker: &Broker) -> String {
+    let random = uuid::Uuid::new_v4();
+    BASE64_URL_SAFE_NO_PAD.encode(broker.sign("flight-session", random.as_bytes()))
+}
+
+fn bearer(token: &str) -> Result<MetadataValue<Ascii>, Status> {
+    format!("Bearer {token}")
+        .parse()
+        .map_err(|_| Status::unauthenticated("the token holds forbidden characters"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_schemes_are_read_and_others_refused() {
+        let of = |header: &'static str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(AUTHORIZATION, MetadataValue::from_static(header));
+            match credentials(&metadata) {
+                Ok(Credentials::Basic { user }) => Ok(format!("basic {user}")),
+                Ok(Credentials::Bearer(token)) => Ok(format!("bearer {token}")),
+                Ok(Credentials::None) => Ok(String::new()),
+                Err(status) => Err(status.code()),
+            }
+        };
+        assert_eq!(of("Basic dTpw"), Ok("basic u".into()));
+        assert_eq!(of("bearer abc"), Ok("bearer abc".into()));
+        for wrong in ["Basic", "Basic !!!", "Basic dXA=", "Digest x", ""] {
+            assert_eq!(of(wrong), Err(tonic::Code::Unauthenticated), "{wrong:?}");
+        }
+        assert_eq!(credentials(&MetadataMap::new()).unwrap(), Credentials::None);
+    }
+}
