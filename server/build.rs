@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .emit_rerun_if_changed(false)
         .bytes(".apache.rocketmq.v2.Message.body")
         .btree_map(".")
+        .codec_path("crate::rocketmq::codec::BoundedCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

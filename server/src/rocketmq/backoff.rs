@@ -65,3 +65,52 @@ fn exponential(caller: &Caller, initial: Duration, max: Duration, multiplier: f6
 fn customized(delays: impl Iterator<Item = Duration>) -> Strategy {
     Strategy::CustomizedBackoff(CustomizedBackoff { next: delays.map(duration).collect() })
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Request;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn each_client_is_told_a_policy_that_it_understands() {
+        let exponential = RetryPolicy::Exponential { initial: SECOND, max: 60 * SECOND, multiplier: 2.0 };
+        let listed = RetryPolicy::Customized(vec![SECOND, 5 * SECOND]);
+        for (language, version, retry, expected) in [
+            ("JAVA", "5.0.8", &exponential, "1s..60s x2"),
+            ("JAVA", "5.0.8", &listed, "1s 5s"),
+            ("PYTHON", "5.1.2", &exponential, "1s 2s 4s"),
+            ("PYTHON", "5.1.2", &listed, "1s 5s"),
+            // A second is a millisecond to this one.
+            ("HTTP", "1.0.8", &exponential, "1000s..60000s x2"),
+            ("NODE_JS", "1.0.9", &exponential, "1s..60s x2"),
+            ("NODE_JS", "1.0.9", &listed, "1s..5s x2"),
+        ] {
+            let spec = GroupSpec { max_attempts: 3, retry: retry.clone(), ..GroupSpec::default() };
+            let policy = consumer(&caller(language, version), &spec);
+            assert_eq!(policy.max_attempts, 3);
+            assert_eq!(text(policy.strategy), expected, "{language} {version}");
+        }
+        assert_eq!(text(producer(&caller("JAVA", "5.0.8")).strategy), "0.01s..1s x2");
+    }
+
+    fn text(strategy: Option<Strategy>) -> String {
+        let seconds =
+            |wire: &prost_types::Duration| format!("{}s", wire.seconds as f64 + f64::from(wire.nanos) / 1e9);
+        match strategy.unwrap() {
+            Strategy::CustomizedBackoff(list) => list.next.iter().map(seconds).collect::<Vec<_>>().join(" "),
+            Strategy::ExponentialBackoff(ExponentialBackoff { initial, max, multiplier }) => {
+                format!("{}..{} x{multiplier}", seconds(&initial.unwrap()), seconds(&max.unwrap()))
+            }
+        }
+    }
+
+    fn caller(language: &str, version: &str) -> Caller {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("x-mq-language", language.parse().unwrap());
+        request.metadata_mut().insert("x-mq-client-version", version.parse().unwrap());
+        Caller::of(&request)
+    }
+}

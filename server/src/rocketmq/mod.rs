@@ -11,6 +11,7 @@ mod assignment;
 mod backoff;
 mod caller;
 mod change;
+mod codec;
 mod convert;
 mod dead_letter;
 mod heartbeat;
