@@ -1,0 +1,151 @@
+"""The official Python client against Weir. Arguments and output: ../README.md."""
+
+import argparse
+import json
+import sys
+import threading
+import time
+
+from rocketmq import (
+    ClientConfiguration,
+    ConsumeResult,
+    Credentials,
+    FilterExpression,
+    Message,
+    MessageListener,
+    Producer,
+    PushConsumer,
+    SimpleConsumer,
+)
+from rocketmq.grpc_protocol import FilterType
+
+COLORS = ["red", "green", "blue"]
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("action", choices=["publish", "receive", "push"])
+    parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--topic", required=True)
+    parser.add_argument("--group")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--where")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--expect", type=int)
+    parser.add_argument("--property", default="n")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--invisible", type=int, default=15)
+    return parser.parse_args()
+
+
+def message(topic, n):
+    made = Message()
+    made.topic = topic
+    made.body = f"message {n}".encode()
+    made.tag = "odd" if n % 2 else "even"
+    made.keys = f"key-{n}"
+    made.add_property("n", str(n))
+    made.add_property("color", COLORS[n % 3])
+    if n % 5:
+        made.add_property("price", str(n * 1.5))
+    return made
+
+
+def is_wrong(received):
+    if received.corrupted:
+        return True
+    n = received.properties.get("n")
+    if n is None or "color" not in received.properties:
+        return False
+    tag = "odd" if int(n) % 2 else "even"
+    keys = list(received.keys)
+    return received.body != f"message {n}".encode() or received.tag != tag or keys != [f"key-{n}"]
+
+
+class Tally:
+    """What has been acknowledged, and when it is enough."""
+
+    def __init__(self, args):
+        self.args = args
+        self.end = time.monotonic() + args.seconds
+        self.values = []
+        self.wrong = 0
+        self.latest = time.monotonic()
+        self.lock = threading.Lock()
+
+    def add(self, received):
+        with self.lock:
+            self.values.append(received.properties.get(self.args.property))
+            self.wrong += is_wrong(received)
+            self.latest = time.monotonic()
+
+    def enough(self):
+        with self.lock:
+            now = time.monotonic()
+            expect = self.args.expect
+            complete = expect is not None and len(self.values) >= expect and now > self.latest + 2
+            return complete or self.full() or now > self.end
+
+    def full(self):
+        return self.args.limit is not None and len(self.values) >= self.args.limit
+
+    def report(self):
+        return {"client": "python", "values": self.values, "wrong": self.wrong}
+
+
+class Listener(MessageListener):
+    def __init__(self, tally):
+        self.tally = tally
+
+    def consume(self, received):
+        self.tally.add(received)
+        return ConsumeResult.SUCCESS
+
+
+def publish(args, configuration):
+    producer = Producer(configuration, (args.topic,))
+    producer.startup()
+    for n in range(args.count):
+        producer.send(message(args.topic, n))
+    producer.shutdown()
+    return {"client": "python", "published": args.count}
+
+
+def receive(args, configuration, subscription):
+    consumer = SimpleConsumer(configuration, args.group, subscription, await_duration=1)
+    consumer.startup()
+    tally = Tally(args)
+    while not tally.enough():
+        for received in consumer.receive(32, args.invisible):
+            if tally.full():
+                break
+            consumer.ack(received)
+            tally.add(received)
+    consumer.shutdown()
+    return tally.report()
+
+
+def push(args, configuration, subscription):
+    tally = Tally(args)
+    consumer = PushConsumer(configuration, args.group, Listener(tally), subscription)
+    consumer.startup()
+    while not tally.enough():
+        time.sleep(0.1)
+    consumer.shutdown()
+    return tally.report()
+
+
+def main():
+    args = arguments()
+    configuration = ClientConfiguration(args.endpoint, Credentials())
+    if args.action == "publish":
+        report = publish(args, configuration)
+    else:
+        subscription = {args.topic: FilterExpression(args.where, FilterType.SQL)}
+        act = receive if args.action == "receive" else push
+        report = act(args, configuration, subscription)
+    print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

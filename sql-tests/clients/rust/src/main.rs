@@ -1,0 +1,149 @@
+//! The official Rust client against Weir. Arguments and output: ../README.md.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    time::{Duration, Instant},
+};
+
+use rocketmq::{
+    Producer, SimpleConsumer,
+    conf::{ClientOption, ProducerOption, SimpleConsumerOption},
+    model::{
+        common::{FilterExpression, FilterType},
+        message::{MessageBuilder, MessageView},
+    },
+};
+use serde_json::{Value, json};
+
+const COLORS: [&str; 3] = ["red", "green", "blue"];
+
+/// Messages that are sent in one call.
+const BATCH: usize = 10;
+
+struct Arguments(HashMap<String, String>);
+
+impl Arguments {
+    fn read() -> Result<(String, Self), String> {
+        let mut words = std::env::args().skip(1);
+        let action = words.next().ok_or("no action")?;
+        let mut values = HashMap::new();
+        while let Some(word) = words.next() {
+            let name = word.strip_prefix("--").ok_or(format!("{word} is not an option"))?;
+            values.insert(name.to_owned(), words.next().ok_or(format!("{word} has no value"))?);
+        }
+        Ok((action, Self(values)))
+    }
+
+    fn text(&self, name: &str) -> Result<&str, String> {
+        self.0.get(name).map(String::as_str).ok_or(format!("--{name} is missing"))
+    }
+
+    fn number(&self, name: &str, otherwise: usize) -> Result<usize, String> {
+        let Some(text) = self.0.get(name) else { return Ok(otherwise) };
+        text.parse().map_err(|_| format!("--{name} is no number"))
+    }
+
+    fn client_option(&self) -> Result<ClientOption, String> {
+        let mut option = ClientOption::default();
+        option.set_access_url(self.text("endpoint")?);
+        option.set_enable_tls(false);
+        option.set_long_polling_timeout(Duration::from_secs(1));
+        Ok(option)
+    }
+}
+
+async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
+    let (topic, count) = (arguments.text("topic")?, arguments.number("count", 100)?);
+    let mut option = ProducerOption::default();
+    option.set_topics(vec![topic]);
+    let mut producer = Producer::new(option, arguments.client_option()?)?;
+    producer.start().await?;
+    let numbers: Vec<usize> = (0..count).collect();
+    for batch in numbers.chunks(BATCH) {
+        let messages = batch.iter().map(|n| message(topic, *n)).collect::<Result<Vec<_>, _>>()?;
+        let receipts = producer.batch_send(messages).await?;
+        assert_eq!(receipts.len(), batch.len(), "a receipt for each message");
+    }
+    producer.shutdown().await?;
+    Ok(json!({"client": "rust", "published": count}))
+}
+
+fn message(
+    topic: &str,
+    n: usize,
+) -> Result<impl rocketmq::model::message::Message, rocketmq::error::ClientError> {
+    let mut properties =
+        HashMap::from([("n", n.to_string()), ("color", COLORS[n % COLORS.len()].to_owned())]);
+    if !n.is_multiple_of(5) {
+        properties.insert("price", format!("{:.1}", n as f64 * 1.5));
+    }
+    MessageBuilder::builder()
+        .set_topic(topic)
+        .set_body(format!("message {n}").into_bytes())
+        .set_tag(tag(n))
+        .set_keys(vec![format!("key-{n}")])
+        .set_properties(properties)
+        .build()
+}
+
+fn tag(n: usize) -> &'static str {
+    if n.is_multiple_of(2) { "even" } else { "odd" }
+}
+
+fn is_wrong(received: &MessageView) -> bool {
+    let properties = received.properties();
+    let Some(n) = properties.get("n").and_then(|n| n.parse().ok()) else { return false };
+    if !properties.contains_key("color") {
+        return false;
+    }
+    received.body() != format!("message {n}").as_bytes()
+        || received.tag() != Some(tag(n))
+        || received.keys() != [format!("key-{n}")]
+}
+
+async fn receive(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
+    let topic = arguments.text("topic")?;
+    let limit = arguments.number("limit", usize::MAX)?;
+    let expect = arguments.number("expect", usize::MAX)?;
+    let property = arguments.text("property").unwrap_or("n");
+    let invisible = Duration::from_secs(arguments.number("invisible", 15)? as u64);
+    let end = Instant::now() + Duration::from_secs(arguments.number("seconds", 60)? as u64);
+    let filter = FilterExpression::new(FilterType::Sql, arguments.text("where")?);
+
+    let mut option = SimpleConsumerOption::default();
+    option.set_consumer_group(arguments.text("group")?);
+    option.set_topics(vec![topic]);
+    let mut consumer = SimpleConsumer::new(option, arguments.client_option()?)?;
+    consumer.start().await?;
+
+    let (mut values, mut wrong, mut latest) = (Vec::new(), 0, Instant::now());
+    while values.len() < limit && Instant::now() < end {
+        if values.len() >= expect && latest.elapsed() > Duration::from_secs(2) {
+            break;
+        }
+        for received in consumer.receive_with(topic, &filter, 32, invisible).await? {
+            if values.len() >= limit {
+                break;
+            }
+            consumer.ack(&received).await?;
+            wrong += usize::from(is_wrong(&received));
+            values.push(received.properties().get(property).cloned());
+            latest = Instant::now();
+        }
+    }
+    consumer.shutdown().await?;
+    Ok(json!({"client": "rust", "values": values, "wrong": wrong}))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let (action, arguments) = Arguments::read()?;
+    let report = match action.as_str() {
+        "publish" => publish(&arguments).await?,
+        "receive" => receive(&arguments).await?,
+        other => return Err(format!("the client has no action {other}").into()),
+    };
+    println!("{report}");
+    Ok(())
+}
