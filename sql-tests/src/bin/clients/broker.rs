@@ -1,0 +1,78 @@
+//! The binary under test as a process.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// How long a start may take.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// A running broker. It is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Weir {
+    process: Child,
+    /// Where it listens: host and port.
+    pub(crate) endpoint: String,
+}
+
+impl Weir {
+    /// Starts the broker on a free port, and returns once it is ready.
+    pub(crate) fn start(binary: &Path, data_dir: &Path) -> Result<Self> {
+        let mut process = Command::new(binary)
+            .args(["serve", "--listen", "127.0.0.1:0", "--auto-create-topics", "--data"])
+            .arg(data_dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let output = process.stdout.take().context("the output of the broker is not piped")?;
+        let (sender, ready) = mpsc::channel();
+        // Reads on after that, so that the broker never waits for its output to be read.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("ready on ") {
+                    let endpoint = address.rsplit("//").next().unwrap_or(address).trim().to_owned();
+                    let _ = sender.send(endpoint);
+                }
+            }
+        });
+        match ready.recv_timeout(START_MAX) {
+            Ok(endpoint) => Ok(Self { process, endpoint }),
+            Err(_) => {
+                let _ = process.kill();
+                bail!("the broker did not become ready (it ended with {:?})", process.wait());
+            }
+        }
+    }
+
+    /// Ends the broker as a crash would.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.process.kill().context("cannot kill the broker")?;
+        self.process.wait().context("the killed broker does not end")?;
+        Ok(())
+    }
+
+    /// Asks the broker to stop, and returns once it has.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let id = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).context("cannot stop the broker")?;
+        let status = self.process.wait().context("the broker does not stop")?;
+        if !status.success() {
+            bail!("the broker stopped with {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Weir {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
