@@ -27,6 +27,8 @@ pub use journal::{JournalDone, JournalEntry, LeaseRow, OpenRow, SelectorKind, Wa
 pub use log::appender::{Append, AppendDone, Appended};
 pub use message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage};
 pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset, TopicId};
+#[doc(hidden)]
+pub use queue::measure;
 pub use queue::{
     block::Block,
     segment::Segment,

@@ -277,6 +277,11 @@ impl RunBuilder {
         self.find_column(name).or_else(|| self.new_column(name, &mut |_| true))
     }
 
+    /// Says that hardly any value of a column comes twice, so that none is looked for.
+    pub(crate) fn expect_unique(&mut self, column: usize) {
+        self.columns[column].unique = true;
+    }
+
     /// Returns the column of this name, if there is one.
     pub(crate) fn existing_column(&self, name: &str) -> Option<usize> {
         self.find_column(name)
@@ -424,6 +429,8 @@ pub(crate) struct ColumnBuilder {
     bits: Vec<u64>,
     /// Codes by hash, once there are more than [`LINEAR_MAX`].
     table: HashTable<u16>,
+    /// Every value gets a code of its own, and no hash.
+    unique: bool,
 }
 
 impl ColumnBuilder {
@@ -465,6 +472,9 @@ impl ColumnBuilder {
     }
 
     fn code_of_known(&mut self, hasher: &RandomState, value: KnownValue<'_>) -> (u16, usize) {
+        if self.unique {
+            return (self.append(value), value.text.len() + 20);
+        }
         let identity = Identity::of(value);
         let hash = identity.hash(hasher);
         self.find(hash, identity).map_or_else(|| self.insert(hash, value), |code| (code, 4))
@@ -492,13 +502,18 @@ impl ColumnBuilder {
         &self.text[start as usize..self.ends[code] as usize]
     }
 
-    fn insert(&mut self, hash: u64, value: KnownValue<'_>) -> (u16, usize) {
-        let code = self.hashes.len() as u16;
-        self.hashes.push(hash);
+    fn append(&mut self, value: KnownValue<'_>) -> u16 {
+        let code = self.kinds.len() as u16;
         self.kinds.push(value.kind as u8);
         self.text.extend_from_slice(value.text.as_bytes());
         self.ends.push(self.text.len() as u32);
         self.bits.push(value.bits);
+        code
+    }
+
+    fn insert(&mut self, hash: u64, value: KnownValue<'_>) -> (u16, usize) {
+        let code = self.append(value);
+        self.hashes.push(hash);
         let hashes = &self.hashes;
         let rehash = |code: &u16| hashes[usize::from(*code)];
         match hashes.len() {
@@ -528,6 +543,7 @@ impl ColumnBuilder {
         self.text.clear();
         self.text.shrink_to(KEPT_BYTES);
         self.bits.clear();
+        self.unique = false;
     }
 
     fn values(&self) -> ValueParts<'_> {
@@ -541,11 +557,14 @@ impl ColumnBuilder {
         let (present, distinct) = (self.rows.len(), self.kinds.len());
         let width = if distinct <= 1 << 8 { 1 } else { 2 };
         let dictionary_bytes = rows * width + distinct * 13 + self.text.len();
-        if rows < WIDE_ROWS {
+        let all_ints = kinds == KindSet::default().with(Kind::Int);
+        if self.unique {
+            if all_ints { Shape::Int } else { Shape::Plain }
+        } else if rows < WIDE_ROWS {
             Shape::Dictionary
         } else if present * 3 < rows {
             Shape::Sparse
-        } else if kinds == KindSet::default().with(Kind::Int) && rows * 8 <= dictionary_bytes {
+        } else if all_ints && rows * 8 <= dictionary_bytes {
             Shape::Int
         } else if distinct * 2 > rows {
             Shape::Plain
@@ -564,7 +583,9 @@ impl ColumnBuilder {
         let entry = writer.column(fixed, self.name.as_bytes(), shape);
         entry.kinds = kinds.0;
         entry.missing = (rows - present) as u32;
-        entry.distinct = distinct as u32;
+        if !self.unique {
+            entry.distinct = distinct as u32;
+        }
         match shape {
             Shape::Sparse => {
                 entry.entries = present as u32;

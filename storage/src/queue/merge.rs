@@ -4,17 +4,21 @@ use std::{ops::Range, sync::Arc};
 
 use arrow_array::Array;
 use arrow_buffer::Buffer;
+use hashbrown::{HashMap, HashSet};
 use weir_columns::{Column, Kind, Values};
 
 use crate::{
     error::StorageError,
-    format::block::{BLOCK_BYTES, BLOCK_ROWS, Damage, Fixed},
+    format::block::{BLOCK_BYTES, BLOCK_ROWS, Damage, Fixed, WIDE_ROWS},
     queue::{
         block::Block,
         builder::{KnownValue, RowFacts, RunBuilder, Target},
         image::Place,
     },
 };
+
+/// A block of fewer rows does not tell whether values repeat.
+const TELLING_ROWS: usize = 512;
 
 /// Some rows of a block.
 #[derive(Clone, Debug)]
@@ -86,13 +90,14 @@ pub(crate) fn merge(builder: &mut RunBuilder, slices: &[Slice]) -> Result<Buffer
         base: header.base.plus(first.rows.start as u64),
     };
     builder.clear();
+    let unique = unique_names(slices);
     for slice in slices {
         debug_assert_eq!(
             slice.block.base().plus(slice.rows.start as u64),
             place.base.plus(builder.rows() as u64),
             "slices are neighbours"
         );
-        if let Err(damage) = add_slice(builder, &slice.block, slice.rows.clone()) {
+        if let Err(damage) = add_slice(builder, &slice.block, slice.rows.clone(), &unique) {
             builder.clear();
             return Err(slice.block.damaged(damage));
         }
@@ -100,7 +105,38 @@ pub(crate) fn merge(builder: &mut RunBuilder, slices: &[Slice]) -> Result<Buffer
     Ok(builder.finish(place))
 }
 
-fn add_slice(builder: &mut RunBuilder, block: &Block, rows: Range<usize>) -> Result<(), Damage> {
+/// Returns the properties that have another value in nearly every row of large blocks: to look for the few
+/// that repeat costs more than it saves.
+fn unique_names(slices: &[Slice]) -> HashSet<Vec<u8>> {
+    let rows: usize = slices.iter().map(|slice| slice.rows.len()).sum();
+    if rows < WIDE_ROWS || slices.iter().any(|slice| slice.block.len() < TELLING_ROWS) {
+        return HashSet::new();
+    }
+    // Counted over whole blocks, which is near enough for the parts that are taken.
+    let mut found: HashMap<Vec<u8>, (usize, usize)> = HashMap::new();
+    for slice in slices {
+        for (_, entry) in slice.block.entries().flatten().filter(|(_, entry)| entry.fixed.is_none()) {
+            let present = slice.block.len() - (entry.missing as usize).min(slice.block.len());
+            let distinct = (entry.distinct as usize).min(present);
+            let counts =
+                found.entry_ref(slice.block.image().name_of(&entry).unwrap_or_default()).or_default();
+            *counts = (counts.0 + present, counts.1 + distinct);
+        }
+    }
+    let is_unique = |present: usize, distinct: usize| distinct * 10 >= present * 9 && present * 2 > rows;
+    found
+        .into_iter()
+        .filter(|(_, (present, distinct))| is_unique(*present, *distinct))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+fn add_slice(
+    builder: &mut RunBuilder,
+    block: &Block,
+    rows: Range<usize>,
+    unique: &HashSet<Vec<u8>>,
+) -> Result<(), Damage> {
     let shift = builder.rows();
     add_facts(builder, block, rows.clone())?;
     let moved = Moved { rows: rows.clone(), shift };
@@ -111,7 +147,12 @@ fn add_slice(builder: &mut RunBuilder, block: &Block, rows: Range<usize>) -> Res
                 let name = block.image().name_of(&entry).and_then(|name| str::from_utf8(name).ok());
                 let name = name.ok_or(Damage::new(0, "the name of a column"))?;
                 match builder.merged_column(name) {
-                    Some(column) => Target::Property(column),
+                    Some(column) => {
+                        if unique.contains(name.as_bytes()) {
+                            builder.expect_unique(column);
+                        }
+                        Target::Property(column)
+                    }
                     None => {
                         add_column_to_rest(builder, name, &block.image().column(number, &entry)?, &moved);
                         continue;

@@ -10,6 +10,7 @@ pub(crate) mod block;
 pub(crate) mod builder;
 pub(crate) mod checkpoint;
 pub(crate) mod image;
+pub mod measure;
 pub(crate) mod merge;
 pub(crate) mod segment;
 pub(crate) mod statistics;

@@ -11,7 +11,7 @@ use hashbrown::HashSet;
 use weir_columns::{Bloom, Column, ColumnRef, ColumnStatistics, Kind, KindSet, Rows, System, Values};
 
 use crate::{
-    format::block::{ALIGNMENT, Damage, NAMES_MAX, NARROW_ALIGNMENT},
+    format::block::{ALIGNMENT, Damage, NAMES_MAX, NARROW_ALIGNMENT, NOT_COUNTED},
     queue::{block::Block, merge::IntText},
     raw::arrays::Parts,
 };
@@ -200,7 +200,10 @@ impl StatisticsBuilder {
                 continue;
             };
             let summary = match block.stored(None, name) {
-                Ok(Some(column)) => Summary::of(&column, block.len(), Some(entry.distinct), true),
+                Ok(Some(column)) => {
+                    let distinct = (entry.distinct != NOT_COUNTED).then_some(entry.distinct);
+                    Summary::of(&column, block.len(), distinct, true)
+                }
                 _ => Summary::default(),
             };
             self.put((PROPERTY, name.to_owned()), number, summary);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     error::StorageError,
+    format::block::{BLOCK_BYTES, BLOCK_ROWS},
     offset::{LogPosition, QueueOffset},
     queue::{
         block::{Block, ReadRecords},
@@ -40,16 +41,8 @@ pub(crate) struct RunList {
 }
 
 impl RunList {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
     pub(crate) fn blocks(&self) -> Arc<[Arc<Block>]> {
         self.runs.iter().map(|run| Arc::clone(&run.block)).collect()
-    }
-
-    pub(crate) fn runs(&self) -> &[Run] {
-        &self.runs
     }
 
     /// Adds a run and merges as many of the last ones as have gathered.
@@ -63,14 +56,25 @@ impl RunList {
         }
     }
 
-    /// Returns the first of the last runs that should become one.
+    /// Returns the first of the last runs that should become one: all that are open once they fill a block;
+    /// before that, those of like size once there are enough, unless the next merge would fill a block.
     fn mergeable(&self) -> Option<usize> {
-        let open = &self.runs[self.frozen..];
-        let last = open.last().filter(|run| !run.full)?;
-        let level_of_last = level(last.block.len());
-        let alike = |run: &&Run| !run.full && level(run.block.len()) <= level_of_last;
-        let count = open.iter().rev().take_while(alike).count();
-        (count >= MERGED).then(|| self.runs.len() - count)
+        let open = self.runs[self.frozen..].iter().rev().take_while(|run| !run.full);
+        let (mut count, mut rows, mut bytes) = (0, 0, 0);
+        let (mut alike, mut alike_rows) = (0, 0);
+        let level_of_last = level(self.runs.last()?.block.len());
+        for run in open {
+            if alike == count && level(run.block.len()) <= level_of_last {
+                (alike, alike_rows) = (alike + 1, alike_rows + run.block.len());
+            }
+            count += 1;
+            rows += run.block.len();
+            bytes += run.block.bytes().len();
+        }
+        let fills = count > 1 && (rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES);
+        let merges = alike >= MERGED && alike_rows < BLOCK_ROWS / 2;
+        let taken = if fills { count } else { alike };
+        (fills || merges).then(|| self.runs.len() - taken)
     }
 
     fn merge_from(
