@@ -58,7 +58,8 @@ async fn receive(
     let lease = lease_time(messaging, &group, &request)?;
     let selector = messaging.selector(Filter::of(request.filter_expression.as_ref()))?;
     let max_messages = batch_size(request.batch_size)?;
-    let wait = poll_time(messaging, caller, &request)?;
+    let request_timeout = messaging.sessions.request_timeout(&caller.client);
+    let wait = poll_time(request.long_polling_timeout.as_ref(), caller.remaining(), request_timeout)?;
     messaging.broker.topic(&topic)?;
     messaging.broker.group_or_create(&group).await?;
     let _waiting = messaging.sessions.enter(caller)?.poll()?;
@@ -108,17 +109,15 @@ fn batch_size(asked: i32) -> Result<usize, Refusal> {
 /// Returns how long to wait for the first message: as long as asked, but never so long that the client gives up
 /// before it has the answer. Without a wish, what the client's own timeout leaves.
 fn poll_time(
-    messaging: &Messaging,
-    caller: &Caller,
-    request: &ReceiveMessageRequest,
+    wish: Option<&prost_types::Duration>,
+    remaining: Option<Duration>,
+    request_timeout: Option<Duration>,
 ) -> Result<Duration, Refusal> {
     let refused = |text| Refusal::new(Code::IllegalPollingTime, text);
-    let remaining = caller.remaining();
-    let wished = match (&request.long_polling_timeout, remaining) {
+    let wished = match (wish, remaining) {
         (Some(wish), _) => positive(wish).ok_or_else(|| refused("the polling time is negative"))?,
         (None, Some(remaining)) => {
-            let timeout = messaging.sessions.request_timeout(&caller.client);
-            remaining.saturating_sub(timeout.unwrap_or(REQUEST_TIMEOUT_DEFAULT) / 2)
+            remaining.saturating_sub(request_timeout.unwrap_or(REQUEST_TIMEOUT_DEFAULT) / 2)
         }
         (None, None) => POLL_MAX,
     };
@@ -230,5 +229,34 @@ impl Messaging {
                 weir_filter::Selector::parse_tags(text, &limits).map_err(EngineError::Selector)?
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_are_as_long_as_asked_and_end_before_the_client_gives_up() {
+        let ms = Duration::from_millis;
+        for (what, wish_ms, remaining_ms, timeout_ms, expected_ms) in [
+            ("nothing said", None, None, None, Some(20_000)),
+            ("no deadline", Some(5000), None, None, Some(5000)),
+            ("Rust asks for 40 s within 40 s", Some(40_000), Some(40_000), None, Some(20_000)),
+            ("Python", Some(20_000), Some(23_000), Some(3000), Some(20_000)),
+            ("Go names no time", None, Some(3000), Some(3000), Some(1500)),
+            ("Go has not sent its settings", None, Some(3000), None, Some(1500)),
+            ("an endless timeout of calls", None, Some(3000), Some(u64::MAX), Some(0)),
+            ("a short wait", Some(0), Some(3000), None, Some(0)),
+            ("the deadline comes first", Some(5000), Some(1000), None, Some(700)),
+            ("the deadline is too near", Some(5000), Some(300), None, None),
+            ("the deadline is over", None, Some(0), None, None),
+        ] {
+            let wish = wish_ms.map(|wish| convert::duration(ms(wish)));
+            let poll = poll_time(wish.as_ref(), remaining_ms.map(ms), timeout_ms.map(ms));
+            assert_eq!(poll.ok(), expected_ms.map(ms), "{what}");
+        }
+        let negative = prost_types::Duration { seconds: 0, nanos: -1 };
+        assert!(poll_time(Some(&negative), None, None).is_err());
     }
 }
