@@ -1,1 +1,353 @@
-//! The configuration file.
+//! The configuration file, and what a start makes of it together with flags and environment.
+//!
+//! The file is TOML. What parses is valid: unknown keys, bad values and tables that contradict themselves are
+//! errors that name the file, the line and the key. `docs/cli.md` lists every key.
+
+use std::{
+    fmt, io,
+    num::{NonZeroU32, NonZeroUsize},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::context::{Address, TlsMode};
+
+/// Where the data lies if neither flag, environment nor file say so.
+pub const DATA_DIR_DEFAULT: &str = "./weir-data";
+
+/// Where a broker listens if nobody says otherwise.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:8081";
+
+/// The whole configuration file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// The data directory. A relative path starts at the file's directory. Default: `./weir-data`.
+    pub data: Option<PathBuf>,
+    /// The name of this node, which routes name. Default: `weir`.
+    pub node_name: NodeName,
+    /// Creates topics that producers and consumers ask for. Default: no.
+    pub auto_create_topics: bool,
+    /// Creates groups that consumers name. Default: yes.
+    pub auto_create_groups: bool,
+    /// Where to listen. Default: one listener at `127.0.0.1:8081` without TLS.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<ListenerConfig>,
+    /// Ad-hoc SQL and batch pull.
+    pub query: QueryConfig,
+}
+
+/// A `[[listener]]` table of the configuration file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "RawListener")]
+pub struct ListenerConfig {
+    /// Where to listen. Port 0 lets the system choose.
+    pub address: Address,
+    /// How connections are protected, and with what.
+    pub tls: TlsMode,
+    /// Certificate chain and key; set unless `tls` is off.
+    pub identity: Option<IdentityFiles>,
+    /// Where clients reach this listener, if not at `address`.
+    pub advertised: Option<Address>,
+    /// How many connections may be open at a time. Default: 10,000.
+    pub connections_max: NonZeroU32,
+}
+
+/// The files of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
+/// The `[query]` table of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct QueryConfig {
+    /// Bytes of memory that ad-hoc SQL may hold.
+    pub memory_bytes: Option<NonZeroUsize>,
+    /// Queries that run at a time.
+    pub slots: Option<NonZeroUsize>,
+    /// Threads that read for receives, pulls and queries.
+    pub read_threads: Option<NonZeroUsize>,
+}
+
+/// The name of a node: up to 64 characters of `a-zA-Z0-9_-.`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct NodeName(String);
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file says something that makes no sense.
+    #[error("{}:{line}:{column}: {message}\n  | {text}\n  | {:>column$}", path.display(), '^')]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1, in characters.
+        column: usize,
+        /// What is wrong, with the key.
+        message: String,
+        /// The line itself, shortened.
+        text: String,
+    },
+}
+
+/// What stands in a `[[listener]]` table, before its keys have been held against each other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawListener {
+    address: Address,
+    #[serde(default)]
+    tls: TlsMode,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    advertised: Option<Address>,
+    connections_max: Option<NonZeroU32>,
+}
+
+const CONNECTIONS_MAX_DEFAULT: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
+const NODE_NAME_CHARS_MAX: usize = 64;
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or says something that makes no sense.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            read_bounded(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config = Self::parse(&text, path)?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        config.resolve(base);
+        Ok(config)
+    }
+
+    /// Reads `text`; `path` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// If the text is not TOML, or says something that makes no sense.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| located(&error, text, path))
+    }
+
+    /// Makes relative paths start at `base`, the directory of the file.
+    fn resolve(&mut self, base: &Path) {
+        if let Some(data) = &mut self.data {
+            *data = base.join(&*data);
+        }
+        for identity in self.listeners.iter_mut().filter_map(|listener| listener.identity.as_mut()) {
+            identity.certificate = base.join(&identity.certificate);
+            identity.key = base.join(&identity.key);
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: None,
+            node_name: NodeName::default(),
+            auto_create_topics: false,
+            auto_create_groups: true,
+            listeners: Vec::new(),
+            query: QueryConfig::default(),
+        }
+    }
+}
+
+impl ListenerConfig {
+    /// Returns a plaintext listener at `address`.
+    pub fn plaintext(address: Address) -> Self {
+        Self {
+            address,
+            tls: TlsMode::Off,
+            identity: None,
+            advertised: None,
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+        }
+    }
+}
+
+impl TryFrom<RawListener> for ListenerConfig {
+    type Error = String;
+
+    fn try_from(raw: RawListener) -> Result<Self, String> {
+        let identity = match (raw.tls, raw.certificate, raw.key) {
+            (TlsMode::Off, None, None) => None,
+            (TlsMode::Off, ..) => {
+                return Err("`certificate` and `key` need `tls = \"on\"` or `tls = \"both\"`".to_owned());
+            }
+            (_, Some(certificate), Some(key)) => Some(IdentityFiles { certificate, key }),
+            (..) => return Err("`tls` needs both `certificate` and `key`, each a PEM file".to_owned()),
+        };
+        if raw.advertised.as_ref().is_some_and(|advertised| advertised.port == 0) {
+            return Err("`advertised` needs the port that clients dial; 0 is none".to_owned());
+        }
+        Ok(Self {
+            address: raw.address,
+            tls: raw.tls,
+            identity,
+            advertised: raw.advertised,
+            connections_max: raw.connections_max.unwrap_or(CONNECTIONS_MAX_DEFAULT),
+        })
+    }
+}
+
+impl Default for NodeName {
+    fn default() -> Self {
+        Self("weir".to_owned())
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(name: NodeName) -> Self {
+        name.0
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if name.is_empty() || name.len() > NODE_NAME_CHARS_MAX || !name.chars().all(allowed) {
+            return Err(format!(
+                "a node name is 1 to {NODE_NAME_CHARS_MAX} letters, digits or _-. characters"
+            ));
+        }
+        Ok(Self(name))
+    }
+}
+
+/// Reads a text file of reasonable size.
+fn read_bounded(path: &Path) -> io::Result<String> {
+    use io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+fn located(error: &toml::de::Error, text: &str, path: &Path) -> ConfigError {
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let before = text.get(..at).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line_text = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+    ConfigError::Invalid {
+        path: path.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+        message: with_key(error.message(), line_text),
+        text: line_text.chars().take(200).collect(),
+    }
+}
+
+/// Says which key the message is about, where the message does not.
+fn with_key(message: &str, line: &str) -> String {
+    let message = message.trim_end().replace('\n', "; ");
+    match line.split_once('=').map(|(key, _)| key.trim()) {
+        Some(key) if !message.contains(&format!("`{key}`")) => format!("{key}: {message}"),
+        _ => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("weir.toml"))
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse(
+            r#"
+            data = "d"
+            node-name = "n-1"
+            auto-create-topics = true
+            auto-create-groups = false
+            [query]
+            memory-bytes = 1000
+            slots = 2
+            read-threads = 3
+            [[listener]]
+            address = "127.0.0.1:0"
+            connections-max = 7
+            [[listener]]
+            address = "[::]:8082"
+            tls = "both"
+            certificate = "c.pem"
+            key = "k.pem"
+            advertised = "broker.example:443"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.data, Some(PathBuf::from("d")));
+        assert!(config.auto_create_topics && !config.auto_create_groups);
+        assert_eq!(config.listeners.len(), 2);
+        assert_eq!(config.listeners[0].connections_max.get(), 7);
+        assert_eq!(config.listeners[1].tls, TlsMode::Both);
+        assert_eq!(config.listeners[1].advertised, Some(Address::new("broker.example", 443)));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let cases = [
+            ("a = 1", "weir.toml:1:1: unknown field `a`"),
+            ("\nnode-name = \"a b\"", "weir.toml:2:13: node-name: a node name is"),
+            ("\n\nauto-create-topics = 3", "weir.toml:3:22: auto-create-topics: invalid type"),
+            ("[query]\nslots = 0", "weir.toml:2:9: slots: invalid value"),
+            ("[[listener]]\ntls = \"off\"", "weir.toml:1:1: missing field `address`"),
+            ("[[listener]]\naddress = \"x\"", "weir.toml:2:11: address: \"x\" is not HOST:PORT"),
+            ("[[listener]]\naddress = \"x:1\"\ntls = \"on\"", "`tls` needs both `certificate` and `key`"),
+            ("[[listener]]\naddress = \"x:1\"\nkey = \"k\"", "`certificate` and `key` need `tls"),
+            ("[[listener]]\naddress = \"x:1\"\nadvertised = \"x:0\"", "`advertised` needs the port"),
+            ("data = ", "weir.toml:1:"),
+        ];
+        for (text, expected) in cases {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{text:?} gives {message}");
+        }
+    }
+
+    #[test]
+    fn paths_start_at_the_directory_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weir.toml");
+        std::fs::write(&path, "data = \"d\"").unwrap();
+        assert_eq!(Config::read(&path).unwrap().data, Some(dir.path().join("d")));
+        assert!(matches!(Config::read(dir.path()), Err(ConfigError::Read { .. })));
+    }
+}

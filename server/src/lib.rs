@@ -10,4 +10,5 @@ pub mod demo;
 pub mod flight;
 pub mod listen;
 pub mod rocketmq;
+pub mod run;
 pub mod status;

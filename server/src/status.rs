@@ -1,9 +1,92 @@
 //! Every error of ours becomes a status of each protocol here, in one `match` per protocol.
 
-use tonic::Status;
+use std::process::ExitCode;
+
+use tonic::{Code as GrpcCode, Status};
 use weir_engine::{EngineError, LimitKind};
+use weir_storage::StorageError;
 
 use crate::rocketmq::proto::Code;
+
+/// How the process ends. The numbers are part of the command line's promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Something failed.
+    Failed = 1,
+    /// The command line or a configuration file makes no sense.
+    Usage = 2,
+    /// What was named does not exist.
+    NotFound = 3,
+    /// The broker, or a check, refused.
+    Refused = 4,
+    /// No broker answers.
+    Unreachable = 5,
+    /// The disk failed. The number is that of `EX_IOERR`.
+    Disk = 74,
+}
+
+impl Exit {
+    /// Returns the word that `--json` uses for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// Returns how a command ends whose call was answered with this gRPC code.
+    pub const fn of_grpc(code: GrpcCode) -> Self {
+        match code {
+            GrpcCode::NotFound => Self::NotFound,
+            GrpcCode::InvalidArgument
+            | GrpcCode::AlreadyExists
+            | GrpcCode::PermissionDenied
+            | GrpcCode::Unauthenticated
+            | GrpcCode::ResourceExhausted
+            | GrpcCode::FailedPrecondition
+            | GrpcCode::OutOfRange
+            | GrpcCode::Unimplemented => Self::Refused,
+            GrpcCode::Unavailable | GrpcCode::DeadlineExceeded => Self::Unreachable,
+            GrpcCode::Ok
+            | GrpcCode::Cancelled
+            | GrpcCode::Unknown
+            | GrpcCode::Aborted
+            | GrpcCode::Internal
+            | GrpcCode::DataLoss => Self::Failed,
+        }
+    }
+
+    /// Returns how a command ends whose call was answered with this code in a RocketMQ status.
+    pub const fn of_rocketmq(code: i32) -> Self {
+        match code / 100 {
+            404 => Self::NotFound,
+            400..=499 => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+
+    /// Returns how a process ends that opens a broker or asks it without a network.
+    pub fn of_engine(error: &EngineError) -> Self {
+        match error {
+            EngineError::TopicNotFound { .. } | EngineError::GroupNotFound { .. } => Self::NotFound,
+            EngineError::Storage(StorageError::Io { .. } | StorageError::Corrupt { .. })
+            | EngineError::DiskFull => Self::Disk,
+            EngineError::Storage(_) | EngineError::Closed => Self::Failed,
+            _ => Self::Refused,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
 
 /// Returns the code by which RocketMQ clients know `error`, or `None` if the broker is stopping: that is told
 /// by failing the call itself.

@@ -260,7 +260,7 @@ impl Client {
     }
 }
 
-fn endpoint(uri: &str, options: &ConnectOptions) -> Result<Endpoint, ClientError> {
+pub(crate) fn endpoint(uri: &str, options: &ConnectOptions) -> Result<Endpoint, ClientError> {
     let wrong = || ClientError::Uri(uri.chars().take(200).collect());
     let (scheme, rest) = uri.split_once("://").ok_or_else(wrong)?;
     let (http, tls) = match scheme {

@@ -1,0 +1,314 @@
+//! `weir group`: consumer groups, how they retry, and where they stand.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{
+    Failure, Global,
+    output::{confirm, count, field, length, list, number_cell, print_json, print_line, table, time},
+};
+use crate::{flight::command::Moment, status::Exit};
+
+/// What to do with consumer groups.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Creates a group. Groups that consumers name are also created by themselves.
+    Create {
+        /// Its name.
+        group: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Lists all groups.
+    List,
+    /// Shows a group: its settings, members, selectors, and how far it has come.
+    Describe {
+        /// Its name.
+        group: String,
+    },
+    /// Changes the settings of a group; what is not named stays.
+    Alter {
+        /// Its name.
+        group: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Moves a group to another place in a topic.
+    Reset {
+        /// Its name.
+        group: String,
+        /// The topic.
+        topic: String,
+        /// Where to: earliest, latest, a time such as 2026-11-01T00:00:00Z, or QUEUE:OFFSET.
+        #[arg(long, value_name = "PLACE", value_parser = place)]
+        to: Value,
+        /// Does not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Deletes a group with all that it remembers.
+    Delete {
+        /// Its name.
+        group: String,
+        /// Does not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// How a group delivers.
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
+    /// How often a message is delivered before it goes to the dead-letter topic. Default: 16.
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u32>,
+    /// The shortest lease that members may ask for. Default: 10s.
+    #[arg(long, value_name = "TIME")]
+    lease_min: Option<humantime::Duration>,
+    /// Where the group begins in a topic that it has not read before. Default: earliest.
+    #[arg(long)]
+    start: Option<Start>,
+    /// Waits after failed deliveries, such as 1s,10s,5m; the last one again and again.
+    #[arg(long, value_name = "TIMES", value_delimiter = ',', conflicts_with_all = ["retry_initial", "retry_max", "retry_multiplier"])]
+    retry: Vec<humantime::Duration>,
+    /// The wait after the first failed delivery. Default: 5s.
+    #[arg(long, value_name = "TIME")]
+    retry_initial: Option<humantime::Duration>,
+    /// The longest wait after a failed delivery. Default: 2h.
+    #[arg(long, value_name = "TIME")]
+    retry_max: Option<humantime::Duration>,
+    /// How much longer each wait is than the one before. Default: 2.
+    #[arg(long, value_name = "FACTOR")]
+    retry_multiplier: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Start {
+    Earliest,
+    Latest,
+}
+
+const RETRY_INITIAL: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(2 * 60 * 60);
+const RETRY_MULTIPLIER: f64 = 2.0;
+
+impl Settings {
+    /// Returns the body of an action on `group` with these settings.
+    fn body(&self, group: &str) -> Value {
+        let mut body = json!({ "group": group });
+        if let Some(attempts) = self.max_attempts {
+            body["max_attempts"] = attempts.into();
+        }
+        if let Some(lease) = self.lease_min {
+            body["lease_min_ms"] = ms(*lease).into();
+        }
+        if let Some(start) = self.start {
+            body["start"] = match start {
+                Start::Earliest => "earliest".into(),
+                Start::Latest => "latest".into(),
+            };
+        }
+        if !self.retry.is_empty() {
+            let waits: Vec<u64> = self.retry.iter().map(|wait| ms(**wait)).collect();
+            body["retry"] = json!({ "customized_ms": waits });
+        }
+        if self.retry_initial.is_some() || self.retry_max.is_some() || self.retry_multiplier.is_some() {
+            body["retry"] = json!({ "exponential": {
+                "initial_ms": ms(self.retry_initial.map_or(RETRY_INITIAL, |wait| *wait)),
+                "max_ms": ms(self.retry_max.map_or(RETRY_MAX, |wait| *wait)),
+                "multiplier": self.retry_multiplier.unwrap_or(RETRY_MULTIPLIER),
+            }});
+        }
+        body
+    }
+}
+
+pub(crate) async fn run(command: GroupCommand, global: &Global) -> Result<(), Failure> {
+    match command {
+        GroupCommand::Create { group, settings } => {
+            change("CreateGroup", &settings.body(&group), "created", global).await
+        }
+        GroupCommand::List => show_list(global).await,
+        GroupCommand::Describe { group } => describe(&group, global).await,
+        GroupCommand::Alter { group, settings } => {
+            let body = settings.body(&group);
+            if body.as_object().is_some_and(|body| body.len() == 1) {
+                return Err(Failure::new(Exit::Usage, "nothing to change; see weir group alter --help"));
+            }
+            change("AlterGroup", &body, "changed", global).await
+        }
+        GroupCommand::Reset { group, topic, to, yes } => reset(&group, &topic, &to, yes, global).await,
+        GroupCommand::Delete { group, yes } => delete(&group, yes, global).await,
+    }
+}
+
+async fn change(action: &str, body: &Value, done: &str, global: &Global) -> Result<(), Failure> {
+    let answer = global.connect().await?.action(action, body).await?;
+    if global.json {
+        return print_json(&answer);
+    }
+    print_line(&format!("{done} group {}\n{}", field(body, "group"), settings(&answer)))
+}
+
+async fn show_list(global: &Global) -> Result<(), Failure> {
+    let answer = global.connect().await?.action("ListGroups", &json!({})).await?;
+    if global.json {
+        return print_json(&answer);
+    }
+    let groups = list(&answer, "groups");
+    if groups.is_empty() {
+        return print_line("no groups; the first consumer that names one creates it");
+    }
+    let mut shown = table(["group", "members", "topics", "start", "created"]);
+    for group in groups {
+        let topics: Vec<String> = list(group, "topics").iter().map(|topic| field(topic, "topic")).collect();
+        shown.add_row(vec![
+            field(group, "name").into(),
+            number_cell(list(group, "members").len() as u64),
+            topics.join(", ").into(),
+            group.get("spec").map(|spec| field(spec, "start")).unwrap_or_default().into(),
+            created(group).into(),
+        ]);
+    }
+    print_line(&shown.to_string())
+}
+
+async fn describe(group: &str, global: &Global) -> Result<(), Failure> {
+    let answer = global.connect().await?.action("DescribeGroup", &json!({ "group": group })).await?;
+    if global.json {
+        return print_json(&answer);
+    }
+    print_line(&format!("group {}\n{}", field(&answer, "name"), settings(&answer)))?;
+    let members: Vec<String> =
+        list(&answer, "members").iter().filter_map(|m| m.as_str().map(str::to_owned)).collect();
+    let members = if members.is_empty() { "none alive".to_owned() } else { members.join(", ") };
+    print_line(&format!("  members       {members}"))?;
+    for topic in list(&answer, "topics") {
+        show_topic(topic)?;
+    }
+    Ok(())
+}
+
+fn show_topic(topic: &Value) -> Result<(), Failure> {
+    print_line(&format!("\non topic {}", field(topic, "topic")))?;
+    let mut selectors = table(["selector", "kind", "members", "judged (queue: from..to)"]);
+    for selector in list(topic, "selectors") {
+        let judged: Vec<String> = list(selector, "queues")
+            .iter()
+            .map(|queue| {
+                format!("{}: {}..{}", count(queue, "queue"), count(queue, "start"), count(queue, "cursor"))
+            })
+            .collect();
+        selectors.add_row(vec![
+            field(selector, "text").into(),
+            field(selector, "kind").into(),
+            number_cell(list(selector, "members").len() as u64),
+            judged.join("\n").into(),
+        ]);
+    }
+    print_line(&selectors.to_string())?;
+    let mut queues = table(["queue", "committed", "end", "behind", "leased", "waiting", "dropped"]);
+    for queue in list(topic, "queues") {
+        let (committed, end) = (count(queue, "committed"), count(queue, "end"));
+        queues.add_row(vec![
+            number_cell(count(queue, "queue")),
+            number_cell(committed),
+            number_cell(end),
+            number_cell(end.saturating_sub(committed)),
+            number_cell(count(queue, "leased")),
+            number_cell(count(queue, "waiting")),
+            number_cell(count(queue, "dropped_by_selector_change")),
+        ]);
+    }
+    print_line(&queues.to_string())
+}
+
+async fn reset(group: &str, topic: &str, to: &Value, yes: bool, global: &Global) -> Result<(), Failure> {
+    let client = global.connect().await?;
+    if !confirm(&format!("Move group {group} on topic {topic}? Messages may come again or be skipped."), yes)?
+    {
+        return Err(Failure::new(Exit::Failed, "not moved"));
+    }
+    let body = json!({ "group": group, "topic": topic, "to": to });
+    let answer = client.action("ResetGroup", &body).await?;
+    if global.json {
+        print_json(&answer)
+    } else {
+        print_line(&format!("moved group {group} on topic {topic}"))
+    }
+}
+
+async fn delete(group: &str, yes: bool, global: &Global) -> Result<(), Failure> {
+    let client = global.connect().await?;
+    if !confirm(&format!("Delete group {group} and forget what it has read?"), yes)? {
+        return Err(Failure::new(Exit::Failed, "not deleted"));
+    }
+    let answer = client.action("DeleteGroup", &json!({ "group": group })).await?;
+    if global.json { print_json(&answer) } else { print_line(&format!("deleted group {group}")) }
+}
+
+fn settings(group: &Value) -> String {
+    let Some(spec) = group.get("spec") else { return String::new() };
+    format!(
+        "  created       {}\n  max attempts  {}\n  retry         {}\n  lease min     {}\n  start         {}",
+        created(group),
+        count(spec, "max_attempts"),
+        retry(spec),
+        length(count(spec, "lease_min_ms")),
+        field(spec, "start"),
+    )
+}
+
+fn retry(spec: &Value) -> String {
+    let Some(retry) = spec.get("retry") else { return String::new() };
+    if let Some(exponential) = retry.get("exponential") {
+        return format!(
+            "{} × {} up to {}",
+            length(count(exponential, "initial_ms")),
+            field(exponential, "multiplier"),
+            length(count(exponential, "max_ms"))
+        );
+    }
+    let waits = list(retry, "customized_ms").iter().filter_map(Value::as_u64);
+    waits.map(|wait| length(wait).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn created(group: &Value) -> String {
+    group.get("created_ms").and_then(Value::as_i64).map(time).unwrap_or_default()
+}
+
+/// Reads where to move a group.
+fn place(text: &str) -> Result<Value, String> {
+    if matches!(text, "earliest" | "latest") {
+        return Ok(text.into());
+    }
+    let pair = text
+        .split_once(':')
+        .and_then(|(queue, offset)| Some((queue.parse::<u32>().ok()?, offset.parse::<u64>().ok()?)));
+    if let Some((queue, offset)) = pair {
+        return Ok(json!({ "offset": { "queue": queue, "offset": offset } }));
+    }
+    let Moment(ms) = text.parse().map_err(|_| {
+        "write earliest, latest, a time such as 2026-11-01T00:00:00Z, or QUEUE:OFFSET".to_owned()
+    })?;
+    Ok(json!({ "timestamp": ms }))
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_words_times_or_offsets() {
+        assert_eq!(place("earliest").unwrap(), json!("earliest"));
+        assert_eq!(place("3:120").unwrap(), json!({ "offset": { "queue": 3, "offset": 120 } }));
+        assert_eq!(place("1970-01-01T00:00:01Z").unwrap(), json!({ "timestamp": 1000 }));
+        assert!(place("yesterday").is_err());
+    }
+}

@@ -1,0 +1,232 @@
+//! `weir topic`: which topics exist, and how they are made.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{
+    Failure, Global,
+    output::{
+        confirm, count, counted, field, grouped, length, list, number_cell, print_json, print_line, size,
+        table, time,
+    },
+};
+use crate::status::Exit;
+
+/// What to do with topics.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicCommand {
+    /// Creates a topic.
+    Create {
+        /// Its name: letters, digits and %|_-, perhaps after a namespace and a slash.
+        topic: String,
+        #[command(flatten)]
+        settings: Settings,
+        /// Is content if the topic exists already.
+        #[arg(long)]
+        if_not_exists: bool,
+    },
+    /// Lists all topics.
+    List,
+    /// Shows a topic and its queues.
+    Describe {
+        /// Its name.
+        topic: String,
+    },
+    /// Changes how a topic is made; what is not named stays.
+    Alter {
+        /// Its name.
+        topic: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Deletes a topic with all its messages.
+    Delete {
+        /// Its name.
+        topic: String,
+        /// Does not ask.
+        #[arg(long, short)]
+        yes: bool,
+        /// Is content if there is no such topic.
+        #[arg(long)]
+        if_exists: bool,
+    },
+}
+
+/// How a topic is made.
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
+    /// How many queues it has; they may only grow. Default for a new topic: 4.
+    #[arg(long, value_name = "N")]
+    queues: Option<u32>,
+    /// When a message counts as stored: once on the disk (sync), or once written (async).
+    #[arg(long)]
+    class: Option<Class>,
+    /// How long messages are retained, such as 72h or 30days. Default for a new topic: 72h.
+    #[arg(long, value_name = "TIME")]
+    retention: Option<humantime::Duration>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Class {
+    Sync,
+    Async,
+}
+
+impl Settings {
+    /// Returns the body of an action on `topic` with these settings.
+    fn body(&self, topic: &str) -> Value {
+        let mut body = json!({ "topic": topic });
+        if let Some(queues) = self.queues {
+            body["queues"] = queues.into();
+        }
+        if let Some(class) = self.class {
+            body["class"] = match class {
+                Class::Sync => "sync".into(),
+                Class::Async => "async".into(),
+            };
+        }
+        if let Some(retention) = self.retention {
+            body["retention_ms"] = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).into();
+        }
+        body
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queues.is_none() && self.class.is_none() && self.retention.is_none()
+    }
+}
+
+pub(crate) async fn run(command: TopicCommand, global: &Global) -> Result<(), Failure> {
+    match command {
+        TopicCommand::Create { topic, settings, if_not_exists } => {
+            create(&topic, &settings, if_not_exists, global).await
+        }
+        TopicCommand::List => show_list(global).await,
+        TopicCommand::Describe { topic } => describe(&topic, global).await,
+        TopicCommand::Alter { topic, settings } => alter(&topic, &settings, global).await,
+        TopicCommand::Delete { topic, yes, if_exists } => delete(&topic, yes, if_exists, global).await,
+    }
+}
+
+async fn create(
+    topic: &str,
+    settings: &Settings,
+    if_not_exists: bool,
+    global: &Global,
+) -> Result<(), Failure> {
+    let client = global.connect().await?;
+    if if_not_exists && let Ok(existing) = client.action("DescribeTopic", &json!({ "topic": topic })).await {
+        return if global.json { print_json(&existing) } else { print_line(&format!("{topic} exists")) };
+    }
+    let made = client.action("CreateTopic", &settings.body(topic)).await?;
+    if global.json {
+        return print_json(&made);
+    }
+    let queues = list(&made, "queues").len() as u64;
+    print_line(&format!(
+        "created topic {topic}: {}, class {}",
+        counted(queues, "queue"),
+        field(&made, "class")
+    ))
+}
+
+async fn show_list(global: &Global) -> Result<(), Failure> {
+    let answer = global.connect().await?.action("ListTopics", &json!({})).await?;
+    if global.json {
+        return print_json(&answer);
+    }
+    let topics = list(&answer, "topics");
+    if topics.is_empty() {
+        return print_line("no topics; create one with: weir topic create NAME");
+    }
+    let mut shown = table(["topic", "queues", "messages", "class", "retention", "created"]);
+    for topic in topics {
+        shown.add_row(vec![
+            field(topic, "name").into(),
+            number_cell(list(topic, "queues").len() as u64),
+            number_cell(messages(topic)),
+            field(topic, "class").into(),
+            retention(topic).into(),
+            created(topic).into(),
+        ]);
+    }
+    print_line(&shown.to_string())
+}
+
+async fn describe(topic: &str, global: &Global) -> Result<(), Failure> {
+    let answer = global.connect().await?.action("DescribeTopic", &json!({ "topic": topic })).await?;
+    if global.json { print_json(&answer) } else { show(&answer) }
+}
+
+async fn alter(topic: &str, settings: &Settings, global: &Global) -> Result<(), Failure> {
+    if settings.is_empty() {
+        let message = "nothing to change; name --queues, --class or --retention";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let answer = global.connect().await?.action("AlterTopic", &settings.body(topic)).await?;
+    if global.json { print_json(&answer) } else { show(&answer) }
+}
+
+async fn delete(topic: &str, yes: bool, if_exists: bool, global: &Global) -> Result<(), Failure> {
+    let client = global.connect().await?;
+    let body = json!({ "topic": topic });
+    let found = client.action("DescribeTopic", &body).await.map_err(Failure::from);
+    let described = match found {
+        Err(failure) if if_exists && failure.kind() == Some(Exit::NotFound) => return Ok(()),
+        found => found?,
+    };
+    let question = format!("Delete topic {topic} with {}?", counted(messages(&described), "message"));
+    if !confirm(&question, yes)? {
+        return Err(Failure::new(Exit::Failed, "not deleted"));
+    }
+    let answer = client.action("DeleteTopic", &body).await?;
+    if global.json {
+        return print_json(&answer);
+    }
+    print_line(&format!(
+        "deleted topic {topic}: {}, {} free now, {} when the log segments that hold them go",
+        counted(count(&answer, "messages"), "message"),
+        size(count(&answer, "queue_bytes")),
+        size(count(&answer, "log_bytes")),
+    ))
+}
+
+fn show(topic: &Value) -> Result<(), Failure> {
+    print_line(&format!(
+        "topic {}\n  class      {}\n  retention  {}\n  created    {}\n  messages   {}",
+        field(topic, "name"),
+        field(topic, "class"),
+        retention(topic),
+        created(topic),
+        grouped(messages(topic)),
+    ))?;
+    let mut queues = table(["queue", "first", "end", "messages"]);
+    for queue in list(topic, "queues") {
+        let (first, end) = (count(queue, "first"), count(queue, "end"));
+        queues.add_row(vec![
+            number_cell(count(queue, "queue")),
+            number_cell(first),
+            number_cell(end),
+            number_cell(end.saturating_sub(first)),
+        ]);
+    }
+    print_line(&queues.to_string())
+}
+
+fn messages(topic: &Value) -> u64 {
+    list(topic, "queues")
+        .iter()
+        .map(|queue| count(queue, "end").saturating_sub(count(queue, "first")))
+        .fold(0, u64::saturating_add)
+}
+
+fn retention(topic: &Value) -> String {
+    match topic.get("retention_ms").and_then(Value::as_u64) {
+        Some(ms) => length(ms).to_string(),
+        None => "for ever".to_owned(),
+    }
+}
+
+fn created(topic: &Value) -> String {
+    topic.get("created_ms").and_then(Value::as_i64).map(time).unwrap_or_default()
+}
