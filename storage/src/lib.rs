@@ -24,6 +24,7 @@ pub use env::{DiskEnv, Env, EnvFile, Hold, Locking, Open, Space};
 pub use error::{Fault, StorageError};
 pub use format::record::{RecordKind, RecordView, ValueRef};
 pub use journal::{JournalDone, JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
+pub use lock::FORMAT_VERSION;
 pub use log::appender::{Append, AppendDone, Appended};
 pub use message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage};
 pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset, TopicId};

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The version that this program writes.
-const VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 /// The oldest program that can read what this one writes.
 const MINIMUM_READER: u32 = 1;
 const TITLE: &str = "weir data directory";
@@ -79,7 +79,7 @@ fn create(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<(), StorageErr
 }
 
 fn format_text(uuid: &[u8; 16], created_ms: i64) -> String {
-    let mut text = format!("{TITLE}\nversion {VERSION}\nminimum-reader {MINIMUM_READER}\nuuid ");
+    let mut text = format!("{TITLE}\nversion {FORMAT_VERSION}\nminimum-reader {MINIMUM_READER}\nuuid ");
     for byte in uuid {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -94,8 +94,12 @@ fn read_format(env: &dyn Env, dir: &Path) -> Result<[u8; 16], StorageError> {
     let path = dir.join(FORMAT);
     let bytes = read_file(env, &path, FORMAT_BYTES_MAX)?;
     let (minimum_reader, uuid) = parse_format(&bytes).map_err(StorageError::corrupt(&path, 0))?;
-    if minimum_reader > VERSION {
-        return Err(StorageError::Newer { path: dir.to_owned(), found: minimum_reader, supported: VERSION });
+    if minimum_reader > FORMAT_VERSION {
+        return Err(StorageError::Newer {
+            path: dir.to_owned(),
+            found: minimum_reader,
+            supported: FORMAT_VERSION,
+        });
     }
     Ok(uuid)
 }
