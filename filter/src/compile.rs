@@ -159,7 +159,7 @@ impl BatchField {
                 Ok(Arc::new(hash_list(row_ends.values(), hashes.clone())?))
             }
             (Self::Dense(_), Column::Sparse { rows: present, codes, values }) => {
-                let codes = dense_codes(present, codes, rows)?;
+                let codes = dense_codes(present, codes, values, rows)?;
                 dictionary(codes, values).map_err(arrow)
             }
             (Self::Answers { condition, missing, .. }, Column::Sparse { rows: present, codes, values }) => {
@@ -197,7 +197,7 @@ fn sparse_entries<'a>(
     codes: &'a UInt16Array,
     values: &Values,
     rows: usize,
-) -> Result<impl Iterator<Item = (usize, usize)> + 'a, String> {
+) -> Result<impl Iterator<Item = (usize, u16)> + 'a, String> {
     if present.len() != codes.len() || present.null_count() + codes.null_count() > 0 {
         return Err(format!("{} rows with {} codes", present.len(), codes.len()));
     }
@@ -208,18 +208,19 @@ fn sparse_entries<'a>(
         return Err(format!("code {code} of {} values", values.len()));
     }
     let entries = present.values().iter().zip(codes.values());
-    Ok(entries.map(|(row, code)| (usize::from(*row), usize::from(*code))))
+    Ok(entries.map(|(row, code)| (usize::from(*row), *code)))
 }
 
-fn dense_codes(present: &UInt16Array, codes: &UInt16Array, rows: usize) -> Result<UInt16Array, String> {
+fn dense_codes(
+    present: &UInt16Array,
+    codes: &UInt16Array,
+    values: &Values,
+    rows: usize,
+) -> Result<UInt16Array, String> {
     let mut dense = vec![0_u16; rows];
     let mut valid = vec![false; rows];
-    for (row, code) in present.values().iter().zip(codes.values()) {
-        let row = usize::from(*row);
-        let (Some(dense), Some(valid)) = (dense.get_mut(row), valid.get_mut(row)) else {
-            return Err(format!("row {row} of {rows}"));
-        };
-        (*dense, *valid) = (*code, true);
+    for (row, code) in sparse_entries(present, codes, values, rows)? {
+        (dense[row], valid[row]) = (code, true);
     }
     Ok(UInt16Array::new(dense.into(), Some(NullBuffer::from(valid))))
 }
@@ -243,8 +244,8 @@ fn answers(
         words[1].fill(u64::MAX);
     }
     for (row, code) in sparse_entries(present, codes, values, rows)? {
-        let truth = truths[code];
-        for (plane, set) in words.iter_mut().zip([truth == Truth::True, truth != Truth::False]) {
+        let truth = truths[usize::from(code)];
+        for (plane, set) in words.iter_mut().zip([truth == Truth::True as u8, truth != Truth::False as u8]) {
             let bit = 1 << (row % 64);
             if set {
                 plane[row / 64] |= bit;
@@ -348,7 +349,7 @@ impl Binder<'_> {
                 wanted: range.single().map(hashes_of_parts).into_iter().collect(),
                 otherwise: no,
             },
-            Check::In { set, .. } if set.numbers.is_empty() && set.booleans.is_empty() => HashAsk::Equal {
+            Check::In { set, .. } if set.is_text_only() => HashAsk::Equal {
                 wanted: set.texts.iter().map(|text| hashes_of_parts(text)).collect(),
                 otherwise: no,
             },

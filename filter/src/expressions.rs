@@ -195,7 +195,7 @@ impl PhysicalExpr for RowTest {
                 found.map_or(Scalar::Null, |(_, open)| open.scalar(row))
             })
         };
-        let truths: Vec<Truth> = (0..batch.num_rows()).map(truth).collect();
+        let truths: Vec<u8> = (0..batch.num_rows()).map(|row| truth(row) as u8).collect();
         array(Planes::from_truths(&truths))
     }
 
@@ -267,10 +267,10 @@ impl PhysicalExpr for HashTest {
         let Some((list, hashes)) = opened else {
             return unexpected(&input);
         };
-        let truths: Vec<Truth> = list
+        let truths: Vec<u8> = list
             .value_offsets()
             .windows(2)
-            .map(|ends| self.truth(&hashes.values()[ends[0] as usize..ends[1] as usize]))
+            .map(|ends| self.truth(&hashes.values()[ends[0] as usize..ends[1] as usize]) as u8)
             .collect();
         array(Planes::from_truths(&truths))
     }

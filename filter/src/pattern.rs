@@ -154,6 +154,8 @@ struct Wild {
     places: Vec<(char, Vec<u64>)>,
     /// The places of `_`.
     anywhere: Vec<u64>,
+    /// The places by the first byte of a character, if one word holds them and the piece is ASCII.
+    ascii: Option<Box<[u64; 256]>>,
 }
 
 impl Wild {
@@ -161,8 +163,7 @@ impl Wild {
         let words = chars.len().div_ceil(64);
         let bits = |wanted: &dyn Fn(Option<char>) -> bool| {
             let mut bits = vec![0_u64; words];
-            for (place, c) in chars.iter().enumerate().filter(|(_, c)| wanted(**c)) {
-                debug_assert!(wanted(*c));
+            for (place, _) in chars.iter().enumerate().filter(|(_, c)| wanted(**c)) {
                 bits[place / 64] |= 1 << (place % 64);
             }
             bits
@@ -170,9 +171,17 @@ impl Wild {
         let mut distinct: Vec<char> = chars.iter().copied().flatten().collect();
         distinct.sort_unstable();
         distinct.dedup();
-        let places = distinct.into_iter().map(|c| (c, bits(&|at| at.is_none_or(|at| at == c)))).collect();
+        let places: Vec<(char, Vec<u64>)> =
+            distinct.into_iter().map(|c| (c, bits(&|at| at.is_none_or(|at| at == c)))).collect();
         let anywhere = bits(&|at| at.is_none());
-        Self { chars: chars.to_vec(), prefix, places, anywhere }
+        let ascii = (words == 1 && places.iter().all(|(c, _)| c.is_ascii())).then(|| {
+            let mut table = Box::new([anywhere[0]; 256]);
+            for (c, places) in &places {
+                table[*c as usize] = places[0];
+            }
+            table
+        });
+        Self { chars: chars.to_vec(), prefix, places, anywhere, ascii }
     }
 
     fn strip_from_start<'t>(&self, text: &'t str) -> Option<&'t str> {
@@ -189,25 +198,43 @@ impl Wild {
     /// Shift-and: bit `n` of `state` says that the first `n + 1` characters of the piece end here.
     fn strip_to_end_of_first<'t>(&self, text: &'t str) -> Option<&'t str> {
         let last = self.chars.len() - 1;
+        let (last_word, last_bit) = (last / 64, 1_u64 << (last % 64));
+        if let Some(table) = &self.ascii {
+            return strip_by_table(table, last_bit, text);
+        }
         let mut state = vec![0_u64; self.anywhere.len()];
         let mut rest = text.chars();
         while let Some(c) = rest.next() {
-            let allowed = self
-                .places
-                .binary_search_by_key(&c, |(c, _)| *c)
-                .map_or(&self.anywhere, |at| &self.places[at].1);
             let mut carry = 1;
-            for (word, allowed) in state.iter_mut().zip(allowed) {
+            let known = self.places.binary_search_by_key(&c, |(known, _)| *known);
+            let places = known.map_or(&self.anywhere, |known| &self.places[known].1);
+            for (word, places) in state.iter_mut().zip(places) {
                 let shifted = (*word << 1) | carry;
                 carry = *word >> 63;
-                *word = shifted & allowed;
+                *word = shifted & places;
             }
-            if state[last / 64] >> (last % 64) & 1 == 1 {
+            if state[last_word] & last_bit != 0 {
                 return Some(rest.as_str());
             }
         }
         None
     }
+}
+
+/// The same over bytes: continuation bytes are part of the character before them.
+fn strip_by_table<'t>(table: &[u64; 256], last_bit: u64, text: &'t str) -> Option<&'t str> {
+    let mut state = 0_u64;
+    for (at, byte) in text.bytes().enumerate() {
+        if byte & 0xc0 != 0x80 {
+            state = ((state << 1) | 1) & table[usize::from(byte)];
+            if state & last_bit != 0 {
+                let rest = &text.as_bytes()[at + 1..];
+                let continued = rest.iter().take_while(|byte| **byte & 0xc0 == 0x80).count();
+                return text.get(at + 1 + continued..);
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -280,6 +307,10 @@ mod tests {
             ("€€€_", Some('€'), "€_", true),
             ("%%%", Some('%'), "%", false),
             ("_", None, "😀", true),
+            ("%a_%b", None, "xa😀yb", true),
+            ("%a_%b", None, "xaé", false),
+            ("%a_é%", None, "xaxé", true),
+            ("%é_x%", None, "aé😀x", true),
             ("%\n%", None, "a\nb", true),
         ] {
             assert_eq!(

@@ -28,22 +28,22 @@ impl Planes {
         BooleanBuffer::new(Buffer::from_vec(words), 0, len)
     }
 
-    /// One truth a row.
-    pub(crate) fn from_truths(truths: &[Truth]) -> Self {
-        let has_unknown = truths.contains(&Truth::Unknown);
-        pack(truths.len(), has_unknown, |row| truths[row] as u8)
+    /// One truth a row, as its discriminant.
+    pub(crate) fn from_truths(truths: &[u8]) -> Self {
+        let has_unknown = truths.contains(&(Truth::Unknown as u8));
+        pack(truths.len(), has_unknown, |row| truths[row])
     }
 
-    /// The truth of each code; `missing` where the code is null.
+    /// The truth (its discriminant) of each code; `missing` where the code is null.
     ///
     /// A code beyond `truths` counts as false; columns with such codes are refused before this.
-    pub(crate) fn from_codes(codes: &UInt16Array, truths: &[Truth], missing: Truth) -> Self {
+    pub(crate) fn from_codes(codes: &UInt16Array, truths: &[u8], missing: Truth) -> Self {
         let len = codes.len();
-        let present = match truths.first() {
-            None => Self::constant(Truth::False, len),
-            Some(first) if truths.iter().all(|truth| truth == first) => Self::constant(*first, len),
-            Some(_) => spread(codes.values(), truths),
-        };
+        let everywhere = |wanted: Truth| truths.iter().all(|truth| *truth == wanted as u8);
+        let constant =
+            [Truth::False, Truth::Unknown, Truth::True].into_iter().find(|truth| everywhere(*truth));
+        let present =
+            constant.map_or_else(|| spread(codes.values(), truths), |truth| Self::constant(truth, len));
         match codes.nulls() {
             Some(nulls) if nulls.null_count() > 0 => present.with_missing(nulls, missing),
             _ => present,
@@ -98,24 +98,20 @@ impl Planes {
     }
 }
 
-fn spread(codes: &[u16], truths: &[Truth]) -> Planes {
-    let has_unknown = truths.contains(&Truth::Unknown);
+fn spread(codes: &[u16], truths: &[u8]) -> Planes {
+    let has_unknown = truths.contains(&(Truth::Unknown as u8));
     // Tables of full width need no bounds check in the loop.
     if truths.len() <= 256 {
         let mut table = [0_u8; 256];
-        fill(&mut table, truths);
+        table[..truths.len()].copy_from_slice(truths);
         pack(codes.len(), has_unknown, |row| table[usize::from(codes[row] & 0xff)])
     } else {
+        debug_assert!(truths.len() <= 65_536, "codes have 16 bits");
+        let truths = &truths[..truths.len().min(65_536)];
         let mut table = vec![0_u8; 65_536];
-        fill(&mut table, truths);
+        table[..truths.len()].copy_from_slice(truths);
         let table: &[u8; 65_536] = table.as_slice().try_into().unwrap_or(&[0; 65_536]);
         pack(codes.len(), has_unknown, |row| table[usize::from(codes[row])])
-    }
-}
-
-fn fill(table: &mut [u8], truths: &[Truth]) {
-    for (entry, truth) in table.iter_mut().zip(truths) {
-        *entry = *truth as u8;
     }
 }
 
@@ -165,6 +161,10 @@ mod tests {
 
     const TRUTHS: [Truth; 3] = [Truth::False, Truth::Unknown, Truth::True];
 
+    fn bytes(truths: &[Truth]) -> Vec<u8> {
+        truths.iter().map(|truth| *truth as u8).collect()
+    }
+
     fn truths_of(planes: &Planes) -> Vec<Truth> {
         let truth = |row| match (planes.is_true.value(row), planes.is_possible.value(row)) {
             (true, true) => Truth::True,
@@ -180,7 +180,7 @@ mod tests {
         for len in [0, 1, 63, 64, 65, 200] {
             for step in 1..4 {
                 let truths: Vec<Truth> = (0..len).map(|row| TRUTHS[row * step % 3]).collect();
-                let planes = Planes::from_truths(&truths);
+                let planes = Planes::from_truths(&bytes(&truths));
                 assert_eq!(truths_of(&planes), truths);
                 assert_eq!(truths_of(&Planes::from_array(&planes.into_array())), truths);
             }
@@ -197,7 +197,7 @@ mod tests {
             for missing in TRUTHS {
                 let expected: Vec<Truth> =
                     codes.iter().map(|code| code.map_or(missing, |code| truths[usize::from(code)])).collect();
-                assert_eq!(truths_of(&Planes::from_codes(&array, &truths, missing)), expected);
+                assert_eq!(truths_of(&Planes::from_codes(&array, &bytes(&truths), missing)), expected);
             }
         }
     }
@@ -209,8 +209,8 @@ mod tests {
         for (connective, pick) in
             [(Connective::And, Ord::min as fn(Truth, Truth) -> Truth), (Connective::Or, Ord::max)]
         {
-            let mut planes = Planes::from_truths(&left);
-            planes.combine(connective, &Planes::from_truths(&right));
+            let mut planes = Planes::from_truths(&bytes(&left));
+            planes.combine(connective, &Planes::from_truths(&bytes(&right)));
             let expected: Vec<Truth> = left.iter().zip(&right).map(|(a, b)| pick(*a, *b)).collect();
             assert_eq!(truths_of(&planes), expected);
         }

@@ -78,6 +78,9 @@ impl Predicate {
         if let Some(only) = only.filter(|only| only.len() != len) {
             return Err(EvaluateError::Mask { mask: only.len(), rows: len });
         }
+        if only.is_some_and(|only| !only.has_true()) {
+            return Ok(verdicts(Planes::constant(Truth::False, len), None));
+        }
         let tree = self.selector.tree();
         let mut columns = Vec::with_capacity(tree.columns.len());
         for name in &tree.columns {

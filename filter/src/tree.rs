@@ -52,7 +52,7 @@ pub(crate) enum Check {
     /// Does it equal one of these?
     In { operand: Operand, set: Set },
     /// Does the text match? Unknown if it is no text.
-    Like { operand: Operand, pattern: Pattern },
+    Like { operand: Operand, pattern: Box<Pattern> },
     /// Is it missing? Never unknown.
     Null { operand: Operand },
     /// Two values that are both not constant.
@@ -373,7 +373,7 @@ impl Checker<'_> {
         if !matches!(value_type, Type::Any | Type::Text | Type::Null) {
             return self.error(operand.at, format!("{what} needs text, found {}", value_type.noun()));
         }
-        Ok(Condition::test(Check::Like { operand: value, pattern }, negated))
+        Ok(Condition::test(Check::Like { operand: value, pattern: Box::new(pattern) }, negated))
     }
 
     fn is_null(&mut self, operand: &Expr, negated: bool) -> Result<Condition, SelectorError> {
@@ -731,6 +731,10 @@ impl Set {
             Constant::Boolean(value) => self.booleans.push(value),
             Constant::Number(number) => self.numbers.push(number),
         }
+    }
+
+    pub(crate) fn is_text_only(&self) -> bool {
+        self.numbers.is_empty() && self.booleans.is_empty()
     }
 
     /// `value = a OR value = b OR …`

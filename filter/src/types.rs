@@ -204,7 +204,7 @@ impl Scalar<'_> {
     pub(crate) fn map_text<T>(self, ask: impl FnOnce(&str) -> T) -> Option<T> {
         match self {
             Self::Text(text, _) | Self::Str(text) => Some(ask(text)),
-            Self::Digits(value) => Some(ask(&value.to_string())),
+            Self::Digits(value) => Some(with_digits(value, ask)),
             Self::Null | Self::Boolean(_) | Self::Number(_) => None,
         }
     }
@@ -242,6 +242,28 @@ impl Scalar<'_> {
         };
         Truth::from(ordering.map(|ordering| holds(comparison, ordering)))
     }
+}
+
+/// Shows the decimal digits of `value` to `ask`, without allocating.
+fn with_digits<T>(value: i64, ask: impl FnOnce(&str) -> T) -> T {
+    /// The longest is that of the smallest integer.
+    const LEN: usize = "-9223372036854775808".len();
+    let mut buffer = [0_u8; LEN];
+    let mut start = LEN;
+    let mut rest = value.unsigned_abs();
+    loop {
+        start -= 1;
+        buffer[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        start -= 1;
+        buffer[start] = b'-';
+    }
+    ask(std::str::from_utf8(&buffer[start..]).unwrap_or_default())
 }
 
 fn holds(comparison: Comparison, ordering: Ordering) -> bool {
@@ -294,6 +316,13 @@ mod tests {
             ("--5", None),
         ] {
             assert_eq!(number_of(text), number, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn digits_are_the_canonical_text() {
+        for value in [0, 1, -1, 10, -10, 1234567890, i64::MAX, i64::MIN] {
+            assert_eq!(with_digits(value, str::to_owned), value.to_string());
         }
     }
 

@@ -11,10 +11,11 @@ use arrow_array::{
 };
 use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Field, Fields};
-use weir_columns::{Kind, Values};
+use weir_columns::{Kind, Values, classify};
 
 use crate::{
     range::NumberRange,
+    syntax::Connective,
     tree::{Check, Condition, Test},
     types::{Number, Scalar, Truth, number_of},
 };
@@ -53,14 +54,26 @@ pub(crate) fn values_array(values: &Values, present: Option<NullBuffer>) -> Resu
 }
 
 /// Something with a value at each place.
+///
+/// Answers are bytes: the discriminants of [`Truth`], so that loops over them are over plain numbers.
 pub(crate) trait Source {
     fn len(&self) -> usize;
 
     fn scalar(&self, place: usize) -> Scalar<'_>;
 
-    /// Whether the number at each place is in the range, negated or not.
-    fn number_truths(&self, range: &NumberRange, negated: bool) -> Vec<Truth>;
+    /// Asks something of the text at a place; `None` if the value is no text.
+    fn map_text<T>(&self, place: usize, ask: impl FnOnce(&str) -> T) -> Option<T>;
+
+    /// Whether each number is in the range.
+    fn number_truths(&self, range: &NumberRange) -> Vec<u8>;
+
+    /// Whether each text is this one.
+    fn equal_truths(&self, text: &str) -> Vec<u8>;
 }
+
+const FALSE: u8 = Truth::False as u8;
+const UNKNOWN: u8 = Truth::Unknown as u8;
+const TRUE: u8 = Truth::True as u8;
 
 /// A struct array of values, opened.
 pub(crate) struct OpenValues<'a> {
@@ -114,25 +127,71 @@ impl Source for OpenValues<'_> {
         }
     }
 
-    fn number_truths(&self, range: &NumberRange, negated: bool) -> Vec<Truth> {
-        let truth = |place| {
-            let number = match self.kind(place) {
-                Kind::Int | Kind::I32 | Kind::I64 => self.int(place),
-                Kind::Float | Kind::F32 | Kind::F64 => self.float(place),
-                Kind::Odd => number_of(self.text.value(place)),
-                Kind::Text | Kind::Str | Kind::Bool => None,
-            };
-            match number {
-                Some(Number::Int(value)) => Truth::from(range.has_int(value) != negated),
-                Some(Number::Float(value)) if !value.is_nan() => {
-                    Truth::from(range.has_float(value) != negated)
-                }
-                _ => Truth::Unknown,
+    fn map_text<T>(&self, place: usize, ask: impl FnOnce(&str) -> T) -> Option<T> {
+        TEXTS[usize::from(self.kinds.value(place) & 15)].then(|| ask(self.text.value(place)))
+    }
+
+    fn number_truths(&self, range: &NumberRange) -> Vec<u8> {
+        let mut truths = vec![UNKNOWN; self.len()];
+        let kinds = self.kinds.values();
+        // What lies in these arrays where the kind says otherwise is not looked at.
+        if let (Some(ints), Some((low, high))) = (self.ints, or_empty(self.ints, range.ints, (1, 0))) {
+            for ((truth, kind), value) in truths.iter_mut().zip(kinds).zip(ints.values()) {
+                let inside = u8::from((low <= *value) & (*value <= high)) * TRUE;
+                *truth = if INTS[usize::from(kind & 15)] { inside } else { *truth };
             }
-        };
-        (0..self.len()).map(truth).collect()
+        }
+        if let (Some(floats), Some((low, high))) =
+            (self.floats, or_empty(self.floats, range.floats, (1.0, 0.0)))
+        {
+            for ((truth, kind), value) in truths.iter_mut().zip(kinds).zip(floats.values()) {
+                let inside = u8::from((low <= *value) & (*value <= high)) * TRUE;
+                let answer = if value.is_nan() { UNKNOWN } else { inside };
+                *truth = if FLOATS[usize::from(kind & 15)] { answer } else { *truth };
+            }
+        }
+        for (place, kind) in kinds.iter().enumerate() {
+            if *kind == Kind::Odd as u8
+                && let Some(number) = number_of(self.text.value(place))
+            {
+                truths[place] = u8::from(range.has(number)) * TRUE;
+            }
+        }
+        truths
+    }
+
+    fn equal_truths(&self, text: &str) -> Vec<u8> {
+        let (wanted, bytes) = (text.as_bytes(), self.text.value_data());
+        let ends = self.text.value_offsets().windows(2);
+        ends.zip(self.kinds.values())
+            .map(|(ends, kind)| {
+                let (start, end) = (ends[0] as usize, ends[1] as usize);
+                let equal = end - start == wanted.len() && bytes[start..end] == *wanted;
+                if TEXTS[usize::from(kind & 15)] { u8::from(equal) * TRUE } else { UNKNOWN }
+            })
+            .collect()
     }
 }
+
+/// The range if the array exists; one without values in place of an empty one.
+fn or_empty<A, T>(array: Option<&A>, range: Option<(T, T)>, empty: (T, T)) -> Option<(T, T)> {
+    array.map(|_| range.unwrap_or(empty))
+}
+
+/// Which kinds are in a set, by the lower four bits of their discriminants.
+const fn kind_table(wanted: &[Kind]) -> [bool; 16] {
+    let mut table = [false; 16];
+    let mut index = 0;
+    while index < wanted.len() {
+        table[wanted[index] as usize] = true;
+        index += 1;
+    }
+    table
+}
+
+const INTS: [bool; 16] = kind_table(&[Kind::Int, Kind::I32, Kind::I64]);
+const FLOATS: [bool; 16] = kind_table(&[Kind::Float, Kind::F32, Kind::F64]);
+const TEXTS: [bool; 16] = kind_table(&[Kind::Text, Kind::Odd, Kind::Int, Kind::Float, Kind::Str]);
 
 /// Integers: of a property that holds nothing else, or of the system.
 pub(crate) struct OpenInts<'a> {
@@ -155,28 +214,40 @@ impl Source for OpenInts<'_> {
         }
     }
 
-    fn number_truths(&self, range: &NumberRange, negated: bool) -> Vec<Truth> {
-        let Some((low, high)) = range.ints else {
-            return vec![Truth::from(negated); self.len()];
-        };
-        let (inside, outside) = (Truth::from(!negated), Truth::from(negated));
-        self.ints
-            .values()
-            .iter()
-            .map(|value| if low <= *value && *value <= high { inside } else { outside })
-            .collect()
+    fn map_text<T>(&self, place: usize, ask: impl FnOnce(&str) -> T) -> Option<T> {
+        self.scalar(place).map_text(ask)
+    }
+
+    fn number_truths(&self, range: &NumberRange) -> Vec<u8> {
+        let (low, high) = range.ints.unwrap_or((1, 0));
+        self.ints.values().iter().map(|value| u8::from((low <= *value) & (*value <= high)) * TRUE).collect()
+    }
+
+    fn equal_truths(&self, text: &str) -> Vec<u8> {
+        if self.of_system {
+            return vec![UNKNOWN; self.len()];
+        }
+        // The text of each value is canonical, so other texts equal none.
+        match classify(text) {
+            (Kind::Int, Some(wanted), _) => {
+                self.ints.values().iter().map(|value| u8::from(*value == wanted) * TRUE).collect()
+            }
+            _ => vec![FALSE; self.len()],
+        }
     }
 }
 
 /// The answer at each place of `source`, to a condition that looks at this one column only.
-pub(crate) fn truths(condition: &Condition, source: &impl Source) -> Vec<Truth> {
+///
+/// Where the value is missing, the answer means nothing.
+pub(crate) fn truths(condition: &Condition, source: &impl Source) -> Vec<u8> {
     match condition {
-        Condition::Constant(truth) => vec![*truth; source.len()],
+        Condition::Constant(truth) => vec![*truth as u8; source.len()],
         Condition::Test(test) => test_truths(test, source),
         Condition::IsUnknown { condition, negated } => {
             let mut truths = truths(condition, source);
             for truth in &mut truths {
-                *truth = Truth::from((*truth == Truth::Unknown) != *negated);
+                *truth = u8::from((*truth == UNKNOWN) != *negated) * TRUE;
             }
             truths
         }
@@ -184,21 +255,59 @@ pub(crate) fn truths(condition: &Condition, source: &impl Source) -> Vec<Truth> 
             let mut all = terms.iter().map(|term| truths(term, source));
             let mut result = all.next().unwrap_or_default();
             for term in all {
-                for (truth, other) in result.iter_mut().zip(&term) {
-                    *truth = connective.combine(*truth, *other);
-                }
+                combine(*connective, &mut result, &term);
             }
             result
         }
     }
 }
 
-fn test_truths(test: &Test, source: &impl Source) -> Vec<Truth> {
-    match &test.check {
-        Check::Number { range, .. } if test.check.plain_column().is_some() => {
-            source.number_truths(range, test.negated)
+fn combine(connective: Connective, result: &mut [u8], term: &[u8]) {
+    let pairs = result.iter_mut().zip(term);
+    match connective {
+        Connective::And => pairs.for_each(|(truth, other)| *truth = (*truth).min(*other)),
+        Connective::Or => pairs.for_each(|(truth, other)| *truth = (*truth).max(*other)),
+    }
+}
+
+fn test_truths(test: &Test, source: &impl Source) -> Vec<u8> {
+    let mut truths = check_truths(&test.check, source);
+    if test.negated {
+        for truth in &mut truths {
+            *truth = TRUE - *truth;
         }
-        _ => (0..source.len()).map(|place| test.truth(&|_| source.scalar(place))).collect(),
+    }
+    truths
+}
+
+/// Lists up to this length are looked for one after another, longer ones by their hashes.
+const SHORT_LIST: usize = 4;
+
+fn check_truths(check: &Check, source: &impl Source) -> Vec<u8> {
+    let each = |truth: &dyn Fn(usize) -> Truth| (0..source.len()).map(|place| truth(place) as u8).collect();
+    if check.plain_column().is_none() {
+        return each(&|place| check.truth(&|_| source.scalar(place)));
+    }
+    match check {
+        Check::Number { range, .. } => source.number_truths(range),
+        Check::Text { range, .. } => match range.single() {
+            Some(text) => source.equal_truths(text),
+            None => each(&|place| Truth::from(source.map_text(place, |text| range.has(text)))),
+        },
+        Check::In { set, .. } if set.is_text_only() && set.texts.len() <= SHORT_LIST => {
+            let mut result = vec![FALSE; source.len()];
+            for text in &set.texts {
+                combine(Connective::Or, &mut result, &source.equal_truths(text));
+            }
+            result
+        }
+        Check::In { set, .. } if set.is_text_only() => {
+            each(&|place| Truth::from(source.map_text(place, |text| set.texts.contains(text))))
+        }
+        Check::Like { pattern, .. } => {
+            each(&|place| Truth::from(source.map_text(place, |text| pattern.matches(text))))
+        }
+        _ => each(&|place| check.truth(&|_| source.scalar(place))),
     }
 }
 

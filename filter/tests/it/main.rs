@@ -1,7 +1,11 @@
 //! The behaviour of selectors, a module per question.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod documentation;
 mod grammar;
 mod hostile;
+mod malformed;
 mod pruning;
 mod random;
 mod truth;

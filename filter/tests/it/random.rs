@@ -166,12 +166,10 @@ fn present(rows: usize, columns: &[Vec<Option<Value>>], shapes: &[Shape]) -> Vec
         let mut row = Row::default();
         for (name, column) in names.iter().zip(columns) {
             if let Some(value) = &column[index] {
-                match name {
-                    ColumnRef::Property(name) => {
-                        drop(row.properties.insert((*name).to_owned(), value.clone()))
-                    }
-                    ColumnRef::System(system) => drop(row.system.insert(*system, value.clone())),
-                }
+                match *name {
+                    ColumnRef::Property(name) => row.properties.insert(name.to_owned(), value.clone()),
+                    ColumnRef::System(system) => row.system.insert(system, value.clone()),
+                };
             }
         }
         row

@@ -146,6 +146,8 @@ fn operators_bind_as_in_sql() {
     check("x + 1 = 2 * 3", &values, &[T, F, U]);
     check("x BETWEEN 5 AND 5 AND x = 5", &values, &[T, F, U]);
     check("(x = 5) = FALSE", &values, &[F, T, U]);
+    // The two comparisons once became one range without bounds.
+    check("'5' BETWEEN x AND x", &values, &[T, F, U]);
     check("10 - 3 - 2 = x", &values, &[T, F, U]);
     check("-5 + 10 = x -- the end", &values, &[T, F, U]);
 }

@@ -1,0 +1,129 @@
+//! Every example of `docs/sql.md` is true.
+
+use std::{fs, path::Path};
+
+use weir_columns::{System, Value};
+use weir_filter::{
+    Dialect, Limits, Predicate, Selector, SelectorError, Truth,
+    oracle::{self, Row, VecRows},
+};
+
+fn document() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sql.md");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The fenced blocks of one language.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("\n```{language}\n");
+    let starts = document.match_indices(&fence).map(|(at, fence)| at + fence.len());
+    starts.map(|start| document[start..].split_once("```").expect("fences are closed").0).collect()
+}
+
+fn parse(text: &str) -> Result<Selector, SelectorError> {
+    Selector::parse(text, Dialect::Sql92, &Limits::default())
+}
+
+#[test]
+fn selectors_are_accepted() {
+    let document = document();
+    let selectors: Vec<&str> =
+        blocks(&document, "sql").into_iter().flat_map(str::lines).filter(|line| !line.is_empty()).collect();
+    assert!(selectors.len() >= 6);
+    for selector in selectors {
+        if let Err(error) = parse(selector) {
+            panic!("{}", error.report(selector));
+        }
+    }
+}
+
+/// `{name: value, …}   selector   ANSWER`
+#[test]
+fn answers_are_right() {
+    let document = document();
+    let lines: Vec<&str> = blocks(&document, "answers").into_iter().flat_map(str::lines).collect();
+    assert!(lines.len() >= 60, "{}", lines.len());
+    for line in lines {
+        let (message, rest) = line.split_once('}').expect("a message in braces comes first");
+        let (selector, answer) = rest.trim().rsplit_once(' ').expect("an answer comes last");
+        let row = row(message.strip_prefix('{').expect("a message in braces comes first"));
+        let expected = match answer {
+            "TRUE" => Truth::True,
+            "FALSE" => Truth::False,
+            "UNKNOWN" => Truth::Unknown,
+            other => panic!("{other} is no answer in {line}"),
+        };
+        let selector =
+            parse(selector.trim()).unwrap_or_else(|error| panic!("{}", error.report(selector.trim())));
+        let rows = VecRows::new(vec![row]);
+        let verdicts = Predicate::new(&selector).evaluate(&rows, None).unwrap();
+        assert_eq!(verdicts.truth(0), Some(expected), "{line}");
+        let Ok(plain) = oracle::evaluate(&selector, &rows, 0);
+        assert_eq!(plain, expected, "{line}");
+    }
+}
+
+fn row(text: &str) -> Row {
+    let mut row = Row::default();
+    for entry in text.split(", ").filter(|entry| !entry.is_empty()) {
+        let (name, value) = entry.split_once(": ").expect("a value follows its name");
+        match name.strip_prefix("sys.").and_then(System::from_name) {
+            Some(system) => drop(row.system.insert(system, self::value(value))),
+            None => drop(row.properties.insert(name.to_owned(), self::value(value))),
+        }
+    }
+    row
+}
+
+fn value(text: &str) -> Value {
+    let quoted = |text: &str| Some(text.strip_prefix('\'')?.strip_suffix('\'')?.to_owned());
+    if let Some(untyped) = quoted(text) {
+        return Value::Text(untyped);
+    }
+    if let Some(string) = text.strip_prefix("str ").and_then(quoted) {
+        return Value::Str(string);
+    }
+    match text {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        number if number.contains('.') => Value::F64(number.parse().expect("a number")),
+        number => Value::I64(number.parse().expect("a number")),
+    }
+}
+
+#[test]
+fn refusals_are_shown_as_they_are() {
+    let document = document();
+    let reports = blocks(&document, "refused");
+    assert!(reports.len() >= 6);
+    for report in reports {
+        let text =
+            report.lines().find_map(|line| line.strip_prefix("  | ")).expect("a report shows the text");
+        let error = parse(text).err().unwrap_or_else(|| panic!("accepted: {text}"));
+        assert_eq!(error.report(text), report.trim_end());
+    }
+}
+
+#[test]
+fn system_values_and_limits_are_all_there() {
+    let document = document();
+    for system in System::ALL {
+        let kind = if system.is_int() { "an integer" } else { "a string" };
+        let row = format!("| `sys.{}` | {kind} |", system.name());
+        assert!(document.contains(&row), "{row}");
+    }
+    let limits = Limits::default();
+    for row in [
+        format!("| text | {} bytes |", thousands(limits.text_bytes_max)),
+        format!("| words and symbols | {} |", thousands(limits.tokens_max)),
+        format!("| nested parentheses | {} |", thousands(limits.depth_max)),
+        format!("| entries of a list | {} |", thousands(limits.list_max)),
+        format!("ENDSWITH | {} bytes |", thousands(limits.pattern_bytes_max)),
+    ] {
+        assert!(document.contains(&row), "{row}");
+    }
+}
+
+fn thousands(number: usize) -> String {
+    if number < 1000 { number.to_string() } else { format!("{},{:03}", number / 1000, number % 1000) }
+}
