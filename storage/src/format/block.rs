@@ -19,6 +19,8 @@ pub(crate) const BLOCK_BYTES: usize = 8 << 20;
 pub(crate) const SEGMENT_BLOCKS: usize = 128;
 /// The property columns of a block; what has no room goes into the `rest` column.
 pub(crate) const COLUMNS_MAX: usize = 1024;
+/// More fixed columns than there will be.
+pub(crate) const FIXED_COLUMNS_MAX: usize = 32;
 /// The property names that a topic may have as columns; and the names in the statistics of one file.
 pub(crate) const NAMES_MAX: usize = 4096;
 
@@ -217,7 +219,8 @@ impl BlockHeader {
         if self.length as usize > available || !(self.length as usize).is_multiple_of(ALIGNMENT) {
             return Err(Damage::new(80, "the length of a block"));
         }
-        if self.columns as usize > COLUMNS_MAX + 32 || self.data_start() > self.length as usize {
+        if self.columns as usize > COLUMNS_MAX + FIXED_COLUMNS_MAX || self.data_start() > self.length as usize
+        {
             return Err(Damage::new(12, "the number of columns or the length of their names"));
         }
         if self.base.0.checked_add(u64::from(self.rows)).is_none() {
@@ -427,7 +430,10 @@ impl FileKind {
 pub(crate) struct FileHeader {
     pub(crate) kind: FileKind,
     pub(crate) number: u64,
+    /// The data directory's.
     pub(crate) uuid: [u8; 16],
+    /// Drawn by the process that wrote the file.
+    pub(crate) stamp: u64,
     pub(crate) blocks: u32,
 }
 
@@ -442,6 +448,7 @@ impl FileHeader {
         put.at = 16;
         put.u64(self.number);
         put.slice(&self.uuid);
+        put.u64(self.stamp);
         put.u32(self.blocks);
         let crc = crc32c::crc32c(&bytes[..FILE_HEADER_LEN - 4]);
         bytes[FILE_HEADER_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
@@ -468,6 +475,7 @@ impl FileHeader {
             kind: FileKind::from_byte(kind).ok_or(Damage::new(12, "the kind of the file"))?,
             number: take.u64()?,
             uuid: take.array()?,
+            stamp: take.u64()?,
             blocks: take.u32()?,
         })
     }

@@ -519,8 +519,8 @@ impl ColumnBuilder {
         match hashes.len() {
             ..=LINEAR_MAX => {}
             len if len == LINEAR_MAX + 1 => {
-                for code in 0..len {
-                    self.table.insert_unique(hashes[code], code as u16, rehash);
+                for (code, hash) in hashes.iter().enumerate() {
+                    self.table.insert_unique(*hash, code as u16, rehash);
                 }
             }
             _ => {

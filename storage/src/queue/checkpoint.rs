@@ -12,7 +12,7 @@ use crate::{
 };
 
 const VERSION: u16 = 1;
-const FILE_LEN: usize = 33;
+const FILE_LEN: usize = 41;
 const QUEUE_LEN: usize = 12;
 const PART_LEN: usize = 12;
 
@@ -30,6 +30,8 @@ pub(crate) struct QueuesCheckpoint {
 pub(crate) struct ListedFile {
     pub(crate) number: u64,
     pub(crate) kind: FileKind,
+    /// As in the header of the file.
+    pub(crate) stamp: u64,
     pub(crate) len: u64,
     /// Of a queue segment: whose it is, and where it begins. Of a shared file all 0.
     pub(crate) topic: TopicId,
@@ -88,6 +90,7 @@ impl QueuesCheckpoint {
         for file in &self.files {
             out.extend_from_slice(&file.number.to_le_bytes());
             out.push(file.kind as u8);
+            out.extend_from_slice(&file.stamp.to_le_bytes());
             out.extend_from_slice(&file.len.to_le_bytes());
             out.extend_from_slice(&file.topic.0.to_le_bytes());
             out.extend_from_slice(&file.queue.0.to_le_bytes());
@@ -121,6 +124,7 @@ impl QueuesCheckpoint {
             files.push(ListedFile {
                 number: cursor.u64()?,
                 kind: FileKind::from_byte(cursor.u8()?).ok_or(Fault::Unknown("kind of a file"))?,
+                stamp: cursor.u64()?,
                 len: cursor.u64()?,
                 topic: TopicId(cursor.u32()?),
                 queue: QueueId(cursor.u32()?),
@@ -160,6 +164,7 @@ mod tests {
                 ListedFile {
                     number: 3,
                     kind: FileKind::Segment,
+                    stamp: 5,
                     len: 1000,
                     topic: TopicId(7),
                     queue: QueueId(2),
@@ -168,6 +173,7 @@ mod tests {
                 ListedFile {
                     number: 8,
                     kind: FileKind::Shared,
+                    stamp: 6,
                     len: 10,
                     topic: TopicId(0),
                     queue: QueueId(0),

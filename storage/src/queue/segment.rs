@@ -14,8 +14,8 @@ use crate::{
     env::{Env, EnvFile, Open, create_anew},
     error::StorageError,
     format::block::{
-        ALIGNMENT, BLOCK_ROWS, BlockEntry, BlockHeader, Damage, FILE_HEADER_LEN, FileHeader, FileKind,
-        StatisticsEntry, Tail, seal,
+        ALIGNMENT, BLOCK_ROWS, BlockEntry, BlockHeader, COLUMNS_MAX, Damage, FILE_HEADER_LEN,
+        FIXED_COLUMNS_MAX, FileHeader, FileKind, StatisticsEntry, Tail, seal,
     },
     offset::QueueOffset,
     queue::{
@@ -62,9 +62,10 @@ impl QueueFile {
         if crc32c::crc32c(&bytes[footer_at..footer_at + tail.footer_len()]) != tail.footer_crc {
             return Err(Damage::new(footer_at, "the checksum of the footer"));
         }
-        let bits = tail.blocks as usize + tail.columns as usize;
-        let file = Self { path: path.into(), header, bytes, tail, checks: Arc::new(Checks::new(bits)), log };
+        let mut file = Self { path: path.into(), header, bytes, tail, checks: Arc::new(Checks::new(0)), log };
         file.check_directory()?;
+        let bits = file.blocks() + file.tail.columns as usize + file.tail.statistics as usize;
+        file.checks = Arc::new(Checks::new(bits));
         Ok(file)
     }
 
@@ -81,6 +82,9 @@ impl QueueFile {
             }
             if entry.rows == 0 || entry.rows as usize > BLOCK_ROWS || entry.columns_before != columns {
                 return Err(Damage::new(at, "the rows or columns of a block"));
+            }
+            if entry.columns as usize > COLUMNS_MAX + FIXED_COLUMNS_MAX {
+                return Err(Damage::new(at, "the number of columns"));
             }
             columns = columns.checked_add(entry.columns).ok_or(Damage::new(at, "the columns of a block"))?;
         }
@@ -159,9 +163,14 @@ impl QueueFile {
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
                     let range = entry.at as usize..entry.at as usize + entry.len as usize;
-                    if crc32c::crc32c(&self.bytes[range.clone()]) != entry.crc {
-                        return Err(Damage::new(range.start, "the checksum of statistics"));
-                    }
+                    // The marks of the statistics follow those of all blocks and columns.
+                    let mark = self.blocks() + self.tail.columns as usize + middle;
+                    self.checks.once(mark, || {
+                        if crc32c::crc32c(&self.bytes[range.clone()]) != entry.crc {
+                            return Err(Damage::new(range.start, "the checksum of statistics"));
+                        }
+                        Ok(())
+                    })?;
                     return statistics::decode(&self.bytes, range, self.blocks()).map(Some);
                 }
             }

@@ -91,11 +91,10 @@ impl Summary {
         }
         let ints = || used().filter(|index| values.kind(*index).has_int());
         let ints = ints().filter_map(|index| values.ints.as_ref().map(|ints| ints.value(index)));
-        let int_range = ints.fold(None, |range, int| widened(range, int));
+        let int_range = ints.fold(None, widened);
         let floats = used().filter(|index| values.kind(*index).has_float());
         let floats = floats.filter_map(|index| values.floats.as_ref().map(|floats| floats.value(index)));
-        let float_range =
-            floats.filter(|float| !float.is_nan()).fold(None, |range, float| widened(range, float));
+        let float_range = floats.filter(|float| !float.is_nan()).fold(None, widened);
         let count = distinct.unwrap_or(u32::MAX) as usize;
         let bloom = (2..=BLOOM_VALUES_MAX)
             .contains(&count)
@@ -116,7 +115,7 @@ impl Summary {
 
     fn of_ints(ints: &Int64Array, distinct: Option<u32>, is_property: bool) -> Self {
         let missing = ints.null_count() as u32;
-        let range = ints.iter().flatten().fold(None, |range, int| widened(range, int));
+        let range = ints.iter().flatten().fold(None, widened);
         let mut summary = Self::system_int(missing, range);
         summary.distinct = distinct;
         let count = distinct.unwrap_or(u32::MAX) as usize;

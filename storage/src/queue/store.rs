@@ -4,7 +4,7 @@
 //! Readers take none but that of the map, for as long as finding the queue takes.
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -61,6 +61,8 @@ pub(crate) struct OpenedQueues {
     pub(crate) rebuild: bool,
 }
 
+type FoundSegments = HashMap<(TopicId, QueueId), Vec<Arc<Segment>>>;
+
 /// All consume queues.
 pub(crate) struct Queues {
     /// The directory `queues`.
@@ -70,7 +72,7 @@ pub(crate) struct Queues {
     settings: QueuesSettings,
     queues: RwLock<HashMap<(TopicId, QueueId), Arc<Queue>>>,
     /// What was found at the start, of queues that nobody has added yet.
-    found: Mutex<HashMap<(TopicId, QueueId), Vec<Arc<Segment>>>>,
+    found: Mutex<FoundSegments>,
     building: Mutex<Building>,
     /// Queues with rows that are not visible yet.
     pending: Mutex<Vec<Arc<Queue>>>,
@@ -116,6 +118,8 @@ impl Names {
 /// What checkpoints keep between calls.
 struct Checkpointing {
     next_file: u64,
+    /// Drawn at each start, so that no checkpoint takes a file for another of the same number.
+    stamp: u64,
     /// All files that are ours: listed, or yet to be unlinked.
     files: HashMap<u64, Arc<QueueFile>>,
     retired: Vec<Arc<QueueFile>>,
@@ -191,6 +195,8 @@ impl Queues {
         let dir = data.join("queues");
         let shared = dir.join("shared");
         env.make_dir(&shared).map_err(StorageError::io("create", &shared))?;
+        let mut stamp = [0; 8];
+        env.random(&mut stamp).map_err(StorageError::io("draw a number for", &dir))?;
         let nothing = QueuesCheckpoint::default();
         let listed = checkpoint.unwrap_or(&nothing);
         let (found, rebuild) = match Found::open(&dir, env.as_ref(), &log, listed, recovered_end, settings) {
@@ -213,6 +219,7 @@ impl Queues {
             pending: Mutex::default(),
             checkpointing: Mutex::new(Checkpointing {
                 next_file: listed.next_file.max(1),
+                stamp: u64::from_le_bytes(stamp),
                 files: found.files,
                 retired: Vec::new(),
                 builder: RunBuilder::default(),
@@ -514,7 +521,7 @@ fn add_row(builder: &mut RunBuilder, record: &RecordView<'_>, names: &mut Names)
 #[derive(Default)]
 struct Found {
     files: HashMap<u64, Arc<QueueFile>>,
-    queues: HashMap<(TopicId, QueueId), Vec<Arc<Segment>>>,
+    queues: FoundSegments,
     dropped: Vec<DroppedBlock>,
 }
 
@@ -532,8 +539,9 @@ impl Found {
             let path = listed.path(dir);
             let file = QueueFile::open(env, &path, Arc::clone(log))?;
             let header = file.header();
-            let same =
-                header.number == listed.number && header.kind == listed.kind && file.len() == listed.len;
+            let same = (header.number, header.kind, header.stamp)
+                == (listed.number, listed.kind, listed.stamp)
+                && file.len() == listed.len;
             if !same || header.uuid != settings.uuid {
                 return Err(StorageError::corrupt(&path, 0)(crate::error::Fault::Foreign));
             }
@@ -590,14 +598,18 @@ impl Found {
 
 /// Removes what earlier processes left in the directory of consume queues and nobody lists.
 fn remove_unlisted(env: &dyn Env, dir: &Path, keep: &HashSet<PathBuf>) -> Result<(), StorageError> {
-    let list = |dir: &Path| env.list(dir).map_err(StorageError::io("list", dir));
+    let list = |dir: &Path| match env.list(dir) {
+        // A file of somebody else's, named like a directory of ours.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(vec![String::new()]),
+        other => other.map_err(StorageError::io("list", dir)),
+    };
     let is_number = |name: &String| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     remove_files(env, &dir.join("shared"), ".blocks", keep)?;
     for topic in list(dir)?.into_iter().filter(is_number) {
         let topic = dir.join(topic);
         for queue in list(&topic)?.into_iter().filter(is_number) {
             let queue = topic.join(queue);
-            if remove_files(env, &queue, ".queue", keep)? == 0 {
+            if !list(&queue)?.contains(&String::new()) && remove_files(env, &queue, ".queue", keep)? == 0 {
                 env.remove_dir(&queue).map_err(StorageError::io("remove", &queue))?;
             }
         }
@@ -700,7 +712,8 @@ fn listed_file(file: &QueueFile, segment: &Segment) -> ListedFile {
             (first.topic, first.queue, first.base)
         }
     };
-    ListedFile { number: header.number, kind: header.kind, len: file.len(), topic, queue, base }
+    let (number, kind, stamp) = (header.number, header.kind, header.stamp);
+    ListedFile { number, kind, stamp, len: file.len(), topic, queue, base }
 }
 
 /// What a checkpoint changes in one queue.
@@ -903,6 +916,7 @@ impl<'a> CheckpointWriter<'a> {
             let listed = ListedFile {
                 number,
                 kind: FileKind::Segment,
+                stamp: 0,
                 len: 0,
                 topic: queue.topic,
                 queue: queue.queue,
@@ -927,7 +941,7 @@ impl<'a> CheckpointWriter<'a> {
         if self.shared.is_none() {
             let (number, header) = self.header(FileKind::Shared);
             let (topic, queue, base) = Default::default();
-            let listed = ListedFile { number, kind: FileKind::Shared, len: 0, topic, queue, base };
+            let listed = ListedFile { number, kind: FileKind::Shared, stamp: 0, len: 0, topic, queue, base };
             let path = listed.path(&self.queues.dir);
             let writer = FileWriter::create(self.queues.env.as_ref(), path.clone(), header)?;
             self.shared = Some((number, writer, path));
@@ -941,7 +955,8 @@ impl<'a> CheckpointWriter<'a> {
     fn header(&mut self, kind: FileKind) -> (u64, FileHeader) {
         let number = self.checkpointing.next_file;
         self.checkpointing.next_file += 1;
-        (number, FileHeader { kind, number, uuid: self.queues.settings.uuid, blocks: 0 })
+        let (uuid, stamp) = (self.queues.settings.uuid, self.checkpointing.stamp);
+        (number, FileHeader { kind, number, uuid, stamp, blocks: 0 })
     }
 
     /// Removes what was written, so that a disk that is full does not fill further with every attempt.

@@ -20,12 +20,13 @@ use crate::{
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
     queue::{
         block::Block,
-        builder::RunBuilder,
+        builder::{RowFacts, RunBuilder},
         checkpoint::QueuesCheckpoint,
         image::Place,
         merge::{Slice, merge},
         model::{Messages, ModelLog, ModelQueue, as_log},
         segment::{FileWriter, QueueFile, Segment},
+        statistics::StatisticsBuilder,
         store::{OpenedQueues, Queues, QueuesSettings},
         view::QueueView,
     },
@@ -245,7 +246,7 @@ fn place(base: u64) -> Place {
 }
 
 fn add_row(builder: &mut RunBuilder, row: u64, properties: &[(&str, ValueRef<'_>)]) {
-    builder.begin_row(crate::queue::builder::RowFacts {
+    builder.begin_row(RowFacts {
         position: row * 100,
         store_time_ms: row as i64,
         born_time_ms: None,
@@ -469,10 +470,11 @@ fn what_no_checkpoint_lists_is_removed_and_foreign_files_stay() {
     let shared = bench.dir.path().join("queues/shared");
     fs::write(shared.join("notes.txt"), "mine").unwrap();
     fs::write(shared.join("00000000000000000099.blocks.tmp"), "torn").unwrap();
+    fs::write(bench.dir.path().join("queues/12345"), "mine").unwrap();
     let end = bench.log.end();
     let (bench, opened) = bench.reopen(None, end);
     assert!(!opened.rebuild);
-    assert_eq!(bench.files().len(), 1, "{:?}", bench.files());
+    assert_eq!(bench.files().len(), 2, "{:?}", bench.files());
     bench.queues.add_queue(TopicId(1), QueueId(0), SYNC, QueueOffset(0));
     bench.build(LogPosition(0));
     model_of(BLOCK_ROWS as u64 + 1).check(&bench.view(1, 0), 0, BLOCK_ROWS as u64 + 1);
@@ -481,12 +483,19 @@ fn what_no_checkpoint_lists_is_removed_and_foreign_files_stay() {
 #[test]
 fn a_missing_or_damaged_file_asks_for_a_rebuild() {
     type Harm = fn(&Path);
-    let harms: [(&str, Harm); 4] = [
+    let harms: [(&str, Harm); 5] = [
         ("missing", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, "").unwrap()),
         ("cut", |path| {
             let bytes = fs::read(path).unwrap();
             fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+        }),
+        ("of another start", |path| {
+            let mut bytes = fs::read(path).unwrap();
+            let mut header = FileHeader::decode(&bytes).unwrap();
+            header.stamp += 1;
+            bytes[..64].copy_from_slice(&header.encode());
+            fs::write(path, bytes).unwrap();
         }),
         ("header", |path| {
             let mut bytes = fs::read(path).unwrap();
@@ -553,7 +562,7 @@ fn small_file() -> (Vec<u8>, ModelQueue, Arc<ModelLog>) {
     let mut messages = Messages::new(1);
     let mut builder = RunBuilder::default();
     let mut model = ModelQueue::default();
-    let header = FileHeader { kind: FileKind::Segment, number: 1, uuid: [7; 16], blocks: 0 };
+    let header = FileHeader { kind: FileKind::Segment, number: 1, uuid: [7; 16], stamp: 9, blocks: 0 };
     let mut writer = FileWriter::create(&DiskEnv, path.clone(), header).unwrap();
     for block in 0..2 {
         for _ in 0..6 {
@@ -701,4 +710,65 @@ fn a_block_with_right_checksums_and_wrong_structure_does_not_panic() {
         builder.clear();
         let _ = round;
     }
+}
+
+/// The examples of docs/format.md are what this program writes.
+#[test]
+fn the_documented_bytes_are_the_bytes_written() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("file");
+    let mut builder = RunBuilder::default();
+    builder.begin_row(RowFacts {
+        position: 4096,
+        store_time_ms: 1_700_000_000_000,
+        born_time_ms: None,
+        size: 120,
+        body_size: 9,
+        body_position: None,
+    });
+    builder.message_type("NORMAL");
+    add_property(&mut builder, "region", ValueRef::Text("EU"));
+    builder.end_row();
+    let place = Place { topic: TopicId(7), incarnation: 1, queue: QueueId(3), base: QueueOffset(100) };
+    let block = Block::built(builder.finish(place), as_log(&Arc::default())).unwrap();
+    let uuid = *b"\x01\x02\x03\x04\x05\x06\x47\x08\x89\x0a\x0b\x0c\x0d\x0e\x0f\x10";
+    let header = FileHeader { kind: FileKind::Shared, number: 1, uuid, stamp: 2, blocks: 0 };
+    let mut writer = FileWriter::create(&DiskEnv, path.clone(), header).unwrap();
+    writer.add(&block).unwrap();
+    writer.finish().unwrap();
+    check_example("shared file", &fs::read(path).unwrap());
+
+    let mut statistics = StatisticsBuilder::default();
+    statistics.add(&block);
+    let columns = statistics.finish();
+    check_example("statistics", &columns.iter().find(|column| column.name == "region").unwrap().bytes);
+}
+
+#[track_caller]
+fn check_example(name: &str, bytes: &[u8]) {
+    let document = include_str!("../../../docs/format.md");
+    let marker = format!("<!-- example: {name} -->\n```text\n");
+    let (_, example) = document.split_once(&marker).unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    // Each line: a position, bytes, and after a bar what they are. Lines that are left out are zeros.
+    let mut documented = Vec::new();
+    for line in example.lines() {
+        let (at, rest) = line.split_once("  ").unwrap_or((line, ""));
+        documented.resize(usize::from_str_radix(at, 16).unwrap(), 0);
+        let hex = rest.split('|').next().unwrap_or_default();
+        documented.extend(hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
+    assert!(documented == bytes, "docs/format.md should say:\n{}", dump(bytes));
+}
+
+fn dump(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (number, line) in bytes.chunks(16).enumerate() {
+        let is_last = (number + 1) * 16 >= bytes.len();
+        if line.iter().any(|byte| *byte != 0) || is_last {
+            let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            text += &format!("{:04x}  {}\n", number * 16, hex.join(" "));
+        }
+    }
+    text
 }

@@ -20,7 +20,7 @@ use crate::format::block::{
     Shape,
 };
 
-/// Which columns of a file have been checked in this process; one bit a column.
+/// Which parts of a file have been checked in this process; one bit for each.
 #[derive(Debug)]
 pub(crate) struct Checks(Box<[AtomicU64]>);
 
@@ -31,6 +31,15 @@ impl Checks {
 
     fn is_set(&self, bit: usize) -> bool {
         self.0.get(bit / 64).is_some_and(|word| word.load(Ordering::Acquire) & (1 << (bit % 64)) != 0)
+    }
+
+    /// Runs a check unless it has passed before.
+    pub(crate) fn once(&self, bit: usize, check: impl FnOnce() -> Result<(), Damage>) -> Result<(), Damage> {
+        if !self.is_set(bit) {
+            check()?;
+            self.set(bit);
+        }
+        Ok(())
     }
 
     fn set(&self, bit: usize) {
