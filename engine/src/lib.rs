@@ -18,6 +18,7 @@ mod scan;
 mod schema;
 mod serial;
 mod sql;
+mod tables;
 mod topic;
 
 pub use broker::{Broker, BrokerInfo, BrokerOptions};

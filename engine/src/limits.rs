@@ -45,6 +45,19 @@ pub const ORPHAN_AFTER: Duration = Duration::from_secs(120);
 /// How long a client is taken to be alive after its last sign of life.
 pub const CLIENT_ALIVE: Duration = Duration::from_secs(120);
 
+/// UTF-8 bytes of a SQL statement.
+pub const SQL_BYTES_MAX: usize = 64 * 1024;
+/// Tokens of a SQL statement, blanks and comments not counted.
+pub const SQL_TOKENS_MAX: usize = 8192;
+/// How deep parentheses, subqueries and the like may nest in a SQL statement.
+pub const SQL_DEPTH_MAX: usize = 64;
+/// Parameters of a SQL statement.
+pub const SQL_PARAMETERS_MAX: usize = 1024;
+/// How long a SQL query may take, its reading by the client included.
+pub const QUERY_TIME_MAX: Duration = Duration::from_secs(10 * 60);
+/// How long a SQL query waits for its turn.
+pub const QUERY_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// Queues of a topic whose creator names no number.
 pub const QUEUES_DEFAULT: u32 = 4;
 /// How long rows are retained by default.

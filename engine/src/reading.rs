@@ -7,6 +7,7 @@ use crate::{
     error::EngineError,
     reads::ReadPool,
     schema::Inference,
+    sql::engine::Queries,
 };
 
 /// Part of every broker.
@@ -16,12 +17,18 @@ pub(crate) struct Reading {
     pub(crate) pool: ReadPool,
     /// The types of properties.
     pub(crate) inference: Inference,
+    /// Where queries run.
+    pub(crate) queries: Queries,
 }
 
 impl Reading {
     /// Returns it for a broker that is opened with `options`.
     pub(crate) fn new(options: &BrokerOptions) -> Self {
-        Self { pool: ReadPool::new(options.read_threads), inference: Inference::default() }
+        Self {
+            pool: ReadPool::new(options.read_threads),
+            inference: Inference::default(),
+            queries: Queries::new(options),
+        }
     }
 }
 

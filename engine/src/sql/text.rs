@@ -10,26 +10,20 @@ use datafusion::sql::sqlparser::{
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
 
-use crate::error::{EngineError, LimitKind};
-
-/// Bytes of a statement.
-pub(crate) const TEXT_BYTES_MAX: usize = 64 * 1024;
-/// Tokens of a statement, blanks and comments not counted.
-pub(crate) const TOKENS_MAX: usize = 8192;
-/// How deep parentheses, subqueries and the like may nest.
-const DEPTH_MAX: usize = 64;
-/// Parameters of a statement.
-const PARAMETERS_MAX: usize = 1024;
+use crate::{
+    error::{EngineError, LimitKind},
+    limits::{SQL_BYTES_MAX, SQL_DEPTH_MAX, SQL_PARAMETERS_MAX, SQL_TOKENS_MAX},
+};
 
 /// Parses `sql`: one statement that reads.
 pub(crate) fn parse(sql: &str) -> Result<Statement, EngineError> {
-    within("bytes of SQL text", sql.len(), TEXT_BYTES_MAX)?;
+    within("bytes of SQL text", sql.len(), SQL_BYTES_MAX)?;
     let tokens = Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
         .map_err(|error| EngineError::Sql(error.to_string()))?;
     let tokens = Rewriter::new(sql).rewrite(tokens)?;
     let mut statements = Parser::new(&GenericDialect {})
-        .with_recursion_limit(DEPTH_MAX)
+        .with_recursion_limit(SQL_DEPTH_MAX)
         .with_tokens_with_locations(tokens)
         .parse_statements()
         .map_err(|error| EngineError::Sql(parser_message(&error.to_string())))?;
@@ -46,7 +40,7 @@ pub(crate) fn parse(sql: &str) -> Result<Statement, EngineError> {
 fn parser_message(message: &str) -> String {
     let message = message.strip_prefix("sql parser error: ").unwrap_or(message);
     if message.contains("recursion limit") {
-        format!("the SQL text nests deeper than {DEPTH_MAX} levels")
+        format!("the SQL text nests deeper than {SQL_DEPTH_MAX} levels")
     } else {
         format!("cannot read the SQL text: {message}")
     }
@@ -117,8 +111,8 @@ impl<'a> Rewriter<'a> {
             };
             kept.push(TokenWithSpan { token: replaced, span });
         }
-        within("tokens of the SQL text", kept.len(), TOKENS_MAX)?;
-        within("parameters of the SQL text", self.positional, PARAMETERS_MAX)?;
+        within("tokens of the SQL text", kept.len(), SQL_TOKENS_MAX)?;
+        within("parameters of the SQL text", self.positional, SQL_PARAMETERS_MAX)?;
         if self.positional > 0 && self.numbered {
             return Err(EngineError::Sql("use either ? or $1 for parameters, not both".to_owned()));
         }
@@ -139,7 +133,7 @@ impl<'a> Rewriter<'a> {
         if number == 0 {
             return Err(EngineError::Sql("parameters are counted from $1".to_owned()));
         }
-        within("parameters of the SQL text", number, PARAMETERS_MAX)?;
+        within("parameters of the SQL text", number, SQL_PARAMETERS_MAX)?;
         self.numbered = true;
         Ok(Token::Placeholder(name))
     }
