@@ -40,7 +40,7 @@ use crate::{
     error::{EngineError, LimitKind},
     limits::QUERY_TIME_MAX,
     schema::ColumnType,
-    tables::{PUBLIC, RAW_SUFFIX, SYSTEM, SystemTable, Table, Tables, TopicSnapshot, schema_of},
+    tables::{RAW_SUFFIX, SYSTEM, SystemTable, Table, Tables, TopicSnapshot, schema_of},
 };
 
 /// Batches that are made before they are asked for.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use datafusion::{
-    arrow::datatypes::{DataType, SchemaRef},
+    arrow::{
+        datatypes::{DataType, SchemaRef},
+        error::ArrowError,
+    },
     common::TableReference,
     common::{DataFusionError, config::ConfigOptions},
     execution::{
@@ -413,12 +416,10 @@ impl From<DataFusionError> for EngineError {
                 Self::from(*source)
             }
             DataFusionError::ArrowError(source, backtrace) => match *source {
-                datafusion::arrow::error::ArrowError::ExternalError(source) => {
-                    match source.downcast::<Self>() {
-                        Ok(error) => *error,
-                        Err(source) => Self::Sql(shortened(&source.to_string())),
-                    }
-                }
+                ArrowError::ExternalError(source) => match source.downcast::<Self>() {
+                    Ok(error) => *error,
+                    Err(source) => Self::Sql(shortened(&source.to_string())),
+                },
                 source => Self::Sql(shortened(
                     &DataFusionError::ArrowError(Box::new(source), backtrace).to_string(),
                 )),

@@ -4,14 +4,14 @@
 //! predicates with pruning, others as DataFusion evaluates them. Filter columns are read first, the rest
 //! only for the rows that are left, and bodies last.
 
-use std::{any::Any, fmt, ops::Range, sync::Arc, time::Instant};
+use std::{fmt, ops::Range, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use datafusion::{
     arrow::{
         array::{Array, AsArray, BooleanArray, RecordBatch},
         compute::concat_batches,
-        datatypes::{DataType, Schema, SchemaRef, TimeUnit},
+        datatypes::{DataType, SchemaRef, TimeUnit},
     },
     catalog::{Session, TableProvider},
     common::{DFSchema, DataFusionError, Result, tree_node::TreeNodeRecursion},
@@ -354,14 +354,13 @@ impl Bounds {
         if !is_exact {
             return;
         }
-        match value.cast_to(&data_type) {
-            Ok(ScalarValue::Int64(Some(bound)) | ScalarValue::TimestampMicrosecond(Some(bound), _)) => {
-                // A cast of nanoseconds rounds down, so that one more microsecond is let through.
-                let bound = if operator == Operator::Lt { bound.saturating_add(1) } else { bound };
-                let operator = if operator == Operator::Gt { Operator::GtEq } else { operator };
-                interval.restrict(operator, bound);
-            }
-            _ => {}
+        if let Ok(ScalarValue::Int64(Some(bound)) | ScalarValue::TimestampMicrosecond(Some(bound), _)) =
+            value.cast_to(&data_type)
+        {
+            // A cast of nanoseconds rounds down, so that one more microsecond is let through.
+            let bound = if operator == Operator::Lt { bound.saturating_add(1) } else { bound };
+            let operator = if operator == Operator::Gt { Operator::GtEq } else { operator };
+            interval.restrict(operator, bound);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A table about the broker: made anew for each query that reads it.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use datafusion::{
