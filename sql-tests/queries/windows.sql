@@ -1,0 +1,32 @@
+-- row_number within a group
+SELECT carrier, flight, distance, n FROM (
+  SELECT carrier, flight, distance, time_hour,
+         row_number() OVER (PARTITION BY carrier ORDER BY distance DESC, time_hour, flight, origin, dest) AS n
+  FROM flights WHERE month = 3) ranked
+WHERE n <= 3;
+
+-- rank and a running total
+SELECT origin, month, n, rank() OVER (PARTITION BY origin ORDER BY n DESC) AS place,
+       sum(n) OVER (PARTITION BY origin ORDER BY month) AS running
+FROM (SELECT origin, month, count(*) AS n FROM flights GROUP BY origin, month) monthly;
+
+-- lag
+SELECT month, n, n - lag(n) OVER (ORDER BY month) AS growth
+FROM (SELECT month, count(*) AS n FROM flights GROUP BY month) monthly;
+
+-- a moving average
+SELECT day, avg(n) OVER (ORDER BY day ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS moving
+FROM (SELECT day, count(*) AS n FROM flights WHERE month = 5 GROUP BY day) daily;
+
+-- a share of the whole
+SELECT carrier, n * 100.0 / sum(n) OVER () AS percent
+FROM (SELECT carrier, count(*) AS n FROM flights GROUP BY carrier) totals;
+
+-- common table expressions that build on each other
+WITH busy AS (SELECT dest, count(*) AS n FROM flights GROUP BY dest),
+     top AS (SELECT dest FROM busy WHERE n > 10000)
+SELECT f.origin, count(*) AS n, avg(f.dep_delay) AS mean FROM flights f JOIN top ON f.dest = top.dest GROUP BY f.origin;
+
+-- a recursive common table expression
+WITH RECURSIVE hours(h) AS (SELECT 0 UNION ALL SELECT h + 1 FROM hours WHERE h < 23)
+SELECT hours.h, count(f.hour) AS n FROM hours LEFT JOIN flights f ON f.hour = hours.h GROUP BY hours.h;
