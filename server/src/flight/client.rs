@@ -167,20 +167,27 @@ impl Client {
         }
     }
 
-    /// Plans a pull, and returns its batches queue by queue.
+    /// Plans a pull, and returns its batches queue by queue. `max_rows` of the command holds for all of them
+    /// together.
     ///
     /// # Errors
     ///
     /// If the broker cannot be reached or refuses.
     pub async fn pull(&self, command: &PullCommand) -> Result<Answer<PulledBatch>, ClientError> {
+        let limit = command.max_rows;
         let command = serde_json::to_vec(command).map_err(|e| ClientError::Answer(e.to_string()))?;
         let answer = self.read(FlightDescriptor::new_cmd(command)).await?;
-        let batches = answer.batches.and_then(async |(batch, metadata)| {
+        let batches = answer.batches.try_filter_map(async |(batch, metadata)| {
+            // Sent now and then when there is nothing to send.
+            if metadata.is_empty() && batch.num_rows() == 0 {
+                return Ok(None);
+            }
             let metadata =
                 serde_json::from_slice(&metadata).map_err(|e| ClientError::Answer(e.to_string()))?;
-            Ok(PulledBatch { batch, metadata })
+            Ok(Some(PulledBatch { batch, metadata }))
         });
-        Ok(Answer { schema: answer.schema, rows: answer.rows, batches: batches.boxed() })
+        let rows = answer.rows.map(|rows| limit.map_or(rows, |limit| rows.min(limit)));
+        Ok(Answer { schema: answer.schema, rows, batches: limited(batches, limit).boxed() })
     }
 
     /// Runs ad-hoc SQL, and returns its rows.
@@ -258,6 +265,25 @@ impl Client {
         }
         ClientError::Refused { code: status.code(), message: status.message().to_owned() }
     }
+}
+
+/// Cuts `batches` after `limit` rows. What the last one says of its queue then holds for the whole batch.
+fn limited<S>(batches: S, limit: Option<u64>) -> impl Stream<Item = Result<PulledBatch, ClientError>> + Send
+where
+    S: Stream<Item = Result<PulledBatch, ClientError>> + Send,
+{
+    batches.scan(limit.unwrap_or(u64::MAX), |left, pulled| {
+        if *left == 0 {
+            return std::future::ready(None);
+        }
+        let cut = |mut pulled: PulledBatch| {
+            let rows = usize::try_from(*left).unwrap_or(usize::MAX).min(pulled.batch.num_rows());
+            pulled.batch = pulled.batch.slice(0, rows);
+            *left -= rows as u64;
+            pulled
+        };
+        std::future::ready(Some(pulled.map(cut)))
+    })
 }
 
 pub(crate) fn endpoint(uri: &str, options: &ConnectOptions) -> Result<Endpoint, ClientError> {
