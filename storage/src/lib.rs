@@ -12,10 +12,13 @@ pub mod limits;
 mod lock;
 mod log;
 mod message;
+#[cfg(test)]
+mod model;
 mod offset;
 mod queue;
 mod raw;
 mod recovery;
+mod sim;
 mod storage;
 
 pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
@@ -36,4 +39,5 @@ pub use queue::{
     view::{Part, QueueView},
 };
 pub use recovery::{Cut, Fence};
+pub use sim::{SimCall, SimEnv};
 pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, Storage, StorageOptions};

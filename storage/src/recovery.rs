@@ -41,6 +41,8 @@ pub struct Cut {
     pub position: LogPosition,
     /// Whole frames behind it, which were never acknowledged as durable.
     pub frames: u64,
+    /// What was found there.
+    pub fault: Fault,
 }
 
 /// What is known of a frame sequence before its files are read.
@@ -278,7 +280,7 @@ impl Finder<'_> {
             let torn = window.bytes(here, FRAME_HEADER_LEN)?.iter().any(|byte| *byte != 0);
             if torn || later.frames > 0 {
                 // Whatever whole frames lie behind were written, but never known to be durable.
-                self.found.cut = Some(Cut { position: here, frames: later.frames });
+                self.found.cut = Some(Cut { position: here, frames: later.frames, fault });
             }
             return Ok(false);
         }
