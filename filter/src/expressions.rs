@@ -11,6 +11,7 @@ use std::{
 };
 
 use arrow_array::{Array, ArrayRef, BooleanArray, ListArray, RecordBatch, UInt32Array};
+use arrow_buffer::{BooleanBuffer, NullBuffer};
 use arrow_schema::{DataType, Schema};
 use datafusion_common::{DataFusionError, Result, internal_err};
 use datafusion_expr::ColumnarValue;
@@ -65,6 +66,23 @@ pub(crate) fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Res
     Ok(Planes::from_array(booleans))
 }
 
+/// Evaluates a boolean expression where `rows` says so; elsewhere the answer means nothing.
+pub(crate) fn evaluate_for(
+    expr: &Arc<dyn PhysicalExpr>,
+    batch: &RecordBatch,
+    rows: Option<&BooleanBuffer>,
+) -> Result<Planes> {
+    if let Some(junction) = expr.downcast_ref::<Junction>() {
+        junction.planes(batch, rows)
+    } else if let Some(test) = expr.downcast_ref::<RowTest>() {
+        test.planes(batch, rows)
+    } else if let Some(test) = expr.downcast_ref::<ColumnTest>() {
+        test.planes(batch, rows)
+    } else {
+        evaluate(expr, batch)
+    }
+}
+
 /// A condition on one column: answered once a distinct value, then spread over the rows.
 #[derive(Debug)]
 pub(crate) struct ColumnTest {
@@ -104,20 +122,7 @@ impl PhysicalExpr for ColumnTest {
     boolean_expression!();
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let input = evaluate_input(&self.input, batch)?;
-        let planes = match OpenColumn::open(&input, self.of_system) {
-            Some(OpenColumn::Dictionary { codes, values }) => {
-                Planes::from_codes(codes, &truths(&self.condition, &values), self.missing)
-            }
-            Some(OpenColumn::Plain { present, values }) => {
-                self.of_rows(&values, present.filter(|present| present.null_count() > 0))
-            }
-            Some(OpenColumn::Ints(ints)) => {
-                self.of_rows(&ints, ints.ints.nulls().filter(|nulls| nulls.null_count() > 0))
-            }
-            None => return unexpected(&input),
-        };
-        array(planes)
+        array(self.planes(batch, None)?)
     }
 
     fn children(&self) -> Vec<&Input> {
@@ -137,14 +142,49 @@ impl PhysicalExpr for ColumnTest {
 }
 
 impl ColumnTest {
-    fn of_rows(&self, source: &impl Source, present: Option<&arrow_buffer::NullBuffer>) -> Planes {
+    fn planes(&self, batch: &RecordBatch, rows: Option<&BooleanBuffer>) -> Result<Planes> {
+        let input = evaluate_input(&self.input, batch)?;
+        Ok(match OpenColumn::open(&input, self.of_system) {
+            Some(OpenColumn::Dictionary { codes, values }) => {
+                Planes::from_codes(codes, &truths(&self.condition, &values), self.missing)
+            }
+            Some(OpenColumn::Plain { present, values }) => match rows {
+                Some(rows) if rows.count_set_bits() < values.len() / FEW => {
+                    self.of_few_rows(&values, present, rows)
+                }
+                _ => self.of_rows(&values, present),
+            },
+            Some(OpenColumn::Ints(ints)) => self.of_rows(&ints, ints.ints.nulls()),
+            None => return unexpected(&input),
+        })
+    }
+
+    fn of_rows(&self, source: &impl Source, present: Option<&NullBuffer>) -> Planes {
         let planes = Planes::from_truths(&truths(&self.condition, source));
-        match present {
+        match present.filter(|present| present.null_count() > 0) {
             Some(present) => planes.with_missing(present, self.missing),
             None => planes,
         }
     }
+
+    fn of_few_rows(
+        &self,
+        source: &impl Source,
+        present: Option<&NullBuffer>,
+        rows: &BooleanBuffer,
+    ) -> Planes {
+        let mut truths = vec![Truth::False as u8; source.len()];
+        for row in rows.set_indices() {
+            let is_present = present.is_none_or(|present| present.is_valid(row));
+            let truth = if is_present { self.condition.truth(&|_| source.scalar(row)) } else { self.missing };
+            truths[row] = truth as u8;
+        }
+        Planes::from_truths(&truths)
+    }
 }
+
+/// Where fewer than one in so many rows are asked for, values are judged one by one.
+const FEW: usize = 8;
 
 fn one_child<T>(children: Vec<Input>) -> Result<[Input; 1]> {
     <[Input; 1]>::try_from(children)
@@ -179,6 +219,21 @@ impl PhysicalExpr for RowTest {
     boolean_expression!();
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        array(self.planes(batch, None)?)
+    }
+
+    fn children(&self) -> Vec<&Input> {
+        self.inputs.iter().collect()
+    }
+
+    fn with_new_children(self: Arc<Self>, inputs: Vec<Input>) -> Result<Arc<dyn PhysicalExpr>> {
+        let Self { columns, test, .. } = &*self;
+        Ok(Arc::new(Self { columns: columns.clone(), inputs, test: Arc::clone(test) }))
+    }
+}
+
+impl RowTest {
+    fn planes(&self, batch: &RecordBatch, rows: Option<&BooleanBuffer>) -> Result<Planes> {
         let arrays: Vec<ArrayRef> =
             self.inputs.iter().map(|input| evaluate_input(input, batch)).collect::<Result<_>>()?;
         let mut opened = Vec::with_capacity(arrays.len());
@@ -189,23 +244,23 @@ impl PhysicalExpr for RowTest {
             }
         }
         let truth = |row| {
-            self.test.truth(&|wanted| {
+            let truth = self.test.truth(&|wanted| {
                 // Columns that are absent have no input; their value is missing.
                 let found = opened.iter().find(|(column, _)| *column == wanted);
                 found.map_or(Scalar::Null, |(_, open)| open.scalar(row))
-            })
+            });
+            truth as u8
         };
-        let truths: Vec<u8> = (0..batch.num_rows()).map(|row| truth(row) as u8).collect();
-        array(Planes::from_truths(&truths))
-    }
-
-    fn children(&self) -> Vec<&Input> {
-        self.inputs.iter().collect()
-    }
-
-    fn with_new_children(self: Arc<Self>, inputs: Vec<Input>) -> Result<Arc<dyn PhysicalExpr>> {
-        let Self { columns, test, .. } = &*self;
-        Ok(Arc::new(Self { columns: columns.clone(), inputs, test: Arc::clone(test) }))
+        Ok(Planes::from_truths(&match rows {
+            None => (0..batch.num_rows()).map(truth).collect::<Vec<u8>>(),
+            Some(rows) => {
+                let mut truths = vec![Truth::False as u8; batch.num_rows()];
+                for row in rows.set_indices() {
+                    truths[row] = truth(row);
+                }
+                truths
+            }
+        }))
     }
 }
 
@@ -324,21 +379,7 @@ impl PhysicalExpr for Junction {
     boolean_expression!();
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let neutral = match self.connective {
-            Connective::And => Truth::True,
-            Connective::Or => Truth::False,
-        };
-        let Some((first, rest)) = self.terms.split_first() else {
-            return array(Planes::constant(neutral, batch.num_rows()));
-        };
-        let mut planes = evaluate(first, batch)?;
-        for term in rest {
-            if planes.is_decided(self.connective) {
-                break;
-            }
-            planes.combine(self.connective, &evaluate(term, batch)?);
-        }
-        array(planes)
+        array(self.planes(batch, None)?)
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
@@ -350,5 +391,26 @@ impl PhysicalExpr for Junction {
         terms: Vec<Arc<dyn PhysicalExpr>>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
         Ok(Arc::new(Self { connective: self.connective, terms }))
+    }
+}
+
+impl Junction {
+    fn planes(&self, batch: &RecordBatch, rows: Option<&BooleanBuffer>) -> Result<Planes> {
+        let Some((first, rest)) = self.terms.split_first() else {
+            let neutral = Truth::from(self.connective == Connective::And);
+            return Ok(Planes::constant(neutral, batch.num_rows()));
+        };
+        let mut planes = evaluate_for(first, batch, rows)?;
+        for term in rest {
+            let mut open = planes.open(self.connective);
+            if let Some(rows) = rows {
+                open = &open & rows;
+            }
+            if !open.has_true() {
+                break;
+            }
+            planes.combine(self.connective, &evaluate_for(term, batch, Some(&open))?);
+        }
+        Ok(planes)
     }
 }

@@ -89,11 +89,11 @@ impl Planes {
             if one { self.is_true.clone() } else { apply(&self.is_possible, &other.is_possible) };
     }
 
-    /// Whether no further term can change anything.
-    pub(crate) fn is_decided(&self, connective: Connective) -> bool {
+    /// The rows that a further term may change.
+    pub(crate) fn open(&self, connective: Connective) -> BooleanBuffer {
         match connective {
-            Connective::And => !self.is_possible.has_true(),
-            Connective::Or => !self.is_true.has_false(),
+            Connective::And => self.is_possible.clone(),
+            Connective::Or => !&self.is_true,
         }
     }
 }

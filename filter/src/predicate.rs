@@ -88,10 +88,10 @@ impl Predicate {
         }
         let bound = self.bound(rows.shape(), &columns);
         let batch = bound.batch(tree, &columns, len)?;
-        let mut planes = expressions::evaluate(&bound.worst, &batch)?;
+        let mut planes = expressions::evaluate_for(&bound.worst, &batch, only)?;
         if let Some(open) = open_rows(&bound, &batch, &planes, only)? {
             self.read_hashed(rows, &bound, &open, &mut columns)?;
-            planes = select(&open, &self.evaluate_read(&columns, len)?, &planes);
+            planes = select(&open, &self.evaluate_read(&columns, &open)?, &planes);
         }
         Ok(verdicts(planes, only))
     }
@@ -137,13 +137,17 @@ impl Predicate {
         Ok(())
     }
 
-    /// Judges rows whose hashed columns have been replaced.
-    fn evaluate_read<E>(&self, columns: &[Option<Column>], len: usize) -> Result<Planes, EvaluateError<E>> {
+    /// Judges the open rows, whose hashed columns have been replaced.
+    fn evaluate_read<E>(
+        &self,
+        columns: &[Option<Column>],
+        open: &BooleanBuffer,
+    ) -> Result<Planes, EvaluateError<E>> {
         let tree = self.selector.tree();
         let forms = columns.iter().map(|column| Form::of(column.as_ref())).collect();
         let bound = Bound::new(tree, forms);
-        let batch = bound.batch(tree, columns, len)?;
-        Ok(expressions::evaluate(&bound.worst, &batch)?)
+        let batch = bound.batch(tree, columns, open.len())?;
+        Ok(expressions::evaluate_for(&bound.worst, &batch, Some(open))?)
     }
 }
 
@@ -155,7 +159,7 @@ fn open_rows<E>(
     only: Option<&BooleanBuffer>,
 ) -> Result<Option<BooleanBuffer>, EvaluateError<E>> {
     let Some(best) = &bound.best else { return Ok(None) };
-    let best = expressions::evaluate(best, batch)?;
+    let best = expressions::evaluate_for(best, batch, only)?;
     let mut open = &(&best.is_true ^ &worst.is_true) | &(&best.is_possible ^ &worst.is_possible);
     if let Some(only) = only {
         open = &open & only;

@@ -90,6 +90,10 @@ pub(crate) struct Set {
     pub(crate) texts: HashSet<String, foldhash::fast::RandomState>,
     pub(crate) numbers: Vec<Number>,
     pub(crate) booleans: Vec<bool>,
+    /// The numbers that integers equal.
+    ints: HashSet<i64, foldhash::fast::RandomState>,
+    /// The bits of the numbers that doubles equal, of zero without sign.
+    floats: HashSet<u64, foldhash::fast::RandomState>,
 }
 
 /// The name of a column, owned.
@@ -729,7 +733,24 @@ impl Set {
             Constant::Null => {}
             Constant::Text(text) => drop(self.texts.insert(text)),
             Constant::Boolean(value) => self.booleans.push(value),
-            Constant::Number(number) => self.numbers.push(number),
+            Constant::Number(number) => self.insert_number(number),
+        }
+    }
+
+    fn insert_number(&mut self, number: Number) {
+        self.numbers.push(number);
+        // Each number equals at most one integer and one double.
+        let NumberRange { ints, floats } = NumberRange::new(Comparison::Equal, number);
+        self.ints.extend(ints.map(|(int, _)| int));
+        self.floats.extend(floats.map(|(float, _)| bits(float)));
+    }
+
+    /// Whether one of the numbers equals `value`; `None` for NaN.
+    fn has_number(&self, value: Number) -> Option<bool> {
+        match value {
+            Number::Int(value) => Some(self.ints.contains(&value)),
+            Number::Float(value) if value.is_nan() => None,
+            Number::Float(value) => Some(self.floats.contains(&bits(value))),
         }
     }
 
@@ -747,10 +768,10 @@ impl Set {
                 None => unknown = true,
             }
         }
-        for number in &self.numbers {
-            match value.as_number().and_then(|value| value.compare(*number)) {
-                Some(ordering) if ordering.is_eq() => return Truth::True,
-                Some(_) => {}
+        if !self.numbers.is_empty() {
+            match value.as_number().and_then(|value| self.has_number(value)) {
+                Some(true) => return Truth::True,
+                Some(false) => {}
                 None => unknown = true,
             }
         }
@@ -763,6 +784,11 @@ impl Set {
         }
         if unknown { Truth::Unknown } else { Truth::False }
     }
+}
+
+/// Equal for equal numbers: 0.0 and -0.0 have the same.
+fn bits(value: f64) -> u64 {
+    (value + 0.0).to_bits()
 }
 
 /// The beginning of a column's name, for messages.
