@@ -165,6 +165,13 @@ pub enum StorageError {
     #[error("the storage is closed")]
     Closed,
 
+    /// A thread of storage has panicked: a bug. The process must stop; a new start finds out what was stored.
+    #[error("the thread {thread} has panicked, which is a bug in Weir")]
+    Panicked {
+        /// Its name.
+        thread: String,
+    },
+
     /// A sync failed, so that nobody knows what the disk holds. The process must stop; a new start finds out.
     #[error("the storage has stopped, because: {cause}")]
     Failed {

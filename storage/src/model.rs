@@ -131,7 +131,13 @@ impl Model {
             Storage::open_stepped(Path::new(DIR), options(&env, &clock), Arc::new(told.clone())).unwrap();
         let mut topics = Vec::new();
         for (name, class) in [("sync", DurabilityClass::Sync), ("async", DurabilityClass::Async)] {
-            let new = NewTopic { name: name.into(), queues: 2, class, attributes: "{}".into(), ..NewTopic::default() };
+            let new = NewTopic {
+                name: name.into(),
+                queues: 2,
+                class,
+                attributes: "{}".into(),
+                ..NewTopic::default()
+            };
             topics.push((storage.create_topic(new).unwrap().id, class));
         }
         let storage = Some(storage);
@@ -316,7 +322,11 @@ impl Model {
                 }
                 Some(_) => {
                     let fate = told.fates[number];
-                    assert_eq!(fate, Fate::Refused, "{number} is missing before others in {place:?}: {rows:?}");
+                    assert_eq!(
+                        fate,
+                        Fate::Refused,
+                        "{number} is missing before others in {place:?}: {rows:?}"
+                    );
                 }
                 None => assert!(!must_be_there(*number), "{number} is gone from {place:?}: {rows:?}"),
             }
@@ -418,7 +428,10 @@ impl Model {
         for ((place, offset), wait) in std::mem::take(&mut told.acked) {
             let safe = stop != Stop::PowerLoss || wait == Wait::Durable;
             let there = replayed.contains(&(place, offset));
-            assert!(there || !safe || offset.0 >= ends[&place], "an acknowledgement is lost: {offset} of {place:?}");
+            assert!(
+                there || !safe || offset.0 >= ends[&place],
+                "an acknowledgement is lost: {offset} of {place:?}"
+            );
             if there {
                 // It was replayed, from files that the start has synced.
                 told.acked.insert((place, offset), Wait::Durable);

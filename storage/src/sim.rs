@@ -146,6 +146,11 @@ impl SimEnv {
         self.disk.lock().faults.push(Fault { call, after, kind });
     }
 
+    /// Takes back what [`fail`](Self::fail) asked for and has not happened yet.
+    pub fn fail_no_more(&self) {
+        self.disk.lock().faults.clear();
+    }
+
     /// Bounds the sum of the lengths of all files, or no longer.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.disk.lock().capacity = bytes;

@@ -192,10 +192,13 @@ pub struct RecoveryReport {
     pub duration: Duration,
 }
 
-/// What deleting a topic gave back.
+/// What deleting a topic gives back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FreedSpace {
-    /// Bytes of consume queues, freed now. The bytes in the log go with their segments.
+    /// Rows that were there.
+    pub rows: u64,
+    /// Bytes of consume queues; their files go with the next checkpoint. The bytes in the log go with its
+    /// segments.
     pub queue_bytes: u64,
 }
 
@@ -467,10 +470,13 @@ impl Storage {
     /// If there is no such topic, or the catalogue cannot be written.
     pub fn delete_topic(&self, id: TopicId) -> Result<FreedSpace, StorageError> {
         let inner = &self.handle.inner;
+        let topic = inner.catalogue.topic(id).ok_or(StorageError::UnknownTopic { topic: id })?;
+        let freed = inner.space_of(&topic);
         inner.changed(inner.catalogue.delete_topic(id))?;
         inner.appender.lock().forget(id);
         inner.queues.remove_topic(id);
-        Ok(FreedSpace { queue_bytes: 0 })
+        inner.want_checkpoint();
+        Ok(freed)
     }
 
     /// Makes a group; it is durable when this returns.
@@ -583,7 +589,8 @@ struct PanicGuard<'a>(&'a Inner);
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.fail(StorageError::Closed);
+            let thread = thread::current().name().unwrap_or_default().to_owned();
+            self.0.fail(StorageError::Panicked { thread });
         }
     }
 }
@@ -627,6 +634,18 @@ impl Inner {
             self.fail(error.clone());
         }
         result
+    }
+
+    fn space_of(&self, topic: &TopicEntry) -> FreedSpace {
+        let mut freed = FreedSpace::default();
+        for view in (0..topic.queues).filter_map(|queue| self.queues.view(topic.id, QueueId(queue))) {
+            freed.rows += view.range().end.since(view.range().start).unwrap_or_default();
+            for segment in view.segments() {
+                freed.queue_bytes +=
+                    (0..segment.blocks()).map(|block| segment.block_bytes(block)).sum::<u64>();
+            }
+        }
+        freed
     }
 
     // ---- the appender
@@ -762,19 +781,22 @@ impl Inner {
     // ---- the flusher
 
     fn journal(&self, entries: &[JournalEntry], wait: Wait, done: Option<JournalDone>) {
-        let refused = if self.intake.lock().closed { Err(StorageError::Closed) } else { self.check() };
-        if let Err(error) = refused {
+        let mut flush = self.flush.lock();
+        let refused = if flush.stop { Err(StorageError::Closed) } else { self.check() };
+        if refused.is_err() || wait == Wait::None {
+            if refused.is_ok() {
+                flush.journal.push(entries, wait, None);
+                self.flush_filled.notify_one();
+            }
+            drop(flush);
             if let Some(done) = done {
-                done(Err(error));
+                done(refused);
             }
             return;
         }
-        let (now, later) = if wait == Wait::None { (done, None) } else { (None, done) };
-        self.flush.lock().journal.push(entries, wait, later);
+        flush.journal.push(entries, wait, done);
+        drop(flush);
         self.flush_filled.notify_one();
-        if let Some(done) = now {
-            done(Ok(()));
-        }
     }
 
     fn run_flusher(&self) {
@@ -811,10 +833,10 @@ impl Inner {
             }
             Ok(())
         });
-        if let Err(error) = &synced {
-            self.fail(error.clone());
+        if let Err(error) = synced {
+            self.fail(error);
         }
-        let synced = synced.and_then(|()| self.check());
+        let synced = self.check();
         for Waiting { appended, done } in waiting {
             done(synced.clone().map(|()| appended));
         }
@@ -915,8 +937,7 @@ impl Inner {
         self.publish(built);
         let since = built.0.saturating_sub(self.checkpoint.try_lock().map_or(built.0, |last| last.log.0));
         if since >= self.options.checkpoint_bytes {
-            self.keeper.lock().wanted = true;
-            self.keeper_wanted.notify_one();
+            self.want_checkpoint();
         }
     }
 
@@ -970,6 +991,11 @@ impl Inner {
 
     // ---- the keeper: checkpoints and free space
 
+    fn want_checkpoint(&self) {
+        self.keeper.lock().wanted = true;
+        self.keeper_wanted.notify_one();
+    }
+
     fn run_keeper(&self) {
         let mut since_checkpoint = Duration::ZERO;
         let tick = SPACE_INTERVAL.min(self.options.checkpoint_interval);
@@ -988,7 +1014,8 @@ impl Inner {
             since_checkpoint += tick;
             if wanted || since_checkpoint >= self.options.checkpoint_interval {
                 since_checkpoint = Duration::ZERO;
-                if let Err(error) = self.checkpoint_if_moved() {
+                let made = if wanted { self.checkpoint(Mark::Running) } else { self.checkpoint_if_moved() };
+                if let Err(error) = made {
                     tracing::warn!(%error, "cannot make a checkpoint");
                 }
             }
@@ -1129,6 +1156,15 @@ struct Rebuilt {
     cut: Option<Cut>,
     found: FoundEnd,
     replay_from: LogPosition,
+    last: LastCheckpoint,
+}
+
+/// How this process begins.
+#[derive(Clone, Copy)]
+struct NextLife {
+    epoch: Epoch,
+    /// The end of the group journal.
+    journal: LogPosition,
 }
 
 #[derive(Clone, Copy)]
@@ -1155,7 +1191,8 @@ impl Opening {
         let (journal_found, journal_settings) = self.find_journal()?;
         let clean = self.is_clean(&log_found, &journal_found);
         let epoch = self.next_epoch(clean, &log_found, &journal_found);
-        let rebuilt = self.rebuild(log_found, epoch)?;
+        let next = NextLife { epoch, journal: journal_found.end };
+        let rebuilt = self.rebuild(log_found, &next)?;
         let replayed_bytes = rebuilt.found.end.0.saturating_sub(rebuilt.replay_from.0);
 
         let (entries, cuts) = self.cut_journal(&journal_found, &rebuilt.queues)?;
@@ -1246,7 +1283,7 @@ impl Opening {
     }
 
     /// Opens the consume queues, and reads into them what the log holds beyond their files.
-    fn rebuild(&self, found: Found, epoch: Epoch) -> Result<Rebuilt, StorageError> {
+    fn rebuild(&self, found: Found, next: &NextLife) -> Result<Rebuilt, StorageError> {
         let listed =
             self.checkpoint.as_ref().ok().map(|checkpoint| QueuesCheckpoint::decode(&checkpoint.queues));
         let listed = listed.and_then(Result::ok);
@@ -1256,14 +1293,14 @@ impl Opening {
         };
         let found =
             if listed.is_none() && self.checkpoint.is_ok() { self.find_log(LogPosition(0))? } else { found };
-        let (parts, opened) = self.open_queues(found, listed.as_ref(), epoch)?;
+        let (parts, opened) = self.open_queues(found, listed.as_ref(), next.epoch)?;
         if !opened.rebuild && opened.dropped.is_empty() {
-            return self.replay(parts, opened.queues, from);
+            return self.replay(parts, opened.queues, from, next);
         }
         drop(opened);
         drop(parts);
-        let (parts, opened) = self.open_queues(self.find_log(LogPosition(0))?, None, epoch)?;
-        self.replay(parts, opened.queues, LogPosition(0))
+        let (parts, opened) = self.open_queues(self.find_log(LogPosition(0))?, None, next.epoch)?;
+        self.replay(parts, opened.queues, LogPosition(0), next)
     }
 
     fn open_queues(
@@ -1289,18 +1326,67 @@ impl Opening {
         Ok((LogParts { log, reader, new_fences, cut, found: FoundEnd { end, store_time_ms } }, opened))
     }
 
-    fn replay(&self, parts: LogParts, queues: Queues, from: LogPosition) -> Result<Rebuilt, StorageError> {
+    /// Reads into the consume queues what the log holds beyond their files. A long log is read in parts, each
+    /// of which goes into files, so that memory does not grow with it.
+    fn replay(
+        &self,
+        parts: LogParts,
+        queues: Queues,
+        from: LogPosition,
+        next: &NextLife,
+    ) -> Result<Rebuilt, StorageError> {
         let LogParts { log, reader, new_fences, cut, found } = parts;
         let mut replay = Replay { queues: &queues, payloads: Vec::new(), bytes: 0 };
-        let replayed =
-            for_each_frame(&log.shared.segments, &reader.fences, from..found.end, &mut |header, payload| {
-                replay.push(LogPosition(header.position.0 + FRAME_HEADER_LEN as u64), payload);
-                Ok(())
-            });
-        replayed?;
+        let mut last = self.last_checkpoint(from, &reader);
+        let range = from..found.end;
+        for_each_frame(&log.shared.segments, &reader.fences, range, &mut |header, payload| {
+            replay.push(LogPosition(header.position.0 + FRAME_HEADER_LEN as u64), payload);
+            if header.end().0 - last.log.0.max(from.0) >= self.options.checkpoint_bytes {
+                replay.flush();
+                last.log = header.end();
+                last.queues = queues.checkpoint(last.log)?.encode();
+                self.write_checkpoint(&last, &found, next)?;
+                queues.retire();
+            }
+            Ok(())
+        })?;
         replay.flush();
         queues.publish(found.end, found.end, &mut |_, _, _| {});
-        Ok(Rebuilt { log, reader, queues, fences: new_fences, cut, found, replay_from: from })
+        Ok(Rebuilt { log, reader, queues, fences: new_fences, cut, found, replay_from: from, last })
+    }
+
+    /// Returns what the checkpoint file says, or should say, of the consume queues that are read from `from` on.
+    fn last_checkpoint(&self, from: LogPosition, reader: &LogReader) -> LastCheckpoint {
+        // Consume queues that are built from the whole log have no files yet.
+        let listed = self.checkpoint.as_ref().ok().filter(|_| from > LogPosition(0));
+        let queues = listed.map(|checkpoint| checkpoint.queues.clone());
+        LastCheckpoint {
+            log: from,
+            queues: queues.unwrap_or_else(|| QueuesCheckpoint::default().encode()),
+            fences: reader.fences.clone(),
+        }
+    }
+
+    fn write_checkpoint(
+        &self,
+        last: &LastCheckpoint,
+        found: &FoundEnd,
+        next: &NextLife,
+    ) -> Result<(), StorageError> {
+        let known = self.checkpoint.as_ref().map_or(i64::MIN, |checkpoint| checkpoint.store_time_ms);
+        let checkpoint = Checkpoint {
+            uuid: self.directory.uuid,
+            epoch: next.epoch,
+            clean: false,
+            log: last.log,
+            durable: found.end,
+            journal: next.journal,
+            store_time_ms: known.max(found.store_time_ms),
+            fences: last.fences.clone(),
+            queues: last.queues.clone(),
+        };
+        let path = self.dir.join(CHECKPOINT);
+        replace_file(self.options.env.as_ref(), &path, &checkpoint.encode(), Open::Create)
     }
 
     fn cut_journal(
@@ -1334,17 +1420,8 @@ impl Opening {
         journal_writer: JournalWriter,
         entries: Vec<JournalEntry>,
     ) -> Inner {
-        let Rebuilt { log, reader, queues, found, .. } = rebuilt;
-        // Consume queues that were built from the whole log have no files yet: the next start does the same.
-        let usable = rebuilt.replay_from > LogPosition(0);
-        let checkpoint = self.checkpoint.ok().filter(|_| usable);
-        let store_time_ms = checkpoint.as_ref().map_or(i64::MIN, |checkpoint| checkpoint.store_time_ms);
-        let last = LastCheckpoint {
-            log: rebuilt.replay_from,
-            queues: checkpoint
-                .map_or_else(|| QueuesCheckpoint::default().encode(), |checkpoint| checkpoint.queues),
-            fences: reader.fences.clone(),
-        };
+        let Rebuilt { log, reader, queues, found, last, .. } = rebuilt;
+        let store_time_ms = self.checkpoint.as_ref().map_or(i64::MIN, |checkpoint| checkpoint.store_time_ms);
         Inner {
             dir: self.dir,
             options: self.options,

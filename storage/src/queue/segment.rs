@@ -260,6 +260,11 @@ impl Segment {
         entry.store_time_min..=entry.store_time_max
     }
 
+    /// Returns the length of a block in bytes.
+    pub(crate) fn block_bytes(&self, number: usize) -> u64 {
+        self.entry(number).len.into()
+    }
+
     pub(crate) fn entry(&self, number: usize) -> BlockEntry {
         assert!(number < self.blocks(), "block {number} of a segment of {}", self.blocks());
         self.file

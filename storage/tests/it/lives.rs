@@ -1,0 +1,179 @@
+//! What goes on from one life of the process to the next.
+
+use std::{sync::Arc, thread};
+
+use weir_storage::{
+    DurabilityClass, GroupId, JournalEntry, NewGroup, NewTopic, QueueId, QueueOffset, Storage,
+    StorageOptions, TopicId, Wait,
+};
+
+use crate::support::{
+    Place, QUEUE, Told, append, append_all, journal, new_topic, numbers, rows, wait_visible,
+};
+
+#[test]
+fn topics_and_groups_live_on_and_their_ids_are_never_given_twice() {
+    let place = Place::new();
+    let storage = place.open();
+    let new = NewTopic {
+        namespace: "n".into(),
+        queues: 3,
+        attributes: r#"{"a":1}"#.into(),
+        ..new_topic("t", DurabilityClass::Async)
+    };
+    let first = storage.create_topic(new.clone()).unwrap();
+    let second = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap();
+    let group = storage.create_group(NewGroup { name: "g".into(), ..NewGroup::default() }).unwrap();
+    storage.set_first_offset(second.id, QUEUE, QueueOffset(7)).unwrap();
+    storage.set_first_offset(second.id, QUEUE, QueueOffset(3)).unwrap();
+    let altered = storage.alter_topic(first.id, 5, DurabilityClass::Sync, "{}".into()).unwrap();
+    storage.delete_group(group.id).unwrap();
+    place.kill(storage);
+
+    let storage = place.open();
+    let topics = storage.topics();
+    assert_eq!(topics[0], altered);
+    assert_eq!((topics[0].queues, topics[0].namespace.as_str()), (5, "n"));
+    assert_eq!(topics[1].first_offset(QUEUE), QueueOffset(7));
+    assert_eq!(storage.view(second.id, QUEUE).unwrap().range(), QueueOffset(7)..QueueOffset(7));
+    assert_eq!(append(&storage, second.id, 1).unwrap().offset, QueueOffset(7));
+    assert!(storage.groups().is_empty());
+    storage.delete_topic(first.id).unwrap();
+    assert!(storage.view(first.id, QueueId(4)).is_none());
+    storage.close().unwrap();
+
+    let storage = place.open();
+    let again = storage.create_topic(new).unwrap();
+    assert!(again.id > second.id);
+    assert!(
+        storage.create_group(NewGroup { name: "g".into(), ..NewGroup::default() }).unwrap().id > group.id
+    );
+}
+
+#[test]
+fn rows_of_a_deleted_topic_do_not_come_back() {
+    let place = Place::new();
+    let storage = place.open();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    append_all(&storage, topic, 0..20);
+    wait_visible(&storage, topic, 20);
+    storage.checkpoint().unwrap();
+    let freed = storage.delete_topic(topic).unwrap();
+    assert_eq!(freed.rows, 20);
+    assert!(freed.queue_bytes > 0);
+    let again = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    append_all(&storage, again, 0..3);
+    place.kill(storage);
+    let storage = place.open();
+    assert!(storage.view(topic, QUEUE).is_none());
+    assert_eq!(rows(&storage, again), numbers(0..3));
+}
+
+#[test]
+fn many_changes_of_the_catalogue_are_summed_up() {
+    let place = Place::new();
+    let storage = place.open();
+    let attributes = "x".repeat(2000);
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    let size = || place.files("catalogue").len();
+    for round in 0..1200_u64 {
+        storage.alter_topic(topic, 1, DurabilityClass::Sync, format!("{round}{attributes}")).unwrap();
+    }
+    assert_eq!(size(), 1, "older segments are unlinked");
+    let bytes = {
+        use weir_storage::Env;
+        let file = place.env.open(&place.files("catalogue")[0], weir_storage::Open::Read).unwrap();
+        file.len().unwrap()
+    };
+    assert!(bytes < 2_000_000, "{bytes}");
+    place.kill(storage);
+    assert!(place.open().topics()[0].attributes.starts_with("1199x"));
+}
+
+#[test]
+fn a_checkpoint_shortens_the_next_start() {
+    let place = Place::new();
+    let storage = place.open();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    append_all(&storage, topic, 0..50);
+    wait_visible(&storage, topic, 50);
+    storage.checkpoint().unwrap();
+    append_all(&storage, topic, 50..53);
+    place.kill(storage);
+    let storage = place.open();
+    let report = storage.report();
+    assert!(!report.clean && report.replayed_bytes < 5000, "{report:?}");
+    assert_eq!(rows(&storage, topic), numbers(0..53));
+    storage.close().unwrap();
+    let epoch = storage.epoch();
+    drop(storage);
+    let storage = place.open();
+    assert!(storage.report().clean && storage.report().replayed_bytes == 0);
+    assert_eq!(storage.epoch(), epoch, "no row can have been lost");
+    assert_eq!(rows(&storage, topic), numbers(0..53));
+}
+
+#[test]
+fn the_journal_comes_back_in_order_and_shorter_after_a_rotation() {
+    let mut place = Place::new();
+    place.options.journal_rotate_bytes = u64::MAX;
+    let storage = place.open();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Async)).unwrap().id;
+    append_all(&storage, topic, 0..5);
+    let cursor = |cursor| JournalEntry::Cursor {
+        group: GroupId(1),
+        topic,
+        queue: QUEUE,
+        slot: 0,
+        cursor: QueueOffset(cursor),
+    };
+    for wait in [Wait::None, Wait::Written, Wait::Durable] {
+        journal(&storage, cursor(wait as u64), wait).unwrap();
+    }
+    // Journalled after the others, so that it cannot be written before them.
+    journal(&storage, cursor(9), Wait::Durable).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    let storage = place.open();
+    // The queue ends at 5: no cursor stands behind that.
+    assert_eq!(storage.take_journal(), [cursor(0), cursor(1), cursor(2), cursor(5)]);
+}
+
+#[test]
+fn publishers_at_once_get_offsets_without_gaps_and_batches_stay_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(dir.path(), StorageOptions::small(), Arc::new(Told::default())).unwrap();
+    let topics: Vec<TopicId> = [("s", DurabilityClass::Sync), ("a", DurabilityClass::Async)]
+        .map(|(name, class)| storage.create_topic(new_topic(name, class)).unwrap().id)
+        .to_vec();
+    let mut offsets: Vec<Vec<u64>> = vec![Vec::new(); topics.len()];
+    thread::scope(|scope| {
+        let (storage, topics) = (&storage, &topics);
+        let threads: Vec<_> = (0..6)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let topic = topics[thread % 2];
+                    (0..200)
+                        .map(|number| append(storage, topic, number).unwrap().offset.0)
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for (thread, found) in threads.into_iter().enumerate() {
+            let found = found.join().unwrap();
+            assert!(found.is_sorted(), "one publisher's messages keep their order");
+            offsets[thread % 2].extend(found);
+        }
+    });
+    for (topic, mut offsets) in topics.iter().zip(offsets) {
+        offsets.sort_unstable();
+        assert!(offsets.into_iter().eq(0..600));
+        wait_visible(&storage, *topic, 600);
+    }
+    storage.close().unwrap();
+    drop(storage);
+    let storage = Storage::open(dir.path(), StorageOptions::small(), Arc::new(Told::default())).unwrap();
+    for topic in topics {
+        assert_eq!(rows(&storage, topic).len(), 600);
+    }
+}
