@@ -534,6 +534,12 @@ impl Storage {
         self.handle.inner.append(batch, done);
     }
 
+    /// Returns whether [`append`](Self::append) would make its caller wait now.
+    pub fn is_overloaded(&self) -> bool {
+        let inner = &self.handle.inner;
+        inner.overload(&inner.intake.lock()).is_some()
+    }
+
     /// Returns what readers see of a queue now, or `None` if there is no such queue.
     pub fn view(&self, topic: TopicId, queue: QueueId) -> Option<QueueView> {
         self.handle.inner.queues.view(topic, queue)
