@@ -1,6 +1,6 @@
 //! What the engine refuses or cannot do. Each protocol maps these variants to its own codes.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use weir_filter::SelectorError;
 use weir_storage::{QueueOffset, StorageError};
@@ -10,6 +10,7 @@ use crate::name::{GroupName, NameError, TopicName};
 /// What went wrong. Each variant tells the caller what to do next.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the fields say what the message of the variant says")]
 pub enum EngineError {
     /// A name breaks the rules. Use another name.
     #[error(transparent)]
@@ -46,6 +47,10 @@ pub enum EngineError {
     /// The request needs something that this broker does not offer.
     #[error("{0}")]
     Unsupported(String),
+
+    /// The time for which a message is to be invisible is not allowed. Ask for one in between.
+    #[error("a message can be invisible for {min:?} to {max:?}, not for {asked:?}")]
+    InvisibleTime { asked: Duration, min: Duration, max: Duration },
 
     /// The receipt handle is damaged, expired, or belongs to another group or topic.
     #[error("receipt handle {0}")]

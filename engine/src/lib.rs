@@ -2,11 +2,11 @@
 //!
 //! Usable in-process: see `examples/`. No protobuf, HTTP or command line in here.
 
-#![allow(clippy::todo, unused_variables, dead_code, reason = "the interface lands before its bodies")]
-
 mod broker;
+mod clients;
 mod error;
 mod group;
+mod handle;
 pub mod limits;
 mod name;
 mod near;
@@ -14,11 +14,15 @@ mod publish;
 mod pull;
 mod reading;
 mod reads;
+mod retention;
 mod scan;
 mod schema;
 mod serial;
+mod signing;
 mod sql;
 mod tables;
+mod time;
+mod timer;
 mod topic;
 
 pub use broker::{Broker, BrokerInfo, BrokerOptions};

@@ -32,6 +32,12 @@ pub const GROUPS_MAX: usize = 100_000;
 pub const RECEIVE_MESSAGES_MAX: usize = 32;
 /// The longest long poll.
 pub const POLL_MAX: Duration = Duration::from_secs(20);
+/// Receives of one group that wait on one topic with one selector.
+pub const POLLS_MAX: usize = 16_384;
+/// UTF-8 bytes of a client's name, and of the name of a receive.
+pub const CLIENT_BYTES_MAX: usize = 255;
+/// UTF-8 bytes of each further text of a message: host, producer group, trace context.
+pub const FIELD_BYTES_MAX: usize = 4096;
 /// The longest lease.
 pub const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// The shortest lease, unless the group allows less.
@@ -42,6 +48,10 @@ pub const SELECTORS_MAX: usize = 8;
 pub const OPEN_ROWS_MAX: usize = 4096;
 /// How long a row waits for a live selector that matches it before it is dropped and counted.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(120);
+/// How long a renewed lease lives at most.
+pub const LEASE_RENEWED_MAX: Duration = Duration::from_secs(3 * 60 * 60);
+/// How long a renewed lease outlives its client, and how long a message waits that did not reach its receiver.
+pub const LEASE_OF_GONE: Duration = Duration::from_secs(1);
 /// How long a client is taken to be alive after its last sign of life.
 pub const CLIENT_ALIVE: Duration = Duration::from_secs(120);
 

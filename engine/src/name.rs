@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{GROUP_NAME_CHARS_MAX, NAMESPACE_CHARS_MAX, TOPIC_NAME_CHARS_MAX};
 
 /// The prefix of dead-letter topics; the rest of the name is the group's.
-pub const DEAD_LETTER_PREFIX: &str = "%DLQ%";
+pub(crate) const DEAD_LETTER_PREFIX: &str = "%DLQ%";
 
 /// The prefix of retry topics in RocketMQ. Reserved: Weir redelivers from the topic itself.
-pub const RETRY_PREFIX: &str = "%RETRY%";
+pub(crate) const RETRY_PREFIX: &str = "%RETRY%";
 
 /// Topics that RocketMQ keeps to itself; clients must not use them.
 const RESERVED_TOPICS: [&str; 10] = [

@@ -1,9 +1,24 @@
 //! Publishing: a batch is checked, finds its queue, and is answered once it is durable.
+//!
+//! All messages of a call without a message group go to one queue, so that they keep their order; calls take
+//! the queues in turn. A message with a group goes to queue `hash64(group) mod queues`
+//! ([`weir_columns::hash64`]), which stays the same across restarts while the number of queues does.
 
 use serde::{Deserialize, Serialize};
-use weir_storage::{Message, QueueId, QueueOffset};
+use tokio::sync::oneshot;
+use weir_columns::{Value, hash64};
+use weir_storage::{Append, Message, MessageType, QueueId, QueueOffset};
 
-use crate::{broker::Broker, error::EngineError, name::TopicName};
+use crate::{
+    broker::{Broker, Core},
+    error::{EngineError, LimitKind},
+    limits::{
+        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX, FIELD_BYTES_MAX, MESSAGE_GROUP_BYTES_MAX,
+        MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
+    },
+    name::TopicName,
+    topic::Topic,
+};
 
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +42,13 @@ impl Broker {
         topic: &TopicName,
         messages: Vec<Message>,
     ) -> Result<Vec<Published>, EngineError> {
-        todo!()
+        self.core.check_open()?;
+        check_batch(&messages)?;
+        let topic = self.core.topic_or_create(topic).await?;
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.core.append(&topic, with_queues(&topic, messages)).await
     }
 
     /// Checks one message against limits and rules.
@@ -36,6 +57,282 @@ impl Broker {
     ///
     /// The first rule that it breaks.
     pub fn check_message(&self, message: &Message) -> Result<(), EngineError> {
-        todo!()
+        check_message(message)
+    }
+}
+
+impl Core {
+    /// Appends messages to queues of a topic, and returns where once they are durable.
+    pub(crate) async fn append(
+        &self,
+        topic: &Topic,
+        messages: Vec<(QueueId, Message)>,
+    ) -> Result<Vec<Published>, EngineError> {
+        let queues: Vec<QueueId> = messages.iter().map(|(queue, _)| *queue).collect();
+        let id = topic.id;
+        let batch =
+            messages.into_iter().map(|(queue, message)| Append { topic: id, queue, message }).collect();
+        let (done, stored) = oneshot::channel();
+        // Nobody may be left to hear it.
+        let done = Box::new(move |result| drop(done.send(result)));
+        if self.storage.is_overloaded() {
+            // Storage makes publishers wait; a thread of the runtime must not.
+            self.blocking(move |storage| {
+                storage.append(batch, done);
+                Ok(())
+            })
+            .await?;
+        } else {
+            self.storage.append(batch, done);
+        }
+        let stored = stored.await.map_err(|_| EngineError::Closed)??;
+        let published = queues.into_iter().zip(stored);
+        Ok(published
+            .map(|(queue, stored)| Published {
+                queue,
+                offset: stored.offset,
+                store_time_ms: stored.store_time_ms,
+            })
+            .collect())
+    }
+}
+
+/// Gives each message its queue.
+fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<(QueueId, Message)> {
+    let queues = u64::from(topic.queues().max(1));
+    let mut of_call = None;
+    let queue_of = |message: &Message| match &message.message_group {
+        Some(group) => QueueId((hash64(group.as_bytes()) % queues) as u32),
+        None => *of_call.get_or_insert_with(|| topic.next_queue()),
+    };
+    let chosen: Vec<QueueId> = messages.iter().map(queue_of).collect();
+    chosen.into_iter().zip(messages).collect()
+}
+
+fn check_batch(messages: &[Message]) -> Result<(), EngineError> {
+    if messages.len() > BATCH_MESSAGES_MAX {
+        return Err(limit(
+            "the number of messages of a batch",
+            messages.len(),
+            BATCH_MESSAGES_MAX,
+            LimitKind::Batch,
+        ));
+    }
+    let mut bytes = 0_usize;
+    for message in messages {
+        bytes = bytes.saturating_add(message.body.len()).saturating_add(properties_bytes(message));
+    }
+    if bytes > BATCH_BYTES_MAX {
+        return Err(limit("the size of a batch in bytes", bytes, BATCH_BYTES_MAX, LimitKind::Batch));
+    }
+    messages.iter().try_for_each(check_message)
+}
+
+fn check_message(message: &Message) -> Result<(), EngineError> {
+    check_type(message)?;
+    if message.body.len() > BODY_BYTES_MAX {
+        return Err(limit("the body in bytes", message.body.len(), BODY_BYTES_MAX, LimitKind::Body));
+    }
+    check_properties(message)?;
+    if let Some(tag) = &message.tag {
+        check_text("tag", tag)?;
+        if tag.contains('|') {
+            return Err(invalid("the tag holds '|', which separates tags in a subscription"));
+        }
+    }
+    message.keys.iter().try_for_each(|key| check_text("key", key))?;
+    let id = message.message_id.len();
+    if id > MESSAGE_ID_BYTES_MAX {
+        return Err(limit("the message id in bytes", id, MESSAGE_ID_BYTES_MAX, LimitKind::Other));
+    }
+    if message.message_id.chars().any(char::is_control) {
+        return Err(invalid("the message id holds a control character"));
+    }
+    if let Some(group) = &message.message_group {
+        check_text("message group", group)?;
+        if group.len() > MESSAGE_GROUP_BYTES_MAX {
+            let what = "the message group in bytes";
+            return Err(limit(what, group.len(), MESSAGE_GROUP_BYTES_MAX, LimitKind::Other));
+        }
+    }
+    let fields = [Some(&message.born_host), message.trace_context.as_ref(), message.producer_group.as_ref()];
+    match fields.into_iter().flatten().map(String::len).max() {
+        Some(bytes) if bytes > FIELD_BYTES_MAX => {
+            let what = "the host, producer group or trace context in bytes";
+            Err(limit(what, bytes, FIELD_BYTES_MAX, LimitKind::Other))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what is not built, so that nothing is stored as less than it was meant to be.
+fn check_type(message: &Message) -> Result<(), EngineError> {
+    if message.message_type != MessageType::Normal {
+        let text = format!(
+            "messages of type {} are not supported yet; send NORMAL messages",
+            message.message_type.name()
+        );
+        return Err(EngineError::Unsupported(text));
+    }
+    let wants = [
+        (message.delivery_time_ms.is_some(), "a delivery time"),
+        (message.priority.is_some(), "a priority"),
+        (message.lite_topic.is_some(), "a lite topic"),
+        (message.transaction_recovery_ms.is_some(), "a transaction"),
+    ];
+    if let Some((_, what)) = wants.into_iter().find(|(is_set, _)| *is_set) {
+        return Err(EngineError::Unsupported(format!("messages with {what} are not supported yet")));
+    }
+    if message.dead_letter.is_some() {
+        return Err(invalid("the origin of a dead letter is set by the broker alone"));
+    }
+    Ok(())
+}
+
+fn check_properties(message: &Message) -> Result<(), EngineError> {
+    let count = message.properties.len();
+    if count > PROPERTIES_MAX {
+        return Err(limit("the number of properties", count, PROPERTIES_MAX, LimitKind::Properties));
+    }
+    let bytes = properties_bytes(message);
+    if bytes > PROPERTIES_BYTES_MAX {
+        let what = "the size of properties, tag and keys in bytes";
+        return Err(limit(what, bytes, PROPERTIES_BYTES_MAX, LimitKind::Properties));
+    }
+    for (at, (name, value)) in message.properties.iter().enumerate() {
+        if name.is_empty() {
+            return Err(invalid("a property has an empty name"));
+        }
+        if name.chars().any(char::is_control) {
+            return Err(EngineError::Invalid(format!(
+                "the property name {name:?} holds a control character"
+            )));
+        }
+        if let Value::Text(text) | Value::Str(text) = value
+            && text.chars().any(char::is_control)
+        {
+            return Err(EngineError::Invalid(format!(
+                "the value of property {name:?} holds a control character"
+            )));
+        }
+        if message.properties.iter().take(at).any(|(other, _)| other == name) {
+            return Err(EngineError::Invalid(format!("the property {name:?} is set twice")));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the bytes that count for the limit of properties.
+fn properties_bytes(message: &Message) -> usize {
+    let properties = message.properties.iter().map(|(name, value)| name.len() + value_bytes(value));
+    let keys = message.keys.iter().map(String::len);
+    properties.chain(keys).sum::<usize>() + message.tag.as_ref().map_or(0, String::len)
+}
+
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::Text(text) | Value::Str(text) => text.len(),
+        Value::Bool(_) => 1,
+        Value::I32(_) | Value::F32(_) => 4,
+        Value::I64(_) | Value::F64(_) => 8,
+    }
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), EngineError> {
+    if text.trim().is_empty() {
+        return Err(EngineError::Invalid(format!("the {what} is blank")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(EngineError::Invalid(format!("the {what} {text:?} holds a control character")));
+    }
+    Ok(())
+}
+
+fn invalid(text: &str) -> EngineError {
+    EngineError::Invalid(text.to_owned())
+}
+
+fn limit(what: &'static str, actual: usize, limit: usize, kind: LimitKind) -> EngineError {
+    EngineError::Limit { what, actual: actual as u64, limit: limit as u64, kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Message)) -> Result<(), EngineError> {
+        let mut message = Message::default();
+        change(&mut message);
+        check_message(&message)
+    }
+
+    #[test]
+    fn messages_within_the_limits_are_taken() {
+        with(|_| {}).unwrap();
+        with(|message| message.body = vec![0; BODY_BYTES_MAX].into()).unwrap();
+        with(|message| message.message_group = Some("g".repeat(63))).unwrap();
+        with(|message| message.message_id = "i".repeat(255)).unwrap();
+        with(|message| message.properties = (0..128).map(|i| (format!("p{i}"), Value::I64(i))).collect())
+            .unwrap();
+    }
+
+    #[test]
+    fn each_limit_is_named() {
+        let text = |len| Value::Text("x".repeat(len));
+        for (result, kind) in [
+            (with(|message| message.body = vec![0; BODY_BYTES_MAX + 1].into()), LimitKind::Body),
+            (
+                with(|message| message.properties = (0..129).map(|i| (format!("p{i}"), text(0))).collect()),
+                LimitKind::Properties,
+            ),
+            (
+                with(|message| message.properties = vec![("p".to_owned(), text(16 * 1024))]),
+                LimitKind::Properties,
+            ),
+            (with(|message| message.keys = vec!["k".repeat(16 * 1024 + 1)]), LimitKind::Properties),
+            (with(|message| message.message_id = "i".repeat(256)), LimitKind::Other),
+            (with(|message| message.message_group = Some("g".repeat(64))), LimitKind::Other),
+            (with(|message| message.trace_context = Some("t".repeat(4097))), LimitKind::Other),
+        ] {
+            assert!(matches!(&result, Err(EngineError::Limit { kind: is, .. }) if *is == kind), "{result:?}");
+        }
+        let many = vec![Message::default(); BATCH_MESSAGES_MAX + 1];
+        assert!(matches!(check_batch(&many), Err(EngineError::Limit { kind: LimitKind::Batch, .. })));
+        let large = Message { body: vec![0; BODY_BYTES_MAX].into(), ..Message::default() };
+        assert!(check_batch(&vec![large.clone(); 8]).is_ok());
+        assert!(matches!(
+            check_batch(&vec![large; 9]),
+            Err(EngineError::Limit { kind: LimitKind::Batch, .. })
+        ));
+    }
+
+    #[test]
+    fn texts_are_printable_and_names_are_distinct() {
+        let property = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
+        for result in [
+            with(|message| message.tag = Some(" ".to_owned())),
+            with(|message| message.tag = Some("a|b".to_owned())),
+            with(|message| message.keys = vec![String::new()]),
+            with(|message| message.message_group = Some("a\u{7f}".to_owned())),
+            with(|message| message.properties = vec![property("", "x")]),
+            with(|message| message.properties = vec![property("a\n", "x")]),
+            with(|message| message.properties = vec![property("a", "\u{85}")]),
+            with(|message| message.properties = vec![property("a", "1"), property("a", "1")]),
+        ] {
+            assert!(matches!(result, Err(EngineError::Invalid(_))), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        for result in [
+            with(|message| message.message_type = MessageType::Fifo),
+            with(|message| message.message_type = MessageType::Transaction),
+            with(|message| message.delivery_time_ms = Some(0)),
+            with(|message| message.priority = Some(1)),
+            with(|message| message.lite_topic = Some("l".to_owned())),
+        ] {
+            assert!(matches!(result, Err(EngineError::Unsupported(_))), "{result:?}");
+        }
     }
 }

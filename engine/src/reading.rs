@@ -35,7 +35,7 @@ impl Reading {
 impl Broker {
     /// Returns what is kept for readers.
     pub(crate) fn reading(&self) -> &Reading {
-        todo!()
+        &self.core.reading
     }
 
     /// Returns a queue as it is now.
@@ -44,6 +44,14 @@ impl Broker {
     ///
     /// If topic or queue does not exist.
     pub(crate) fn queue_view(&self, topic: TopicId, queue: QueueId) -> Result<QueueView, EngineError> {
-        todo!()
+        self.core.check_open()?;
+        self.core.storage.view(topic, queue).ok_or_else(|| match self.core.topics.read().by_id.get(&topic) {
+            Some(known) => EngineError::QueueNotFound {
+                topic: known.name.clone(),
+                queue: queue.0,
+                queues: known.queues(),
+            },
+            None => EngineError::Ticket("names a topic that has been deleted".to_owned()),
+        })
     }
 }

@@ -1,15 +1,27 @@
 //! Topics: which exist, with how many queues, and how long their rows are retained.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use weir_storage::{DurabilityClass, QueueId, QueueOffset, TopicId};
+use weir_storage::{
+    DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, TopicEntry, TopicId, Wait,
+};
 
 use crate::{
-    broker::Broker,
-    error::EngineError,
-    limits::{QUEUES_DEFAULT, RETENTION_DEFAULT},
+    broker::{Broker, Core},
+    error::{EngineError, LimitKind},
+    group::Subscription,
+    limits::{QUEUES_DEFAULT, QUEUES_MAX, RETENTION_DEFAULT, TOPICS_MAX},
     name::TopicName,
+    near::near,
     serial,
 };
 
@@ -79,10 +91,132 @@ pub struct QueueDescription {
 pub struct TopicDeleted {
     /// Its rows.
     pub messages: u64,
-    /// Bytes of consume queues that are free now.
-    pub queue_bytes: u64,
-    /// Bytes of the log that become free when no other topic needs their segments.
-    pub log_bytes: u64,
+    /// Bytes that are free now. What its messages take in the log becomes free with the segments that hold them.
+    pub bytes: u64,
+}
+
+/// A topic in memory.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    pub(crate) id: TopicId,
+    pub(crate) name: TopicName,
+    created_ms: i64,
+    settings: ArcSwap<Settings>,
+    /// The groups that read it.
+    readers: RwLock<Vec<Weak<Subscription>>>,
+    /// Counts the calls that publish to it, for the choice of their queue.
+    turn: AtomicU32,
+    gone: AtomicBool,
+}
+
+/// What may change in a topic.
+#[derive(Clone, Debug)]
+struct Settings {
+    queues: u32,
+    class: DurabilityClass,
+    retention: Option<Duration>,
+}
+
+/// What storage keeps for us with a topic.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Attributes {
+    #[serde(default, rename = "retention_ms", with = "serial::duration_ms_option")]
+    retention: Option<Duration>,
+}
+
+/// What to do about a topic or group that exists already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfExists {
+    /// It is as good as a new one.
+    Take,
+    /// That is an error.
+    Refuse,
+}
+
+impl Topic {
+    /// Returns the topic of a catalogue entry, or `None`, with a line in the log, if its name is not allowed.
+    pub(crate) fn of(entry: &TopicEntry) -> Option<Self> {
+        let name = TopicName::new(&entry.namespace, &entry.name)
+            .inspect_err(|error| tracing::error!(%error, "the catalogue names a topic that cannot exist"))
+            .ok()?;
+        Some(Self {
+            id: entry.id,
+            created_ms: entry.created_ms,
+            settings: ArcSwap::from_pointee(Settings::of(entry, &name)),
+            name,
+            readers: RwLock::default(),
+            turn: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn queues(&self) -> u32 {
+        self.settings.load().queues
+    }
+
+    pub(crate) fn class(&self) -> DurabilityClass {
+        self.settings.load().class
+    }
+
+    pub(crate) fn retention(&self) -> Option<Duration> {
+        self.settings.load().retention
+    }
+
+    /// Returns whether the topic has been deleted.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Returns the queue of the next call that publishes without a message group.
+    pub(crate) fn next_queue(&self) -> QueueId {
+        QueueId(self.turn.fetch_add(1, Ordering::Relaxed) % self.queues().max(1))
+    }
+
+    /// Adds a group that is told of visible rows.
+    pub(crate) fn add_reader(&self, subscription: &Arc<Subscription>) {
+        let mut readers = self.readers.write();
+        readers.retain(|reader| reader.strong_count() > 0);
+        readers.push(Arc::downgrade(subscription));
+    }
+
+    /// Tells all readers that a queue has new rows.
+    pub(crate) fn wake(&self, queue: QueueId) {
+        for reader in self.readers.read().iter().filter_map(Weak::upgrade) {
+            reader.waiters.wake(queue);
+        }
+    }
+
+    fn describe(&self, core: &Core) -> TopicDescription {
+        let settings = self.settings.load();
+        let queues = (0..settings.queues).map(|queue| {
+            let range = core.range(self.id, QueueId(queue));
+            QueueDescription { queue: QueueId(queue), first: range.start, end: range.end }
+        });
+        TopicDescription {
+            name: self.name.clone(),
+            id: self.id,
+            class: settings.class,
+            retention: settings.retention,
+            queues: queues.collect(),
+            created_ms: self.created_ms,
+        }
+    }
+}
+
+impl Settings {
+    fn of(entry: &TopicEntry, name: &TopicName) -> Self {
+        let attributes = serde_json::from_str(&entry.attributes).unwrap_or_else(|error| {
+            // For ever, since the alternative loses rows.
+            tracing::error!(%error, topic = %name, "the settings of the topic cannot be read; its rows are kept");
+            Attributes::default()
+        });
+        Self { queues: entry.queues, class: entry.class, retention: attributes.retention }
+    }
+
+    fn attributes(&self) -> Result<String, EngineError> {
+        let attributes = Attributes { retention: self.retention };
+        serde_json::to_string(&attributes).map_err(|error| EngineError::Internal(error.to_string()))
+    }
 }
 
 impl Broker {
@@ -90,13 +224,15 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If the name is taken or reserved, or the number of queues is not allowed.
+    /// If the name is taken or reserved, or the settings are not allowed.
     pub async fn create_topic(
         &self,
         name: &TopicName,
         spec: TopicSpec,
     ) -> Result<TopicDescription, EngineError> {
-        todo!()
+        check_not_reserved(name)?;
+        let topic = self.core.create_topic(name, spec, IfExists::Refuse).await?;
+        Ok(topic.describe(&self.core))
     }
 
     /// Changes a topic.
@@ -109,7 +245,25 @@ impl Broker {
         name: &TopicName,
         change: TopicChange,
     ) -> Result<TopicDescription, EngineError> {
-        todo!()
+        let core = &self.core;
+        core.check_open()?;
+        let _catalogue = core.catalogue.lock().await;
+        let topic = core.existing_topic(name)?;
+        let mut settings = Settings::clone(&topic.settings.load());
+        let queues = change.queues.unwrap_or(settings.queues);
+        if queues < settings.queues {
+            let text =
+                format!("topic {name} has {} queues, and queues are never taken away", settings.queues);
+            return Err(EngineError::Invalid(text));
+        }
+        settings.queues = queues;
+        settings.class = change.class.unwrap_or(settings.class);
+        settings.retention = change.retention.or(settings.retention);
+        check_settings(&settings)?;
+        let (id, class, attributes) = (topic.id, settings.class, settings.attributes()?);
+        core.blocking(move |storage| storage.alter_topic(id, queues, class, attributes)).await?;
+        topic.settings.store(Arc::new(settings));
+        Ok(topic.describe(core))
     }
 
     /// Deletes a topic with all its rows, and what groups remember of it.
@@ -118,7 +272,21 @@ impl Broker {
     ///
     /// If there is no such topic.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<TopicDeleted, EngineError> {
-        todo!()
+        let core = &self.core;
+        core.check_open()?;
+        let _catalogue = core.catalogue.lock().await;
+        let topic = core.existing_topic(name)?;
+        let described = topic.describe(core);
+        let messages = described.queues.iter().map(|queue| queue.end.since(queue.first).unwrap_or(0)).sum();
+        let id = topic.id;
+        let freed = core.blocking(move |storage| storage.delete_topic(id)).await?;
+        core.topics.write().remove(&topic);
+        topic.gone.store(true, Ordering::Release);
+        let groups: Vec<_> = core.groups.read().by_id.values().cloned().collect();
+        groups.iter().for_each(|group| group.forget(id));
+        core.reading.inference.forget(id);
+        core.journal(vec![JournalEntry::DropTopic { topic: id }], Wait::Written).await?;
+        Ok(TopicDeleted { messages, bytes: freed.queue_bytes })
     }
 
     /// Returns a topic as it is now.
@@ -127,7 +295,7 @@ impl Broker {
     ///
     /// If there is no such topic; the error names near ones.
     pub fn topic(&self, name: &TopicName) -> Result<TopicDescription, EngineError> {
-        todo!()
+        Ok(self.core.existing_topic(name)?.describe(&self.core))
     }
 
     /// Returns a topic as it is now, making it first if the broker makes topics on their first use.
@@ -136,11 +304,102 @@ impl Broker {
     ///
     /// If there is no such topic and none is made.
     pub async fn topic_or_create(&self, name: &TopicName) -> Result<TopicDescription, EngineError> {
-        todo!()
+        Ok(self.core.topic_or_create(name).await?.describe(&self.core))
     }
 
     /// Returns all topics, by name.
     pub fn topics(&self) -> Vec<TopicDescription> {
-        todo!()
+        let topics: Vec<Arc<Topic>> = self.core.topics.read().by_name.values().cloned().collect();
+        topics.iter().map(|topic| topic.describe(&self.core)).collect()
     }
+}
+
+impl Core {
+    /// Returns a topic, or an error that names near ones.
+    pub(crate) fn existing_topic(&self, name: &TopicName) -> Result<Arc<Topic>, EngineError> {
+        let topics = self.topics.read();
+        if let Some(topic) = topics.by_name.get(name) {
+            return Ok(Arc::clone(topic));
+        }
+        let names: Vec<String> = topics.by_name.keys().take(10_000).map(ToString::to_string).collect();
+        drop(topics);
+        let near = near(&name.to_string(), names.iter().map(String::as_str));
+        Err(EngineError::TopicNotFound { topic: name.clone(), near })
+    }
+
+    /// Returns a topic, making it first if the broker makes topics on their first use.
+    pub(crate) async fn topic_or_create(&self, name: &TopicName) -> Result<Arc<Topic>, EngineError> {
+        match self.existing_topic(name) {
+            Err(EngineError::TopicNotFound { .. })
+                if self.options.auto_create_topics && !name.is_reserved() =>
+            {
+                self.create_topic(name, TopicSpec::default(), IfExists::Take).await
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) async fn create_topic(
+        &self,
+        name: &TopicName,
+        spec: TopicSpec,
+        if_exists: IfExists,
+    ) -> Result<Arc<Topic>, EngineError> {
+        self.check_open()?;
+        let settings = Settings { queues: spec.queues, class: spec.class, retention: spec.retention };
+        check_settings(&settings)?;
+        let _catalogue = self.catalogue.lock().await;
+        let (known, count) = {
+            let topics = self.topics.read();
+            (topics.by_name.get(name).cloned(), topics.by_name.len())
+        };
+        match (known, if_exists) {
+            (Some(topic), IfExists::Take) => return Ok(topic),
+            (Some(_), IfExists::Refuse) => {
+                return Err(EngineError::Exists { what: "topic", name: name.to_string() });
+            }
+            (None, _) => {}
+        }
+        if count >= TOPICS_MAX {
+            return Err(limit("the number of topics", count as u64 + 1, TOPICS_MAX as u64));
+        }
+        let new = NewTopic {
+            namespace: name.namespace().to_owned(),
+            name: name.name().to_owned(),
+            queues: settings.queues,
+            class: settings.class,
+            attributes: settings.attributes()?,
+        };
+        let entry = self.blocking(move |storage| storage.create_topic(new)).await?;
+        let topic = Topic::of(&entry)
+            .map(Arc::new)
+            .ok_or_else(|| EngineError::Internal("storage changed the name of a topic".to_owned()))?;
+        self.topics.write().insert(Arc::clone(&topic));
+        Ok(topic)
+    }
+}
+
+fn check_not_reserved(name: &TopicName) -> Result<(), EngineError> {
+    if name.is_reserved() {
+        let text = format!("topic {name} has a reserved prefix: only the broker makes it");
+        return Err(EngineError::Invalid(text));
+    }
+    Ok(())
+}
+
+fn check_settings(settings: &Settings) -> Result<(), EngineError> {
+    if settings.queues == 0 {
+        return Err(EngineError::Invalid("a topic has at least one queue".to_owned()));
+    }
+    if settings.queues > QUEUES_MAX {
+        return Err(limit("the number of queues", settings.queues.into(), QUEUES_MAX.into()));
+    }
+    if settings.retention.is_some_and(|retention| retention.is_zero()) {
+        return Err(EngineError::Invalid("the retention is at least a millisecond".to_owned()));
+    }
+    Ok(())
+}
+
+fn limit(what: &'static str, actual: u64, limit: u64) -> EngineError {
+    EngineError::Limit { what, actual, limit, kind: LimitKind::Other }
 }

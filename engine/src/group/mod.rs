@@ -4,12 +4,25 @@
 //! receive ─► redeliveries that are due ─► scan from the cursor ─► lease ─► journal ─► handle
 //! acknowledge, change, forward ─► handle ─► open row ─► journal ─► answer
 //! ```
+//!
+//! The rules by which rows go to selectors stand in `selectors.rs`; what is remembered of a queue in `state.rs`.
 
+#[expect(clippy::module_inception, reason = "the noun of the module is its main type")]
+mod group;
 mod receive;
+mod replay;
+mod selectors;
+mod settle;
 mod spec;
+mod state;
+mod subscription;
+mod waiters;
 
+pub(crate) use group::Group;
 pub use receive::{Delivered, LeaseTime, ReceiveRequest};
+pub(crate) use replay::Replay;
 pub use spec::{
     GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, ResetTo,
     RetryPolicy, SelectorQueue,
 };
+pub(crate) use subscription::Subscription;

@@ -1,15 +1,41 @@
 //! Receiving: redeliveries first, then the rows behind the cursor; or waiting for either.
+//!
+//! A receive visits the queues of the topic from a rotating start, on the pool of reading threads, a bounded
+//! step in each. One receive reads a queue at a time; the others pass on to the next queue and are woken when
+//! it is free, so that the first deliveries of a queue leave in offset order. What a step found is committed
+//! under the lock of the subscription: rows become leased, the cursor moves, the journal is told.
 
-use std::time::Duration;
-
-use weir_filter::Selector;
-use weir_storage::{QueueId, StoredMessage};
-
-use crate::{
-    broker::Broker,
-    error::EngineError,
-    name::{GroupName, TopicName},
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
+
+use arrow_buffer::BooleanBuffer;
+use tokio::sync::oneshot;
+use weir_columns::Rows;
+use weir_filter::{Predicate, Selector};
+use weir_storage::{
+    Block, JournalEntry, LogPosition, Part, QueueId, QueueOffset, QueueView, StorageError, StoredMessage,
+    Wait,
+};
+
+use super::{
+    state::{Phase, QueueState, Row, Span, bit},
+    subscription::{State, Subscription, journaled, lease_row, millis_u32, renewal},
+};
+use crate::{
+    broker::{Broker, Core},
+    error::{EngineError, LimitKind},
+    handle::Handle,
+    limits::{CLIENT_BYTES_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_OF_GONE, POLL_MAX, RECEIVE_MESSAGES_MAX},
+    name::{GroupName, TopicName},
+    scan::{Scan, Step, evaluation_error},
+};
+
+/// Steps of scans that one visit of the reading pool takes before it lets others read.
+const STEPS_MAX: usize = 64;
+/// Bytes of bodies behind which a receive takes no further message.
+const BYTES_TARGET: usize = 32 << 20;
 
 /// What a member asks for.
 #[derive(Clone, Debug)]
@@ -22,16 +48,33 @@ pub struct ReceiveRequest {
     pub queue: Option<QueueId>,
     /// Which rows the member wants.
     pub selector: Selector,
-    /// How many at most; 1 to 32.
+    /// How many at most; 1 to 32. More is taken as 32.
     pub max_messages: usize,
     /// How long they are the member's.
     pub lease: LeaseTime,
-    /// How long to wait for the first; at most 20 s.
+    /// How long to wait for the first; at most 20 s. More is taken as 20 s.
     pub wait: Duration,
     /// Who asks: renewed leases live as long as this client does.
     pub client: String,
     /// Names this call, if the client retries it under the same name.
     pub attempt_id: Option<String>,
+}
+
+impl ReceiveRequest {
+    /// Returns the request for up to 32 messages of any kind, leased for 60 s, without waiting.
+    pub fn new(group: GroupName, topic: TopicName) -> Self {
+        Self {
+            group,
+            topic,
+            queue: None,
+            selector: Selector::all(),
+            max_messages: RECEIVE_MESSAGES_MAX,
+            lease: LeaseTime::Fixed(LEASE_DEFAULT),
+            wait: Duration::ZERO,
+            client: String::new(),
+            attempt_id: None,
+        }
+    }
 }
 
 /// How long messages are their receiver's.
@@ -59,66 +102,603 @@ pub struct Delivered {
 impl Broker {
     /// Returns the next messages for a member of a group, or none after `wait`.
     ///
+    /// Answers as soon as there is one message; it does not wait for more. If the call is dropped before it
+    /// returns, its messages are delivered again after a second.
+    ///
     /// # Errors
     ///
     /// If there is no such topic, or the request breaks a limit.
     pub async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivered>, EngineError> {
-        todo!()
+        let core = &self.core;
+        core.check_open()?;
+        let group = core.group_or_create(&request.group).await?;
+        let topic = core.existing_topic(&request.topic)?;
+        check_request(&request, group.spec.load().lease_min, topic.queues(), &request.topic)?;
+        let subscription = core.subscription(&group, &topic);
+        core.clients.saw(&request.client, core.time.now());
+        let slot = subscription.enlist(core, &request.selector, &request.client)?;
+        let reading = Reading {
+            core: Arc::clone(core),
+            subscription,
+            slot,
+            selector: request.selector,
+            queue: request.queue,
+            want: request.max_messages.min(RECEIVE_MESSAGES_MAX),
+            lease: request.lease,
+            client: request.client.as_str().into(),
+            attempt_id: request.attempt_id,
+        };
+        reading.until(core.time.now() + request.wait.min(POLL_MAX)).await
+    }
+}
+
+fn check_request(
+    request: &ReceiveRequest,
+    lease_min: Duration,
+    queues: u32,
+    topic: &TopicName,
+) -> Result<(), EngineError> {
+    if request.max_messages == 0 {
+        return Err(EngineError::Invalid("a receive asks for at least one message".to_owned()));
+    }
+    if let LeaseTime::Fixed(asked) = request.lease
+        && !(lease_min..=LEASE_MAX).contains(&asked)
+    {
+        return Err(EngineError::InvisibleTime { asked, min: lease_min, max: LEASE_MAX });
+    }
+    if let Some(queue) = request.queue.filter(|queue| queue.0 >= queues) {
+        return Err(EngineError::QueueNotFound { topic: topic.clone(), queue: queue.0, queues });
+    }
+    let texts = [Some(&request.client), request.attempt_id.as_ref()];
+    match texts.into_iter().flatten().map(String::len).max().filter(|len| *len > CLIENT_BYTES_MAX) {
+        None => Ok(()),
+        Some(len) => Err(EngineError::Limit {
+            what: "the name of a client or of a receive in bytes",
+            actual: len as u64,
+            limit: CLIENT_BYTES_MAX as u64,
+            kind: LimitKind::Other,
+        }),
+    }
+}
+
+/// A receive under way.
+#[derive(Clone)]
+struct Reading {
+    core: Arc<Core>,
+    subscription: Arc<Subscription>,
+    slot: u8,
+    selector: Selector,
+    queue: Option<QueueId>,
+    want: usize,
+    lease: LeaseTime,
+    client: Arc<str>,
+    attempt_id: Option<String>,
+}
+
+/// What one visit of the reading pool came to.
+struct Visit {
+    batch: Batch,
+    /// Whether rows are left that were not looked at.
+    more: bool,
+    failed: Option<EngineError>,
+}
+
+impl Reading {
+    /// Reads, or waits until there is something to read, until `deadline`.
+    async fn until(self, deadline: Duration) -> Result<Vec<Delivered>, EngineError> {
+        let core = Arc::clone(&self.core);
+        let subscription = Arc::clone(&self.subscription);
+        let place = subscription
+            .waiters
+            .enter(self.slot, self.queue)
+            .ok_or(EngineError::Busy("too many receives wait on this topic for this group"))?;
+        loop {
+            place.look();
+            if *core.closing.borrow() {
+                return Ok(Vec::new());
+            }
+            let mut more = false;
+            if subscription.has_work(&core, self.slot, self.queue) {
+                let reading = self.clone();
+                let visit = core.reads.run(move || reading.visit()).await??;
+                if !visit.batch.rows.is_empty() {
+                    return visit.batch.deliver().await;
+                }
+                if let Some(error) = visit.failed {
+                    return Err(error);
+                }
+                more = visit.more;
+            }
+            let now = core.time.now();
+            if now >= deadline {
+                return Ok(Vec::new());
+            }
+            core.clients.saw(&self.client, now);
+            if !more {
+                let mut closing = core.closing.subscribe();
+                tokio::select! {
+                    () = place.woken() => {}
+                    () = core.time.sleep_until(deadline) => {}
+                    // The sending half lives in the core, so this ends only when the broker closes.
+                    _ = closing.wait_for(|closing| *closing) => {}
+                }
+            }
+        }
     }
 
-    /// Marks messages as done for the group, and answers once that is durable by the topic's class.
-    ///
-    /// Returns one result a handle, in order. What is done already is done again without an error.
-    pub async fn acknowledge(
+    /// Visits the queues once, on a thread that may block.
+    fn visit(self) -> Result<Visit, EngineError> {
+        let mut visit =
+            Visit { batch: Batch::new(&self.core, &self.subscription), more: false, failed: None };
+        let mut steps = STEPS_MAX;
+        for queue in self.subscription.rotation(self.queue) {
+            if visit.batch.is_full(self.want) {
+                break;
+            }
+            if steps == 0 {
+                visit.more = true;
+                break;
+            }
+            match self.read_queue(queue, &mut visit, &mut steps) {
+                Ok(()) => {}
+                Err(error @ (EngineError::TopicNotFound { .. } | EngineError::GroupNotFound { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => visit.failed = Some(error),
+            }
+        }
+        Ok(visit)
+    }
+
+    /// Takes what one queue has: first what is ready to be delivered again, then rows behind the cursor.
+    fn read_queue(&self, queue: QueueId, visit: &mut Visit, steps: &mut usize) -> Result<(), EngineError> {
+        let want = self.want - visit.batch.rows.len();
+        let Some((hold, work)) = self.begin(queue)? else { return Ok(()) };
+        if !work.unknown.is_empty() {
+            self.judge(&hold, &work.view, &work.unknown)?;
+        }
+        let mut taken = self.take_ready(&hold, &work.view, want)?;
+        let mut next = None;
+        let mut failed = None;
+        if taken.len() < want && work.room > 0 {
+            let found = self.scan(&work, (want - taken.len()).min(work.room), steps)?;
+            visit.more |= found.more;
+            failed = found.failed;
+            next = Some(found.next);
+            taken.extend(found.rows);
+        }
+        self.commit(hold, taken, next, visit)?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes hold of a queue, unless there is nothing to do or somebody else has it.
+    fn begin(&self, queue: QueueId) -> Result<Option<(Hold<'_>, Work)>, EngineError> {
+        let subscription = &self.subscription;
+        let now = self.core.time.now();
+        let mut state = subscription.lock();
+        subscription.check_here(&state)?;
+        let Some(view) = self.core.storage.view(subscription.topic.id, queue) else { return Ok(None) };
+        let range = view.range();
+        state.queue(queue, range.start).retain_from(range.start);
+        subscription.end_leases(&self.core, &mut state, queue, now);
+        let Some(predicate) = self.predicate(&state) else { return Ok(None) };
+        let others = self.others(&state, queue);
+        let known = state.queue(queue, range.start);
+        let Some(span) = known.span(self.slot) else { return Ok(None) };
+        let is_ready = known.is_ready_for(self.slot);
+        if known.scanning || (!is_ready && (span.cursor >= range.end || known.room() == 0)) {
+            return Ok(None);
+        }
+        known.scanning = true;
+        let is_unknown = |row: &Row| (row.yes | row.no) & bit(self.slot) == 0;
+        let unknown = known.ready().filter(|(_, row)| is_unknown(row)).map(|(offset, _)| offset).collect();
+        let work = Work { view, predicate, others, from: span.cursor, room: known.room(), unknown };
+        let hold = Hold {
+            reading: self,
+            queue,
+            generation: known.generation,
+            in_hand: parking_lot::Mutex::default(),
+        };
+        Ok(Some((hold, work)))
+    }
+
+    /// Returns the predicate, unless the slot was freed while this receive waited: the client was said to be gone.
+    fn predicate(&self, state: &State) -> Option<Arc<Predicate>> {
+        if state.selectors.find(&self.selector) != Some(self.slot) {
+            return None;
+        }
+        state.selectors.get(self.slot)?.predicate().cloned()
+    }
+
+    /// Returns the other selectors that may have taken rows which this one has still to pass.
+    fn others(&self, state: &State, queue: QueueId) -> Vec<(Span, Arc<Predicate>)> {
+        let Some(known) = state.queues.get(&queue) else { return Vec::new() };
+        let cursor = known.span(self.slot).unwrap_or_default().cursor;
+        let spans = known.spans().filter(|(slot, span)| *slot != self.slot && span.cursor > cursor);
+        spans
+            .filter_map(|(slot, span)| Some((span, Arc::clone(state.selectors.get(slot)?.predicate()?))))
+            .collect()
+    }
+
+    /// Finds out for which ready rows the selector is TRUE.
+    fn judge(&self, hold: &Hold<'_>, view: &QueueView, offsets: &[QueueOffset]) -> Result<(), EngineError> {
+        let predicate = self.predicate(&self.subscription.lock());
+        let Some(predicate) = predicate else { return Ok(()) };
+        let mut matching = Vec::new();
+        let mut rest = offsets;
+        while let Some(first) = rest.first() {
+            let Some(block) = block_at(view, *first)? else {
+                rest = &rest[1..];
+                continue;
+            };
+            let range = block.range();
+            let (here, behind) = rest.split_at(rest.partition_point(|offset| *offset < range.end).max(1));
+            rest = behind;
+            let only = BooleanBuffer::collect_bool(Rows::len(&*block), |row| {
+                here.binary_search(&range.start.plus(row as u64)).is_ok()
+            });
+            let verdicts = predicate.evaluate(&*block, Some(&only)).map_err(evaluation_error)?;
+            matching.extend(verdicts.matches.set_indices().map(|row| range.start.plus(row as u64)));
+        }
+        let mut state = self.subscription.lock();
+        if let Some(known) = hold.queue_state(&mut state) {
+            for offset in offsets {
+                if let Some(row) = known.row_mut(*offset) {
+                    let side =
+                        if matching.binary_search(offset).is_ok() { &mut row.yes } else { &mut row.no };
+                    *side |= bit(self.slot);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes rows that are ready for this selector, and reads their messages.
+    fn take_ready(&self, hold: &Hold<'_>, view: &QueueView, want: usize) -> Result<Vec<Read>, EngineError> {
+        let offsets: Vec<QueueOffset> = {
+            let mut state = self.subscription.lock();
+            let Some(known) = hold.queue_state(&mut state) else { return Ok(Vec::new()) };
+            let ready = known.ready().filter(|(_, row)| row.yes & bit(self.slot) != 0);
+            let offsets: Vec<_> = ready.map(|(offset, _)| offset).take(want).collect();
+            offsets.iter().for_each(|offset| known.set_phase(*offset, Phase::InHand));
+            offsets
+        };
+        hold.in_hand.lock().extend(&offsets);
+        let mut taken = Vec::new();
+        let mut lost = Vec::new();
+        for offset in offsets {
+            match self.core.read_row(view, offset) {
+                Ok(Some(message)) => taken.push(Read { offset, message, is_new: false }),
+                Ok(None) => lost.push(offset),
+                // It stays in hand, and goes back to wait a while: the others are not held up by it.
+                Err(error) => {
+                    tracing::error!(%error, queue = %hold.queue, %offset, "a message cannot be read for its redelivery");
+                }
+            }
+        }
+        if !lost.is_empty() {
+            tracing::error!(queue = %hold.queue, ?lost, "messages were lost to damage before they were delivered again");
+            let mut state = self.subscription.lock();
+            if let Some(known) = hold.queue_state(&mut state) {
+                lost.iter().for_each(|offset| drop(known.remove(*offset)));
+                self.core.note(vec![self.subscription.ack_entry(hold.queue, lost)]);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Finds up to `want` rows from the cursor on.
+    fn scan(&self, work: &Work, want: usize, steps: &mut usize) -> Result<Found, EngineError> {
+        let end = work.view.range().end;
+        let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], work.from..end);
+        let mut found = Found { rows: Vec::new(), next: work.from, more: false, failed: None };
+        let mut bytes = 0;
+        while let Some(step) = scan.next()? {
+            *steps = steps.saturating_sub(1);
+            found.next = step.end();
+            if let Step::Block { block, matches, .. } = step {
+                let matches = self.without_taken(&work.others, &block, matches)?;
+                for row in matches.set_indices() {
+                    let offset = block.base().plus(row as u64);
+                    if found.rows.len() >= want || bytes >= BYTES_TARGET {
+                        found.next = offset;
+                        found.more = true;
+                        return Ok(found);
+                    }
+                    match self.core.read_position(block.positions().value(row)) {
+                        Ok(Some(message)) => {
+                            bytes += message.message.body.len();
+                            found.rows.push(Read { offset, message, is_new: true });
+                        }
+                        Ok(None) => {
+                            tracing::error!(%offset, "a message was lost to damage before it was delivered")
+                        }
+                        Err(error) => {
+                            found.next = offset;
+                            found.failed = Some(error);
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+            if found.rows.len() >= want || *steps == 0 {
+                found.more = found.next < end;
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes away the rows that another selector has taken: see the rules in [`super::selectors`].
+    fn without_taken(
         &self,
-        group: &GroupName,
-        topic: &TopicName,
-        handles: &[String],
-    ) -> Vec<Result<(), EngineError>> {
-        todo!()
+        others: &[(Span, Arc<Predicate>)],
+        block: &Block,
+        mut matches: BooleanBuffer,
+    ) -> Result<BooleanBuffer, EngineError> {
+        for (span, predicate) in others {
+            let theirs = BooleanBuffer::collect_bool(Rows::len(block), |row| {
+                matches.value(row) && span.contains(block.base().plus(row as u64))
+            });
+            if theirs.has_true() {
+                let verdicts = predicate.evaluate(block, Some(&theirs)).map_err(evaluation_error)?;
+                matches = &matches & &!&(&verdicts.matches & &theirs);
+            }
+        }
+        Ok(matches)
     }
 
-    /// Delivers a message again after `after`, unless it is acknowledged by then; returns its new handle.
-    ///
-    /// # Errors
-    ///
-    /// If the handle is not valid, or `after` longer than 12 h.
-    pub async fn change_invisible(
+    /// Makes what was read the member's.
+    fn commit(
         &self,
-        group: &GroupName,
-        topic: &TopicName,
-        handle: &str,
-        after: Duration,
-    ) -> Result<String, EngineError> {
-        todo!()
-    }
-
-    /// Takes back messages that did not reach their receiver. Unknown handles are passed over.
-    pub async fn give_back(&self, handles: &[String], after: Duration) {
-        todo!()
-    }
-
-    /// Moves a message to the dead-letter topic of the group. What is done already is done again without an error.
-    ///
-    /// # Errors
-    ///
-    /// If the handle is not valid, or the copy cannot be stored.
-    pub async fn forward_to_dead_letter(
-        &self,
-        group: &GroupName,
-        topic: &TopicName,
-        handle: &str,
+        hold: Hold<'_>,
+        read: Vec<Read>,
+        next: Option<QueueOffset>,
+        visit: &mut Visit,
     ) -> Result<(), EngineError> {
-        todo!()
+        let now = self.core.time.now();
+        let (length, renewal) = match self.lease {
+            LeaseTime::Fixed(length) => (length, None),
+            LeaseTime::Renewed => (LEASE_DEFAULT, Some(renewal(&self.client, now))),
+        };
+        let until = now + length;
+        let lease = self.core.leases.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.subscription.lock();
+        self.subscription.check_here(&state)?;
+        let Some(known) = hold.queue_state(&mut state) else {
+            visit.more = true;
+            return Ok(());
+        };
+        let mut rows = Vec::with_capacity(read.len());
+        for Read { offset, message, is_new } in read {
+            let row = match known.row_mut(offset) {
+                None if is_new => Row::new(1, lease, self.slot),
+                Some(row) if !is_new && row.phase == Phase::InHand => {
+                    row.attempt += 1;
+                    row.lease = lease;
+                    row.orphan_since = None;
+                    row.clone()
+                }
+                // It was acknowledged or put off while it was read.
+                _ => continue,
+            };
+            rows.push(lease_row(offset, &row));
+            visit.batch.rows.push(Taken { queue: hold.queue, lease, attempt: row.attempt, length, message });
+            known.insert(offset, row);
+            known.set_phase(offset, Phase::Leased { until, renewal: renewal.clone() });
+        }
+        if let Some(next) = next {
+            known.advance(self.slot, next);
+        }
+        if let Some(last) = rows.iter().filter(|row| row.slot == self.slot).map(|row| row.offset).max()
+            && known.span(self.slot).is_some_and(|span| span.cursor > last)
+        {
+            // The lease entry tells a replay that the cursor has passed its rows.
+            known.set_journaled(self.slot, last.plus(1));
+        }
+        if !rows.is_empty() {
+            let (done, written) = oneshot::channel();
+            let entry = JournalEntry::Lease {
+                group: self.subscription.group,
+                topic: self.subscription.topic.id,
+                queue: hold.queue,
+                rows,
+                lease,
+                until_ms: self.core.wall_at(until, now),
+                length_ms: millis_u32(length),
+                client: renewal.map(|renewal| renewal.client.to_string()).unwrap_or_default(),
+                attempt_id: self.attempt_id.clone(),
+            };
+            // Nobody may be left to hear it.
+            let done = Box::new(move |result| drop(done.send(result)));
+            self.core.storage.journal(vec![entry], Wait::Written, Some(done));
+            visit.batch.written.push(written);
+            self.subscription.arm(&self.core, &mut state, until);
+        }
+        self.subscription.drop_shadows(&self.core, &mut state, now);
+        drop(state);
+        drop(hold);
+        Ok(())
+    }
+}
+
+/// What there is to do in a queue.
+struct Work {
+    view: QueueView,
+    predicate: Arc<Predicate>,
+    others: Vec<(Span, Arc<Predicate>)>,
+    from: QueueOffset,
+    room: usize,
+    /// Ready rows that the selector has not judged.
+    unknown: Vec<QueueOffset>,
+}
+
+/// What a scan found.
+struct Found {
+    rows: Vec<Read>,
+    /// The first row that was not judged, or that was not taken.
+    next: QueueOffset,
+    more: bool,
+    /// Why the scan ended at `next`.
+    failed: Option<EngineError>,
+}
+
+/// A message on its way to a member.
+struct Read {
+    offset: QueueOffset,
+    message: StoredMessage,
+    /// Whether this is its first delivery.
+    is_new: bool,
+}
+
+/// The right to read a queue, given back when dropped, with all rows that were taken in hand and not handed out.
+struct Hold<'a> {
+    reading: &'a Reading,
+    queue: QueueId,
+    generation: u64,
+    in_hand: parking_lot::Mutex<Vec<QueueOffset>>,
+}
+
+impl Hold<'_> {
+    /// Returns the state of the queue, unless it began anew in the meantime.
+    fn queue_state<'s>(&self, state: &'s mut State) -> Option<&'s mut QueueState> {
+        state.queues.get_mut(&self.queue).filter(|known| known.generation == self.generation)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let subscription = &self.reading.subscription;
+        let until = self.reading.core.time.now() + LEASE_OF_GONE;
+        let mut state = subscription.lock();
+        let mut waits = false;
+        if let Some(known) = self.queue_state(&mut state) {
+            for offset in self.in_hand.get_mut().drain(..) {
+                if known.open().get(&offset).is_some_and(|row| row.phase == Phase::InHand) {
+                    known.set_phase(offset, Phase::Waiting { until });
+                    waits = true;
+                }
+            }
+        }
+        if waits {
+            subscription.arm(&self.reading.core, &mut state, until);
+        }
+        if let Some(known) = state.queues.get_mut(&self.queue) {
+            known.scanning = false;
+        }
+        drop(state);
+        // Others may have passed this queue by in the meantime.
+        subscription.waiters.wake(self.queue);
+    }
+}
+
+/// Messages that are leased to a receive which has not returned yet: given back if it never does.
+struct Batch {
+    core: Arc<Core>,
+    subscription: Arc<Subscription>,
+    rows: Vec<Taken>,
+    written: Vec<oneshot::Receiver<Result<(), StorageError>>>,
+}
+
+struct Taken {
+    queue: QueueId,
+    lease: u64,
+    attempt: u32,
+    length: Duration,
+    message: StoredMessage,
+}
+
+impl Batch {
+    fn new(core: &Arc<Core>, subscription: &Arc<Subscription>) -> Self {
+        Self {
+            core: Arc::clone(core),
+            subscription: Arc::clone(subscription),
+            rows: Vec::new(),
+            written: Vec::new(),
+        }
     }
 
-    /// Notes a sign of life of a client.
-    pub fn client_alive(&self, client: &str) {
-        todo!()
+    fn is_full(&self, want: usize) -> bool {
+        let bytes: usize = self.rows.iter().map(|row| row.message.message.body.len()).sum();
+        self.rows.len() >= want || bytes >= BYTES_TARGET
     }
 
-    /// Notes that a client is gone: its renewed leases end in a second, and it no longer holds a selector.
-    pub fn client_gone(&self, client: &str) {
-        todo!()
+    /// Returns the messages once the journal has their leases.
+    async fn deliver(mut self) -> Result<Vec<Delivered>, EngineError> {
+        for written in std::mem::take(&mut self.written) {
+            match journaled(written.await.ok()) {
+                Ok(()) => {}
+                // A full disk costs the attempt count after a restart, and no more; reads go on.
+                Err(EngineError::DiskFull | EngineError::Busy(_)) => {
+                    tracing::warn!("leases are not in the journal, for it is full or busy");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let (core, subscription) = (Arc::clone(&self.core), Arc::clone(&self.subscription));
+        let deliver = |taken: Taken| {
+            let handle = Handle {
+                group: subscription.group,
+                topic: subscription.topic.id,
+                queue: taken.queue,
+                offset: taken.message.offset,
+                lease: taken.lease,
+                epoch: core.epoch,
+            };
+            Delivered {
+                attempt: taken.attempt,
+                handle: handle.encode(&core.signer),
+                lease: taken.length,
+                message: taken.message,
+            }
+        };
+        Ok(std::mem::take(&mut self.rows).into_iter().map(deliver).collect())
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if !self.rows.is_empty() {
+            let rows = self.rows.drain(..).map(|taken| (taken.queue, taken.message.offset, taken.lease));
+            self.subscription.give_back(&self.core, rows, LEASE_OF_GONE);
+        }
+    }
+}
+
+/// Returns the block that holds `offset`.
+fn block_at(view: &QueueView, offset: QueueOffset) -> Result<Option<Arc<Block>>, EngineError> {
+    if !view.range().contains(&offset) {
+        return Ok(None);
+    }
+    Ok(match view.part_at(offset) {
+        Some(Part::Segment(segment, number)) => Some(segment.block(number)?),
+        Some(Part::Run(run)) => Some(run),
+        None => None,
+    })
+}
+
+impl Core {
+    /// Reads the message of a row, or returns `None` if damage or retention have taken it.
+    pub(crate) fn read_row(
+        &self,
+        view: &QueueView,
+        offset: QueueOffset,
+    ) -> Result<Option<StoredMessage>, EngineError> {
+        let Some(block) = block_at(view, offset)? else { return Ok(None) };
+        let Some(row) = offset.since(block.base()).and_then(|row| usize::try_from(row).ok()) else {
+            return Ok(None);
+        };
+        if row >= block.positions().len() || block.lost().is_some_and(|lost| lost.value(row)) {
+            return Ok(None);
+        }
+        self.read_position(block.positions().value(row))
+    }
+
+    fn read_position(&self, position: u64) -> Result<Option<StoredMessage>, EngineError> {
+        match self.storage.read(LogPosition(position)) {
+            Ok(message) => Ok(Some(message)),
+            Err(StorageError::Lost { .. } | StorageError::NoRecord { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -6,8 +6,6 @@ use serde::{Deserialize, Serialize};
 use weir_storage::{GroupId, QueueId, QueueOffset};
 
 use crate::{
-    broker::Broker,
-    error::EngineError,
     limits::{ATTEMPTS_DEFAULT, LEASE_MIN},
     name::{GroupName, TopicName},
     serial,
@@ -198,85 +196,6 @@ pub struct GroupQueue {
     pub waiting: u64,
     /// Rows that were dropped since the broker started, because no selector of the group matches them any more.
     pub dropped_by_selector_change: u64,
-}
-
-impl Broker {
-    /// Makes a group.
-    ///
-    /// # Errors
-    ///
-    /// If the name is taken, or the settings make no sense.
-    pub async fn create_group(
-        &self,
-        name: &GroupName,
-        spec: GroupSpec,
-    ) -> Result<GroupDescription, EngineError> {
-        todo!()
-    }
-
-    /// Changes a group.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such group, or the settings make no sense.
-    pub async fn alter_group(
-        &self,
-        name: &GroupName,
-        change: GroupChange,
-    ) -> Result<GroupDescription, EngineError> {
-        todo!()
-    }
-
-    /// Deletes a group and what it remembers. Its dead-letter topic stays.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such group.
-    pub async fn delete_group(&self, name: &GroupName) -> Result<(), EngineError> {
-        todo!()
-    }
-
-    /// Returns all groups, by name.
-    pub fn groups(&self) -> Vec<GroupDescription> {
-        todo!()
-    }
-
-    /// Returns a group as it is now.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such group; the error names near ones.
-    pub fn group(&self, name: &GroupName) -> Result<GroupDescription, EngineError> {
-        todo!()
-    }
-
-    /// Returns the settings of a group, if there is one. Cheap.
-    pub fn group_spec(&self, name: &GroupName) -> Option<GroupSpec> {
-        todo!()
-    }
-
-    /// Returns the settings of a group, making it first if the broker makes groups on their first use.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such group and none is made.
-    pub async fn group_or_create(&self, name: &GroupName) -> Result<GroupSpec, EngineError> {
-        todo!()
-    }
-
-    /// Puts a group elsewhere in a topic. What it had open is forgotten.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such group, topic or queue, or the offset is not retained.
-    pub async fn reset_group(
-        &self,
-        group: &GroupName,
-        topic: &TopicName,
-        to: ResetTo,
-    ) -> Result<(), EngineError> {
-        todo!()
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,380 @@
+//! A consumer group: its settings, and what it reads.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use weir_storage::{
+    DurabilityClass, GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, TopicId, Wait,
+};
+
+use super::{
+    spec::{GroupChange, GroupDescription, GroupSpec, ResetTo, RetryPolicy},
+    subscription::{State, Subscription},
+};
+use crate::{
+    broker::{Broker, Core},
+    error::{EngineError, LimitKind},
+    limits::{GROUPS_MAX, LEASE_MAX},
+    name::{GroupName, TopicName},
+    near::near,
+    scan::offset_at_time,
+    topic::{IfExists, Topic},
+};
+
+/// A group in memory.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) name: GroupName,
+    pub(crate) spec: Arc<ArcSwap<GroupSpec>>,
+    created_ms: i64,
+    subscriptions: Mutex<BTreeMap<TopicId, Arc<Subscription>>>,
+}
+
+impl Group {
+    /// Returns the group of a catalogue entry, or `None`, with a line in the log, if its name is not allowed.
+    pub(crate) fn of(entry: &GroupEntry) -> Option<Self> {
+        let name = GroupName::new(&entry.namespace, &entry.name)
+            .inspect_err(|error| tracing::error!(%error, "the catalogue names a group that cannot exist"))
+            .ok()?;
+        let spec = serde_json::from_str(&entry.attributes).unwrap_or_else(|error| {
+            tracing::error!(%error, group = %name, "the settings of the group cannot be read; the defaults hold");
+            GroupSpec::default()
+        });
+        Some(Self {
+            id: entry.id,
+            name,
+            spec: Arc::new(ArcSwap::from_pointee(spec)),
+            created_ms: entry.created_ms,
+            subscriptions: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        self.subscriptions.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn subscription(&self, topic: TopicId) -> Option<Arc<Subscription>> {
+        self.subscriptions.lock().get(&topic).cloned()
+    }
+
+    /// Puts back what the journal says about a topic.
+    pub(crate) fn restore(&self, topic: &Arc<Topic>, state: State) -> Arc<Subscription> {
+        let made =
+            Subscription::new(self.id, self.name.clone(), Arc::clone(&self.spec), Arc::clone(topic), state);
+        let made = Arc::new(made);
+        topic.add_reader(&made);
+        self.subscriptions.lock().insert(topic.id, Arc::clone(&made));
+        made
+    }
+
+    fn subscribe(&self, topic: &Arc<Topic>) -> Arc<Subscription> {
+        let mut subscriptions = self.subscriptions.lock();
+        if let Some(known) = subscriptions.get(&topic.id) {
+            return Arc::clone(known);
+        }
+        let made = Subscription::new(
+            self.id,
+            self.name.clone(),
+            Arc::clone(&self.spec),
+            Arc::clone(topic),
+            State::default(),
+        );
+        let made = Arc::new(made);
+        topic.add_reader(&made);
+        // A topic or group that is deleted at this moment may have missed it.
+        subscriptions.insert(topic.id, Arc::clone(&made));
+        made
+    }
+
+    /// Forgets a topic that is deleted.
+    pub(crate) fn forget(&self, topic: TopicId) {
+        if let Some(subscription) = self.subscriptions.lock().remove(&topic) {
+            subscription.end();
+        }
+    }
+
+    fn end(&self) {
+        let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
+        subscriptions.values().for_each(|subscription| subscription.end());
+    }
+
+    fn describe(&self, core: &Core) -> GroupDescription {
+        let topics: Vec<_> =
+            self.subscriptions().iter().map(|subscription| subscription.describe(core)).collect();
+        let members =
+            topics.iter().flat_map(|topic| &topic.selectors).flat_map(|selector| selector.members.clone());
+        let mut members: Vec<String> = members.collect();
+        members.sort_unstable();
+        members.dedup();
+        GroupDescription {
+            name: self.name.clone(),
+            id: self.id,
+            spec: GroupSpec::clone(&self.spec.load()),
+            created_ms: self.created_ms,
+            members,
+            topics,
+        }
+    }
+}
+
+impl Broker {
+    /// Makes a group. It begins to read a topic with its first receive or reset there.
+    ///
+    /// # Errors
+    ///
+    /// If the name is taken, or the settings make no sense.
+    pub async fn create_group(
+        &self,
+        name: &GroupName,
+        spec: GroupSpec,
+    ) -> Result<GroupDescription, EngineError> {
+        let group = self.core.create_group(name, spec, IfExists::Refuse).await?;
+        Ok(group.describe(&self.core))
+    }
+
+    /// Changes a group.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group, or the settings make no sense.
+    pub async fn alter_group(
+        &self,
+        name: &GroupName,
+        change: GroupChange,
+    ) -> Result<GroupDescription, EngineError> {
+        let core = &self.core;
+        core.check_open()?;
+        let _catalogue = core.catalogue.lock().await;
+        let group = core.existing_group(name)?;
+        let mut spec = GroupSpec::clone(&group.spec.load());
+        spec.max_attempts = change.max_attempts.unwrap_or(spec.max_attempts);
+        spec.retry = change.retry.unwrap_or(spec.retry);
+        spec.lease_min = change.lease_min.unwrap_or(spec.lease_min);
+        spec.start = change.start.unwrap_or(spec.start);
+        check_spec(&spec)?;
+        let (id, attributes) = (group.id, attributes(&spec)?);
+        core.blocking(move |storage| storage.alter_group(id, attributes)).await?;
+        group.spec.store(Arc::new(spec));
+        Ok(group.describe(core))
+    }
+
+    /// Deletes a group and what it remembers. Its dead-letter topic stays.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group.
+    pub async fn delete_group(&self, name: &GroupName) -> Result<(), EngineError> {
+        let core = &self.core;
+        core.check_open()?;
+        let _catalogue = core.catalogue.lock().await;
+        let group = core.existing_group(name)?;
+        let id = group.id;
+        core.blocking(move |storage| storage.delete_group(id)).await?;
+        core.groups.write().remove(&group);
+        group.end();
+        core.journal(vec![JournalEntry::DropGroup { group: id }], Wait::Written).await
+    }
+
+    /// Returns all groups, by name.
+    pub fn groups(&self) -> Vec<GroupDescription> {
+        let groups: Vec<Arc<Group>> = self.core.groups.read().by_name.values().cloned().collect();
+        groups.iter().map(|group| group.describe(&self.core)).collect()
+    }
+
+    /// Returns a group as it is now.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group; the error names near ones.
+    pub fn group(&self, name: &GroupName) -> Result<GroupDescription, EngineError> {
+        Ok(self.core.existing_group(name)?.describe(&self.core))
+    }
+
+    /// Returns the settings of a group, if there is one. Cheap.
+    pub fn group_spec(&self, name: &GroupName) -> Option<GroupSpec> {
+        let groups = self.core.groups.read();
+        groups.by_name.get(name).map(|group| GroupSpec::clone(&group.spec.load()))
+    }
+
+    /// Returns the settings of a group, making it first if the broker makes groups on their first use.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group and none is made.
+    pub async fn group_or_create(&self, name: &GroupName) -> Result<GroupSpec, EngineError> {
+        let group = self.core.group_or_create(name).await?;
+        Ok(GroupSpec::clone(&group.spec.load()))
+    }
+
+    /// Puts a group elsewhere in a topic. What it had open is forgotten; handles given before are expired or,
+    /// for rows before the new offset, taken as done.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such group, topic or queue, or the offset is not retained.
+    pub async fn reset_group(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        to: ResetTo,
+    ) -> Result<(), EngineError> {
+        let core = &self.core;
+        core.check_open()?;
+        let group = core.existing_group(group)?;
+        let topic = core.existing_topic(topic)?;
+        let subscription = core.subscription(&group, &topic);
+        let (reader, target) = (Arc::clone(core), Arc::clone(&topic));
+        let offsets = core.reads.run(move || reset_offsets(&reader, &target, to)).await??;
+        let entries: Vec<_> =
+            offsets.into_iter().map(|(queue, offset)| subscription.reset(queue, offset)).collect();
+        let wait = match topic.class() {
+            DurabilityClass::Sync => Wait::Durable,
+            DurabilityClass::Async => Wait::Written,
+        };
+        core.journal(entries, wait).await
+    }
+}
+
+/// Returns where each queue that is to be reset begins anew.
+fn reset_offsets(
+    core: &Core,
+    topic: &Topic,
+    to: ResetTo,
+) -> Result<Vec<(QueueId, QueueOffset)>, EngineError> {
+    if let ResetTo::Offset { queue, offset } = to {
+        let queues = topic.queues();
+        if queue.0 >= queues {
+            return Err(EngineError::QueueNotFound { topic: topic.name.clone(), queue: queue.0, queues });
+        }
+        let available = core.range(topic.id, queue);
+        if offset < available.start || offset > available.end {
+            return Err(EngineError::OffsetOutOfRange { queue: queue.0, asked: offset, available });
+        }
+        return Ok(vec![(queue, offset)]);
+    }
+    let mut offsets = Vec::new();
+    for queue in (0..topic.queues()).map(QueueId) {
+        let Some(view) = core.storage.view(topic.id, queue) else { continue };
+        let offset = match to {
+            ResetTo::Earliest => view.range().start,
+            ResetTo::Latest => view.range().end,
+            ResetTo::Timestamp(time_ms) => offset_at_time(&view, time_ms)?,
+            ResetTo::Offset { offset, .. } => offset,
+        };
+        offsets.push((queue, offset));
+    }
+    Ok(offsets)
+}
+
+impl Core {
+    /// Returns a group, or an error that names near ones.
+    pub(crate) fn existing_group(&self, name: &GroupName) -> Result<Arc<Group>, EngineError> {
+        let groups = self.groups.read();
+        if let Some(group) = groups.by_name.get(name) {
+            return Ok(Arc::clone(group));
+        }
+        let names: Vec<String> = groups.by_name.keys().take(10_000).map(ToString::to_string).collect();
+        drop(groups);
+        let near = near(&name.to_string(), names.iter().map(String::as_str));
+        Err(EngineError::GroupNotFound { group: name.clone(), near })
+    }
+
+    /// Returns a group, making it first if the broker makes groups on their first use.
+    pub(crate) async fn group_or_create(&self, name: &GroupName) -> Result<Arc<Group>, EngineError> {
+        let known = self.groups.read().by_name.get(name).cloned();
+        match known {
+            Some(group) => Ok(group),
+            None if self.options.auto_create_groups => {
+                self.create_group(name, GroupSpec::default(), IfExists::Take).await
+            }
+            None => self.existing_group(name),
+        }
+    }
+
+    async fn create_group(
+        &self,
+        name: &GroupName,
+        spec: GroupSpec,
+        if_exists: IfExists,
+    ) -> Result<Arc<Group>, EngineError> {
+        self.check_open()?;
+        check_spec(&spec)?;
+        let _catalogue = self.catalogue.lock().await;
+        let (known, count) = {
+            let groups = self.groups.read();
+            (groups.by_name.get(name).cloned(), groups.by_name.len())
+        };
+        match (known, if_exists) {
+            (Some(group), IfExists::Take) => return Ok(group),
+            (Some(_), IfExists::Refuse) => {
+                return Err(EngineError::Exists { what: "group", name: name.to_string() });
+            }
+            (None, _) => {}
+        }
+        if count >= GROUPS_MAX {
+            return Err(EngineError::Limit {
+                what: "the number of groups",
+                actual: count as u64 + 1,
+                limit: GROUPS_MAX as u64,
+                kind: LimitKind::Other,
+            });
+        }
+        let new = NewGroup {
+            namespace: name.namespace().to_owned(),
+            name: name.name().to_owned(),
+            attributes: attributes(&spec)?,
+        };
+        let entry = self.blocking(move |storage| storage.create_group(new)).await?;
+        let group = Group::of(&entry)
+            .map(Arc::new)
+            .ok_or_else(|| EngineError::Internal("storage changed the name of a group".to_owned()))?;
+        self.groups.write().insert(Arc::clone(&group));
+        Ok(group)
+    }
+
+    /// Returns what a group remembers of a topic, beginning it if it is new.
+    pub(crate) fn subscription(&self, group: &Arc<Group>, topic: &Arc<Topic>) -> Arc<Subscription> {
+        let subscription = group.subscribe(topic);
+        let is_here = !topic.is_gone()
+            && self.groups.read().by_id.get(&group.id).is_some_and(|known| Arc::ptr_eq(known, group));
+        if !is_here {
+            group.forget(topic.id);
+            subscription.end();
+        }
+        subscription
+    }
+}
+
+fn attributes(spec: &GroupSpec) -> Result<String, EngineError> {
+    serde_json::to_string(spec).map_err(|error| EngineError::Internal(error.to_string()))
+}
+
+/// The most delays of a customized retry policy.
+const DELAYS_MAX: usize = 1000;
+
+fn check_spec(spec: &GroupSpec) -> Result<(), EngineError> {
+    let fault = if !(1..=10_000).contains(&spec.max_attempts) {
+        "max_attempts must be 1 to 10,000"
+    } else if spec.lease_min.is_zero() || spec.lease_min > LEASE_MAX {
+        "lease_min must be more than nothing and at most 12 h"
+    } else {
+        match &spec.retry {
+            RetryPolicy::Exponential { multiplier, .. } if !multiplier.is_finite() || *multiplier < 1.0 => {
+                "the multiplier of the retry policy must be 1 or more"
+            }
+            RetryPolicy::Exponential { initial, max, .. } if initial > max || *max > LEASE_MAX => {
+                "the delays of the retry policy must grow from the initial one to at most 12 h"
+            }
+            RetryPolicy::Customized(delays) if delays.is_empty() || delays.len() > DELAYS_MAX => {
+                "a customized retry policy has 1 to 1,000 delays"
+            }
+            RetryPolicy::Customized(delays) if delays.iter().any(|delay| *delay > LEASE_MAX) => {
+                "a delay of the retry policy is at most 12 h"
+            }
+            _ => return Ok(()),
+        }
+    };
+    Err(EngineError::Invalid(fault.to_owned()))
+}

@@ -1,0 +1,488 @@
+//! What a group remembers of one queue: how far each selector has judged it, and which rows are open.
+//!
+//! Plain data: no clock, no files, no predicate. A row is *open* from its first delivery until it is done:
+//!
+//! ```text
+//!              lease ends, or the wait is over
+//!   Leased ────────────────┐   ┌──────── Waiting ◄── change, give back, renewal given up
+//!      ▲                   ▼   ▼
+//!      └── handed out ── InHand ◄── taken ── Ready
+//!                          │
+//!                          └── Moving ── dead-letter topic
+//! ```
+//!
+//! # Invariants
+//!
+//! - `ends` holds exactly the rows that are `Leased` or `Waiting`, with the moment at which that ends.
+//! - `ready` holds exactly the rows that are `Ready`.
+//! - An open row lies before the cursor of the selector that chose it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use weir_storage::QueueOffset;
+
+use crate::limits::{OPEN_ROWS_MAX, SELECTORS_MAX};
+
+/// The slot of a row whose selector is gone.
+pub(crate) const NO_SLOT: u8 = u8::MAX;
+
+/// The rows that a selector has judged: from `start` up to `cursor`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: QueueOffset,
+    pub(crate) cursor: QueueOffset,
+}
+
+impl Span {
+    /// A span that has judged nothing yet.
+    pub(crate) fn at(offset: QueueOffset) -> Self {
+        Self { start: offset, cursor: offset }
+    }
+
+    pub(crate) fn contains(self, offset: QueueOffset) -> bool {
+        self.start <= offset && offset < self.cursor
+    }
+}
+
+/// A client that keeps a lease alive, and until when at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Renewal {
+    pub(crate) client: Arc<str>,
+    pub(crate) limit: Duration,
+}
+
+/// Where an open row is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// A member has it.
+    Leased { until: Duration, renewal: Option<Renewal> },
+    /// It is delivered again then.
+    Waiting { until: Duration },
+    /// It is delivered again now.
+    Ready,
+    /// A receive is about to hand it out.
+    InHand,
+    /// It is on its way to the dead-letter topic.
+    Moving,
+}
+
+impl Phase {
+    /// Returns when the lease or the wait ends.
+    pub(crate) fn end(&self) -> Option<Duration> {
+        match self {
+            Self::Leased { until, .. } | Self::Waiting { until } => Some(*until),
+            Self::Ready | Self::InHand | Self::Moving => None,
+        }
+    }
+}
+
+/// An open row.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// How often it has been delivered.
+    pub(crate) attempt: u32,
+    /// The number of its last lease; whoever names another one speaks of an older delivery.
+    pub(crate) lease: u64,
+    /// The selector that chose it, or [`NO_SLOT`].
+    pub(crate) slot: u8,
+    pub(crate) phase: Phase,
+    /// The slots whose selector is known to be TRUE for it.
+    pub(crate) yes: u8,
+    /// The slots whose selector is known not to be TRUE for it.
+    pub(crate) no: u8,
+    /// Since when no live selector is TRUE for it.
+    pub(crate) orphan_since: Option<Duration>,
+}
+
+impl Row {
+    /// Returns a row that has been delivered `attempt` times, chosen by `slot`.
+    pub(crate) fn new(attempt: u32, lease: u64, slot: u8) -> Self {
+        Self { attempt, lease, slot, phase: Phase::InHand, yes: bit(slot), no: 0, orphan_since: None }
+    }
+}
+
+/// What a lease number says about an offset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It is the last delivery of an open row.
+    Current,
+    /// The row was delivered again, or its handle replaced.
+    Replaced,
+    /// The row is done.
+    Done,
+    /// No selector has come so far: a crash has taken the row that was meant.
+    Ahead,
+}
+
+/// What happens to a row whose lease or wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtEnd {
+    /// It stays where it is until then.
+    Until(Duration),
+    /// It waits until then.
+    Wait(Duration),
+    /// It is delivered again.
+    Again,
+    /// It was delivered often enough, and goes to the dead-letter topic.
+    Exhausted,
+    /// It was delivered often enough, and that is all.
+    Done,
+}
+
+/// What ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Leases that were renewed.
+    pub(crate) renewed: Vec<QueueOffset>,
+    /// Leases that are followed by a wait.
+    pub(crate) waiting: Vec<QueueOffset>,
+    /// Rows that are to go to the dead-letter topic; they are `Moving` now.
+    pub(crate) exhausted: Vec<QueueOffset>,
+    /// Rows that are done; they are open no more.
+    pub(crate) done: Vec<QueueOffset>,
+    /// Whether rows are ready that were not.
+    pub(crate) ready: bool,
+}
+
+/// A group on one queue.
+#[derive(Debug, Default)]
+pub(crate) struct QueueState {
+    spans: [Option<Span>; SELECTORS_MAX],
+    /// The cursors that the journal knows.
+    journaled: [QueueOffset; SELECTORS_MAX],
+    /// Where the first selector begins, if somebody has said so.
+    floor: Option<QueueOffset>,
+    open: BTreeMap<QueueOffset, Row>,
+    ends: BTreeSet<(Duration, QueueOffset)>,
+    ready: BTreeSet<QueueOffset>,
+    /// Whether a receive reads the queue; there is one at a time, so that first deliveries keep their order.
+    pub(crate) scanning: bool,
+    /// Raised by whatever makes a running scan void.
+    pub(crate) generation: u64,
+    /// Rows dropped because no selector matches them any more.
+    pub(crate) dropped: u64,
+}
+
+impl QueueState {
+    pub(crate) fn span(&self, slot: u8) -> Option<Span> {
+        self.spans.get(usize::from(slot)).copied().flatten()
+    }
+
+    pub(crate) fn spans(&self) -> impl Iterator<Item = (u8, Span)> {
+        (0_u8..).zip(&self.spans).filter_map(|(slot, span)| span.map(|span| (slot, span)))
+    }
+
+    pub(crate) fn set_span(&mut self, slot: u8, span: Span) {
+        if let (Some(place), Some(journaled)) =
+            (self.spans.get_mut(usize::from(slot)), self.journaled.get_mut(usize::from(slot)))
+        {
+            *place = Some(span);
+            *journaled = span.cursor;
+        }
+    }
+
+    /// Forgets a selector. Rows that it chose stay open.
+    pub(crate) fn forget_slot(&mut self, slot: u8) {
+        if let Some(place) = self.spans.get_mut(usize::from(slot)) {
+            *place = None;
+        }
+        self.generation += 1;
+        for row in self.open.values_mut() {
+            row.yes &= !bit(slot);
+            row.no &= !bit(slot);
+            if row.slot == slot {
+                row.slot = NO_SLOT;
+            }
+        }
+    }
+
+    pub(crate) fn floor(&self) -> Option<QueueOffset> {
+        self.floor
+    }
+
+    pub(crate) fn set_floor(&mut self, floor: QueueOffset) {
+        self.floor = Some(floor);
+    }
+
+    /// Returns where a new selector begins: behind all that was judged.
+    pub(crate) fn highest(&self) -> Option<QueueOffset> {
+        self.spans().map(|(_, span)| span.cursor).max().or(self.floor)
+    }
+
+    /// Moves a cursor forward.
+    pub(crate) fn advance(&mut self, slot: u8, to: QueueOffset) {
+        if let Some(span) = self.spans.get_mut(usize::from(slot)).and_then(Option::as_mut) {
+            span.cursor = span.cursor.max(to);
+        }
+    }
+
+    /// Notes that the journal knows how far `slot` has come.
+    pub(crate) fn set_journaled(&mut self, slot: u8, cursor: QueueOffset) {
+        if let Some(journaled) = self.journaled.get_mut(usize::from(slot)) {
+            *journaled = cursor.max(*journaled);
+        }
+    }
+
+    /// Returns the cursors that the journal does not know, and takes it to know them.
+    pub(crate) fn take_moved_cursors(&mut self) -> Vec<(u8, QueueOffset)> {
+        let mut moved = Vec::new();
+        for (slot, (span, journaled)) in (0_u8..).zip(self.spans.iter().zip(&mut self.journaled)) {
+            if let Some(span) = span.filter(|span| span.cursor > *journaled) {
+                *journaled = span.cursor;
+                moved.push((slot, span.cursor));
+            }
+        }
+        moved
+    }
+
+    /// Forgets everything before `first`, which retention has removed. Returns the number of rows that were open.
+    pub(crate) fn retain_from(&mut self, first: QueueOffset) -> usize {
+        for span in self.spans.iter_mut().flatten() {
+            span.cursor = span.cursor.max(first);
+        }
+        if self.open.first_key_value().is_none_or(|(offset, _)| *offset >= first) {
+            return 0;
+        }
+        let gone: Vec<QueueOffset> = self.open.range(..first).map(|(offset, _)| *offset).collect();
+        for offset in &gone {
+            self.remove(*offset);
+        }
+        gone.len()
+    }
+
+    /// Makes the queue begin anew at `offset`.
+    pub(crate) fn reset(&mut self, offset: QueueOffset) {
+        self.open.clear();
+        self.ends.clear();
+        self.ready.clear();
+        for span in self.spans.iter_mut().flatten() {
+            *span = Span::at(offset);
+        }
+        self.journaled = [offset; SELECTORS_MAX];
+        self.floor = Some(offset);
+        self.generation += 1;
+    }
+
+    /// Makes what a crash has cut off unknown again: nothing lies at `end` or above.
+    pub(crate) fn cut(&mut self, end: QueueOffset) {
+        for span in self.spans.iter_mut().flatten() {
+            span.start = span.start.min(end);
+            span.cursor = span.cursor.min(end);
+        }
+        self.floor = self.floor.map(|floor| floor.min(end));
+        let gone: Vec<QueueOffset> = self.open.range(end..).map(|(offset, _)| *offset).collect();
+        for offset in gone {
+            self.remove(offset);
+        }
+    }
+
+    pub(crate) fn open(&self) -> &BTreeMap<QueueOffset, Row> {
+        &self.open
+    }
+
+    /// Returns how many more rows may be open.
+    pub(crate) fn room(&self) -> usize {
+        OPEN_ROWS_MAX.saturating_sub(self.open.len())
+    }
+
+    pub(crate) fn row_mut(&mut self, offset: QueueOffset) -> Option<&mut Row> {
+        self.open.get_mut(&offset)
+    }
+
+    /// Opens a row, or replaces what is known of it.
+    pub(crate) fn insert(&mut self, offset: QueueOffset, mut row: Row) {
+        self.remove(offset);
+        let phase = std::mem::replace(&mut row.phase, Phase::InHand);
+        self.open.insert(offset, row);
+        self.set_phase(offset, phase);
+    }
+
+    pub(crate) fn remove(&mut self, offset: QueueOffset) -> Option<Row> {
+        self.set_phase(offset, Phase::InHand);
+        self.open.remove(&offset)
+    }
+
+    pub(crate) fn set_phase(&mut self, offset: QueueOffset, phase: Phase) {
+        let Some(row) = self.open.get_mut(&offset) else { return };
+        if let Some(end) = row.phase.end() {
+            self.ends.remove(&(end, offset));
+        }
+        if row.phase == Phase::Ready {
+            self.ready.remove(&offset);
+        }
+        if let Some(end) = phase.end() {
+            self.ends.insert((end, offset));
+        }
+        if phase == Phase::Ready {
+            self.ready.insert(offset);
+        }
+        row.phase = phase;
+    }
+
+    pub(crate) fn find(&self, offset: QueueOffset, lease: u64) -> Found {
+        match self.open.get(&offset) {
+            Some(row) if row.lease == lease => Found::Current,
+            Some(_) => Found::Replaced,
+            None if self.highest().is_some_and(|highest| offset < highest) => Found::Done,
+            None => Found::Ahead,
+        }
+    }
+
+    /// Returns the moment at which the next lease or wait ends.
+    pub(crate) fn next_end(&self) -> Option<Duration> {
+        self.ends.first().map(|(end, _)| *end)
+    }
+
+    /// Ends the leases and waits that are over at `now`, each as `decide` says.
+    pub(crate) fn end(&mut self, now: Duration, mut decide: impl FnMut(&Row) -> AtEnd) -> Ended {
+        let mut ended = Ended::default();
+        while let Some((_, offset)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
+            let Some(row) = self.open.get(&offset) else {
+                self.ends.pop_first();
+                continue;
+            };
+            match decide(row) {
+                AtEnd::Until(until) if until > now => {
+                    let phase = match row.phase.clone() {
+                        Phase::Leased { renewal, .. } => {
+                            ended.renewed.push(offset);
+                            Phase::Leased { until, renewal }
+                        }
+                        _ => Phase::Waiting { until },
+                    };
+                    self.set_phase(offset, phase);
+                }
+                AtEnd::Wait(until) if until > now => {
+                    ended.waiting.push(offset);
+                    self.set_phase(offset, Phase::Waiting { until });
+                }
+                AtEnd::Exhausted => {
+                    ended.exhausted.push(offset);
+                    self.set_phase(offset, Phase::Moving);
+                }
+                AtEnd::Done => {
+                    ended.done.push(offset);
+                    self.remove(offset);
+                }
+                AtEnd::Until(_) | AtEnd::Wait(_) | AtEnd::Again => {
+                    ended.ready = true;
+                    self.set_phase(offset, Phase::Ready);
+                }
+            }
+        }
+        ended
+    }
+
+    /// Returns the rows that are ready, in order.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = (QueueOffset, &Row)> {
+        self.ready.iter().filter_map(|offset| Some((*offset, self.open.get(offset)?)))
+    }
+
+    /// Returns whether a ready row may be for the selector in `slot`.
+    pub(crate) fn is_ready_for(&self, slot: u8) -> bool {
+        self.ready().any(|(_, row)| row.no & bit(slot) == 0)
+    }
+}
+
+/// Returns the bit of a slot in `yes` and `no`; none for [`NO_SLOT`].
+pub(crate) fn bit(slot: u8) -> u8 {
+    1_u8.checked_shl(slot.into()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    fn leased(attempt: u32, lease: u64, slot: u8, until: u64) -> Row {
+        let phase = Phase::Leased { until: at(until), renewal: None };
+        Row { phase, ..Row::new(attempt, lease, slot) }
+    }
+
+    fn queue() -> QueueState {
+        let mut queue = QueueState::default();
+        queue.set_span(0, Span { start: QueueOffset(0), cursor: QueueOffset(10) });
+        for offset in [2, 5, 7] {
+            queue.insert(QueueOffset(offset), leased(1, offset, 0, 10 + offset));
+        }
+        queue
+    }
+
+    #[test]
+    fn leases_end_in_their_order() {
+        let mut queue = queue();
+        assert_eq!(queue.next_end(), Some(at(12)));
+        let ended = queue.end(at(15), |_| AtEnd::Again);
+        assert!(ended.ready);
+        assert_eq!(queue.ready().map(|(offset, _)| offset.0).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(queue.next_end(), Some(at(17)));
+        let ended = queue.end(at(17), |_| AtEnd::Exhausted);
+        assert_eq!(ended.exhausted, [QueueOffset(7)]);
+        assert_eq!(queue.next_end(), None);
+    }
+
+    #[test]
+    fn a_renewed_lease_stays_with_its_member() {
+        let mut queue = queue();
+        let ended = queue.end(at(12), |_| AtEnd::Until(at(60)));
+        assert_eq!(ended.renewed, [QueueOffset(2)]);
+        assert!(!ended.ready);
+        assert_eq!(queue.find(QueueOffset(2), 2), Found::Current);
+    }
+
+    #[test]
+    fn a_lease_number_tells_deliveries_apart() {
+        let mut queue = queue();
+        assert_eq!(queue.find(QueueOffset(2), 2), Found::Current);
+        assert_eq!(queue.find(QueueOffset(2), 3), Found::Replaced);
+        assert_eq!(queue.find(QueueOffset(3), 3), Found::Done);
+        assert_eq!(queue.find(QueueOffset(10), 3), Found::Ahead);
+        queue.remove(QueueOffset(2));
+        assert_eq!(queue.find(QueueOffset(2), 2), Found::Done);
+        assert_eq!(queue.next_end(), Some(at(15)));
+    }
+
+    #[test]
+    fn retention_and_crashes_cut_what_is_open() {
+        let mut queue = queue();
+        assert_eq!(queue.retain_from(QueueOffset(6)), 2);
+        assert_eq!(queue.span(0), Some(Span { start: QueueOffset(0), cursor: QueueOffset(10) }));
+        assert_eq!(queue.retain_from(QueueOffset(20)), 1);
+        assert_eq!(queue.highest(), Some(QueueOffset(20)));
+        let mut queue = self::queue();
+        queue.cut(QueueOffset(5));
+        assert_eq!(queue.open().len(), 1);
+        assert_eq!(queue.highest(), Some(QueueOffset(5)));
+    }
+
+    #[test]
+    fn a_row_outlives_the_selector_that_chose_it() {
+        let mut queue = queue();
+        queue.end(at(20), |_| AtEnd::Again);
+        assert!(queue.is_ready_for(0));
+        queue.forget_slot(0);
+        assert!(queue.open().values().all(|row| row.slot == NO_SLOT && row.yes == 0));
+        assert!(queue.is_ready_for(1), "nobody has judged it for the new one yet");
+        for offset in [2, 5, 7] {
+            queue.row_mut(QueueOffset(offset)).unwrap().no |= bit(1);
+        }
+        assert!(!queue.is_ready_for(1));
+    }
+
+    #[test]
+    fn only_cursors_that_moved_are_written() {
+        let mut queue = queue();
+        assert_eq!(queue.take_moved_cursors(), []);
+        queue.advance(0, QueueOffset(12));
+        queue.advance(0, QueueOffset(11));
+        assert_eq!(queue.take_moved_cursors(), [(0, QueueOffset(12))]);
+        assert_eq!(queue.take_moved_cursors(), []);
+    }
+}

@@ -1,0 +1,585 @@
+//! A group on one topic: its selectors and queues behind one lock, and what every change leaves in the journal.
+//!
+//! The lock is held for memory work alone. Journal entries are handed to storage under it, so that the journal
+//! has them in the order in which they happened.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
+use weir_filter::Selector;
+use weir_storage::{GroupId, JournalEntry, LeaseRow, OpenRow, QueueId, QueueOffset, StorageError, Wait};
+
+use super::{
+    selectors::{Selectors, dialect_number},
+    spec::{GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, SelectorQueue},
+    state::{AtEnd, NO_SLOT, Phase, QueueState, Renewal, Row, Span, bit},
+    waiters::Waiters,
+};
+use crate::{
+    broker::Core,
+    clients::Clients,
+    error::EngineError,
+    limits::{LEASE_DEFAULT, LEASE_OF_GONE, ORPHAN_AFTER, SELECTORS_MAX},
+    name::GroupName,
+    topic::Topic,
+};
+
+/// A group on one topic.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) group: GroupId,
+    pub(crate) group_name: GroupName,
+    pub(crate) spec: Arc<ArcSwap<GroupSpec>>,
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) waiters: Waiters,
+    state: Mutex<State>,
+    /// The queue at which the next receive starts.
+    turn: AtomicU32,
+}
+
+/// What a [`Subscription`] remembers.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) selectors: Selectors,
+    pub(crate) queues: BTreeMap<QueueId, QueueState>,
+    /// Whether group or topic are deleted.
+    pub(crate) gone: bool,
+    /// When the timer looks at this next.
+    armed: Option<Duration>,
+}
+
+impl State {
+    /// Returns what is remembered of `queue`, which is made if the topic has grown.
+    ///
+    /// A queue that is new to selectors in use begins for them at its first row.
+    pub(crate) fn queue(&mut self, queue: QueueId, first: QueueOffset) -> &mut QueueState {
+        let selectors = &self.selectors;
+        self.queues.entry(queue).or_insert_with(|| {
+            let mut made = QueueState::default();
+            selectors.iter().for_each(|(slot, _)| made.set_span(slot, Span::at(first)));
+            made
+        })
+    }
+
+    /// Frees a slot. Rows that its selector chose stay open.
+    pub(crate) fn drop_selector(&mut self, slot: u8) {
+        self.selectors.remove(slot);
+        self.queues.values_mut().for_each(|queue| queue.forget_slot(slot));
+    }
+
+    /// Returns the slots that nobody needs any more, given those that are live.
+    ///
+    /// If `joining`, a new selector is about to start behind all others.
+    fn passed(&self, live: u8, joining: bool) -> Vec<u8> {
+        if live == 0 && !joining {
+            return Vec::new();
+        }
+        let dead = self.selectors.iter().map(|(slot, _)| slot).filter(|slot| live & bit(*slot) == 0);
+        dead.filter(|slot| self.queues.values().all(|queue| is_passed(queue, *slot, live))).collect()
+    }
+
+    /// Returns the committed offset of a queue.
+    pub(crate) fn committed(&self, queue: &QueueState, live: u8) -> QueueOffset {
+        let cursor = |mask: u8| {
+            let spans = queue.spans().filter(|(slot, _)| mask & bit(*slot) != 0);
+            spans.map(|(_, span)| span.cursor).min()
+        };
+        let cursor = cursor(live).or_else(|| cursor(u8::MAX)).or(queue.floor()).unwrap_or_default();
+        queue.open().first_key_value().map_or(cursor, |(offset, _)| cursor.min(*offset))
+    }
+}
+
+fn is_passed(queue: &QueueState, slot: u8, live: u8) -> bool {
+    let Some(span) = queue.span(slot) else { return true };
+    queue.spans().all(|(other, theirs)| live & bit(other) == 0 || theirs.cursor >= span.cursor)
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        group: GroupId,
+        group_name: GroupName,
+        spec: Arc<ArcSwap<GroupSpec>>,
+        topic: Arc<Topic>,
+        state: State,
+    ) -> Self {
+        Self {
+            group,
+            group_name,
+            spec,
+            topic,
+            waiters: Waiters::default(),
+            state: Mutex::new(state),
+            turn: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Returns the queues in the order in which the next receive visits them.
+    pub(crate) fn rotation(&self, only: Option<QueueId>) -> impl Iterator<Item = QueueId> + use<> {
+        let queues = self.topic.queues();
+        let start = if only.is_some() { 0 } else { self.turn.fetch_add(1, Ordering::Relaxed) };
+        let count = if only.is_some() { 1 } else { queues };
+        (0..count).map(move |step| {
+            only.unwrap_or(QueueId(
+                (u64::from(start) + u64::from(step)).rem_euclid(u64::from(queues.max(1))) as u32
+            ))
+        })
+    }
+
+    /// Notes that `client` receives with `selector`, and returns its slot.
+    pub(crate) fn enlist(&self, core: &Core, selector: &Selector, client: &str) -> Result<u8, EngineError> {
+        let now = core.time.now();
+        let mut state = self.lock();
+        self.check_here(&state)?;
+        if let Some(slot) = state.selectors.find(selector) {
+            state.selectors.name(slot, selector, client, now);
+            return Ok(slot);
+        }
+        let starts = self.starts(core, &mut state);
+        let live = state.selectors.live(now, &core.clients);
+        let mut entries = self.drop_passed(&mut state, live, true);
+        let slot = state.selectors.insert(selector).ok_or(EngineError::Limit {
+            what: "the number of selectors that the group uses on the topic at a time",
+            actual: SELECTORS_MAX as u64 + 1,
+            limit: SELECTORS_MAX as u64,
+            kind: crate::LimitKind::Other,
+        })?;
+        state.selectors.name(slot, selector, client, now);
+        for (queue, start) in &starts {
+            state.queue(*queue, *start).set_span(slot, Span::at(*start));
+        }
+        tracing::info!(
+            group = %self.group_name, topic = %self.topic.name, slot, selector = selector.text(), ?starts,
+            "the group has a new selector"
+        );
+        entries.extend(self.selector_entry(&state, slot, starts));
+        core.note(entries);
+        Ok(slot)
+    }
+
+    /// Returns where a new selector begins in each queue.
+    fn starts(&self, core: &Core, state: &mut State) -> Vec<(QueueId, QueueOffset)> {
+        let begin = self.spec.load().start;
+        let mut starts = Vec::new();
+        for queue in (0..self.topic.queues()).map(QueueId) {
+            let range = core.range(self.topic.id, queue);
+            let start = state.queue(queue, range.start).highest().unwrap_or(match begin {
+                GroupStart::Earliest => range.start,
+                GroupStart::Latest => range.end,
+            });
+            starts.push((queue, start));
+        }
+        starts
+    }
+
+    /// Frees the slots that nobody needs any more.
+    fn drop_passed(&self, state: &mut State, live: u8, joining: bool) -> Vec<JournalEntry> {
+        let passed = state.passed(live, joining);
+        let (group, topic) = (self.group, self.topic.id);
+        for slot in &passed {
+            state.drop_selector(*slot);
+        }
+        passed.into_iter().map(|slot| JournalEntry::DropSelector { group, topic, slot }).collect()
+    }
+
+    fn selector_entry(
+        &self,
+        state: &State,
+        slot: u8,
+        starts: Vec<(QueueId, QueueOffset)>,
+    ) -> Option<JournalEntry> {
+        let selector = state.selectors.get(slot)?;
+        Some(JournalEntry::Selector {
+            group: self.group,
+            topic: self.topic.id,
+            slot,
+            text: selector.text().to_owned(),
+            dialect: dialect_number(selector.dialect()),
+            kind: selector.kind(),
+            starts,
+        })
+    }
+
+    /// Returns an error if group or topic are deleted.
+    pub(crate) fn check_here(&self, state: &State) -> Result<(), EngineError> {
+        if !state.gone {
+            return Ok(());
+        }
+        Err(if self.topic.is_gone() {
+            EngineError::TopicNotFound { topic: self.topic.name.clone(), near: Vec::new() }
+        } else {
+            EngineError::GroupNotFound { group: self.group_name.clone(), near: Vec::new() }
+        })
+    }
+
+    /// Ends everything: group or topic are deleted.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.gone = true;
+        state.queues.clear();
+        drop(state);
+        self.waiters.wake_all();
+    }
+
+    /// Returns whether a receive with the selector in `slot` would find something to do.
+    pub(crate) fn has_work(&self, core: &Core, slot: u8, only: Option<QueueId>) -> bool {
+        let now = core.time.now();
+        let mut state = self.lock();
+        if state.gone {
+            return true;
+        }
+        let queues = only.map_or(0..self.topic.queues(), |only| only.0..only.0 + 1);
+        queues.map(QueueId).any(|queue| self.queue_has_work(core, &mut state, queue, slot, now))
+    }
+
+    fn queue_has_work(
+        &self,
+        core: &Core,
+        state: &mut State,
+        queue: QueueId,
+        slot: u8,
+        now: Duration,
+    ) -> bool {
+        let range = core.range(self.topic.id, queue);
+        let known = state.queue(queue, range.start);
+        if known.scanning {
+            return false;
+        }
+        let is_over = known.next_end().is_some_and(|end| end <= now);
+        let is_behind = known.span(slot).is_some_and(|span| span.cursor < range.end);
+        is_over || known.is_ready_for(slot) || (is_behind && known.room() > 0)
+    }
+
+    /// Makes the timer look at this at `moment`, unless it looks earlier.
+    pub(crate) fn arm(&self, core: &Core, state: &mut State, moment: Duration) {
+        if state.armed.is_none_or(|armed| moment < armed) {
+            core.timer.arm((self.group, self.topic.id), state.armed.replace(moment), moment);
+        }
+    }
+
+    /// The timer is here: ends what is over, and says when to come again.
+    pub(crate) fn tick(self: &Arc<Self>, core: &Arc<Core>) {
+        let now = core.time.now();
+        let mut state = self.lock();
+        state.armed = None;
+        let queues: Vec<QueueId> = state.queues.keys().copied().collect();
+        for queue in queues {
+            self.end_leases(core, &mut state, queue, now);
+        }
+        if let Some(next) = state.queues.values().filter_map(QueueState::next_end).min() {
+            self.arm(core, &mut state, next);
+        }
+    }
+
+    /// Ends the leases and waits of a queue that are over.
+    pub(crate) fn end_leases(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        state: &mut State,
+        queue: QueueId,
+        now: Duration,
+    ) {
+        let Some(known) = state.queues.get_mut(&queue) else { return };
+        if known.next_end().is_none_or(|end| end > now) {
+            return;
+        }
+        let spec = self.spec.load();
+        let is_dead_letter = self.topic.name.is_dead_letter();
+        let ended = known.end(now, |row| decide(row, now, &spec, is_dead_letter, &core.clients));
+        let mut entries = Vec::new();
+        for offset in &ended.renewed {
+            entries.extend(self.renewal_entry(core, known, queue, *offset, now));
+        }
+        for offset in &ended.waiting {
+            entries.extend(self.wait_entry(core, known, queue, *offset, now));
+        }
+        if !ended.done.is_empty() {
+            entries.push(self.ack_entry(queue, ended.done));
+        }
+        core.note(entries);
+        if ended.ready {
+            self.waiters.wake(queue);
+        }
+        if !ended.exhausted.is_empty() {
+            core.move_to_dead_letter(Arc::clone(self), queue, ended.exhausted);
+        }
+    }
+
+    /// The entry for a lease that goes on: the same lease again, with a later end.
+    fn renewal_entry(
+        &self,
+        core: &Core,
+        known: &QueueState,
+        queue: QueueId,
+        offset: QueueOffset,
+        now: Duration,
+    ) -> Option<JournalEntry> {
+        let row = known.open().get(&offset)?;
+        let Phase::Leased { until, renewal: Some(renewal) } = &row.phase else { return None };
+        Some(JournalEntry::Lease {
+            group: self.group,
+            topic: self.topic.id,
+            queue,
+            rows: vec![lease_row(offset, row)],
+            lease: row.lease,
+            until_ms: core.wall_at(*until, now),
+            length_ms: millis_u32(LEASE_DEFAULT),
+            client: renewal.client.to_string(),
+            attempt_id: None,
+        })
+    }
+
+    /// The entry for a row that waits.
+    pub(crate) fn wait_entry(
+        &self,
+        core: &Core,
+        known: &QueueState,
+        queue: QueueId,
+        offset: QueueOffset,
+        now: Duration,
+    ) -> Option<JournalEntry> {
+        let row = known.open().get(&offset)?;
+        Some(JournalEntry::Change {
+            group: self.group,
+            topic: self.topic.id,
+            queue,
+            offset,
+            lease: row.lease,
+            visible_at_ms: core.wall_at(row.phase.end().unwrap_or(now), now),
+        })
+    }
+
+    pub(crate) fn ack_entry(&self, queue: QueueId, offsets: Vec<QueueOffset>) -> JournalEntry {
+        JournalEntry::Ack { group: self.group, topic: self.topic.id, queue, offsets }
+    }
+
+    /// Cuts the renewed leases of a client that is gone, and forgets its selectors.
+    pub(crate) fn forget_client(&self, core: &Core, client: &str, now: Duration) {
+        let mut state = self.lock();
+        state.selectors.forget(client);
+        let until = now + LEASE_OF_GONE;
+        let mut cut = false;
+        for known in state.queues.values_mut() {
+            let held = |row: &Row| matches!(&row.phase, Phase::Leased { renewal: Some(renewal), .. } if *renewal.client == *client);
+            let rows: Vec<QueueOffset> =
+                known.open().iter().filter(|(_, row)| held(row)).map(|(offset, _)| *offset).collect();
+            cut |= !rows.is_empty();
+            for offset in rows {
+                known.set_phase(offset, Phase::Leased { until, renewal: None });
+            }
+        }
+        if cut {
+            self.arm(core, &mut state, until);
+        }
+    }
+
+    /// Writes cursors that moved, frees slots, drops orphans, and follows retention.
+    pub(crate) fn keep_house(&self, core: &Core) {
+        let now = core.time.now();
+        let mut state = self.lock();
+        if state.gone {
+            return;
+        }
+        let live = state.selectors.live(now, &core.clients);
+        let mut entries = Vec::new();
+        let (group, topic) = (self.group, self.topic.id);
+        for (queue, known) in &mut state.queues {
+            let lost = known.retain_from(core.range(topic, *queue).start);
+            if lost > 0 {
+                tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, lost, "open rows ended by retention");
+            }
+            let orphans = take_orphans(known, live, now);
+            if !orphans.is_empty() {
+                tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, dropped = orphans.len(), "no selector matches these rows any more");
+                entries.push(self.ack_entry(*queue, orphans));
+            }
+            entries.extend(
+                known.take_moved_cursors().into_iter().map(|(slot, cursor)| JournalEntry::Cursor {
+                    group,
+                    topic,
+                    queue: *queue,
+                    slot,
+                    cursor,
+                }),
+            );
+        }
+        entries.extend(self.drop_passed(&mut state, live, false));
+        core.note(entries);
+    }
+
+    /// Frees slots whose selector everybody has passed. Cheap while there is one selector.
+    pub(crate) fn drop_shadows(&self, core: &Core, state: &mut State, now: Duration) {
+        if state.selectors.iter().nth(1).is_none() {
+            return;
+        }
+        let live = state.selectors.live(now, &core.clients);
+        let entries = self.drop_passed(state, live, false);
+        core.note(entries);
+    }
+
+    /// Puts a queue elsewhere. Returns the entry to be made durable.
+    pub(crate) fn reset(&self, queue: QueueId, offset: QueueOffset) -> JournalEntry {
+        let mut state = self.lock();
+        state.queue(queue, offset).reset(offset);
+        drop(state);
+        self.waiters.wake(queue);
+        JournalEntry::Reset { group: self.group, topic: self.topic.id, queue, offset }
+    }
+
+    /// Hands the whole state to the journal, which has begun a new file.
+    pub(crate) fn snapshot(&self, core: &Core) {
+        let now = core.time.now();
+        let state = self.lock();
+        if state.gone {
+            return;
+        }
+        let slots = state.selectors.iter().map(|(slot, _)| slot);
+        let mut entries: Vec<_> =
+            slots.filter_map(|slot| self.selector_entry(&state, slot, Vec::new())).collect();
+        for (queue, known) in &state.queues {
+            let floor = known.floor().map(|floor| (NO_SLOT, floor, floor));
+            let spans = known.spans().map(|(slot, span)| (slot, span.start, span.cursor));
+            entries.push(JournalEntry::Queue {
+                group: self.group,
+                topic: self.topic.id,
+                queue: *queue,
+                cursors: spans.chain(floor).collect(),
+                open: known.open().iter().map(|(offset, row)| open_row(core, *offset, row, now)).collect(),
+            });
+        }
+        core.note(entries);
+    }
+
+    /// Returns what people are told.
+    pub(crate) fn describe(&self, core: &Core) -> GroupTopic {
+        let now = core.time.now();
+        let mut state = self.lock();
+        for queue in (0..self.topic.queues()).map(QueueId) {
+            state.queue(queue, core.range(self.topic.id, queue).start);
+        }
+        let live = state.selectors.live(now, &core.clients);
+        let queues = state.queues.iter().map(|(queue, known)| {
+            let range = core.range(self.topic.id, *queue);
+            let leased =
+                known.open().values().filter(|row| matches!(row.phase, Phase::Leased { .. })).count() as u64;
+            GroupQueue {
+                queue: *queue,
+                committed: state.committed(known, live).max(range.start),
+                end: range.end,
+                leased,
+                waiting: known.open().len() as u64 - leased,
+                dropped_by_selector_change: known.dropped,
+            }
+        });
+        let selectors = state.selectors.iter().map(|(slot, selector)| {
+            let spans = state.queues.iter().filter_map(|(queue, known)| Some((*queue, known.span(slot)?)));
+            let mut members: Vec<String> =
+                state.selectors.members(slot, now, &core.clients).iter().map(ToString::to_string).collect();
+            members.sort_unstable();
+            GroupSelector {
+                text: selector.text().to_owned(),
+                kind: super::selectors::kind_name(selector.kind()).to_owned(),
+                members,
+                queues: spans
+                    .map(|(queue, Span { start, cursor })| SelectorQueue { queue, start, cursor })
+                    .collect(),
+            }
+        });
+        GroupTopic {
+            topic: self.topic.name.clone(),
+            selectors: selectors.collect(),
+            queues: queues.collect(),
+        }
+    }
+}
+
+/// Returns what happens to a row whose lease or wait is over.
+fn decide(row: &Row, now: Duration, spec: &GroupSpec, is_dead_letter: bool, clients: &Clients) -> AtEnd {
+    if let Phase::Leased { renewal: Some(renewal), .. } = &row.phase {
+        return if now < renewal.limit && clients.is_alive(&renewal.client, now) {
+            AtEnd::Until((now + LEASE_DEFAULT).min(renewal.limit))
+        } else {
+            AtEnd::Wait(now + spec.retry.delay(row.attempt))
+        };
+    }
+    match row.attempt < spec.max_attempts {
+        true => AtEnd::Again,
+        false if is_dead_letter => AtEnd::Done,
+        false => AtEnd::Exhausted,
+    }
+}
+
+/// Removes rows for which no live selector has been TRUE for 120 s.
+fn take_orphans(known: &mut QueueState, live: u8, now: Duration) -> Vec<QueueOffset> {
+    let ready: Vec<QueueOffset> = known.ready().map(|(offset, _)| offset).collect();
+    let mut orphans = Vec::new();
+    for offset in ready {
+        let Some(row) = known.row_mut(offset) else { continue };
+        if live == 0 || row.no & live != live {
+            row.orphan_since = None;
+            continue;
+        }
+        let since = *row.orphan_since.get_or_insert(now);
+        if now.saturating_sub(since) >= ORPHAN_AFTER {
+            orphans.push(offset);
+        }
+    }
+    for offset in &orphans {
+        known.remove(*offset);
+    }
+    known.dropped += orphans.len() as u64;
+    orphans
+}
+
+/// Returns a row as a lease entry holds it.
+pub(crate) fn lease_row(offset: QueueOffset, row: &Row) -> LeaseRow {
+    LeaseRow { offset, attempt: u16::try_from(row.attempt).unwrap_or(u16::MAX), slot: row.slot }
+}
+
+fn open_row(core: &Core, offset: QueueOffset, row: &Row, now: Duration) -> OpenRow {
+    OpenRow {
+        offset,
+        attempt: u16::try_from(row.attempt).unwrap_or(u16::MAX),
+        lease: row.lease,
+        until_ms: core.wall_at(row.phase.end().unwrap_or(now), now),
+        slot: row.slot,
+        leased: matches!(row.phase, Phase::Leased { .. }),
+    }
+}
+
+/// Returns whole milliseconds, as many as fit.
+pub(crate) fn millis_u32(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Returns the renewal of a lease that `client` keeps alive from `now` on.
+pub(crate) fn renewal(client: &Arc<str>, now: Duration) -> Renewal {
+    Renewal { client: Arc::clone(client), limit: now + crate::limits::LEASE_RENEWED_MAX }
+}
+
+/// Returns an engine error for the result of a journal call.
+pub(crate) fn journaled(result: Option<Result<(), StorageError>>) -> Result<(), EngineError> {
+    match result {
+        Some(result) => result.map_err(EngineError::from),
+        None => Err(EngineError::Closed),
+    }
+}
+
+/// Returns how long an answer waits for the journal, by the class of its topic.
+pub(crate) fn wait_of(topic: &Topic) -> Wait {
+    match topic.class() {
+        weir_storage::DurabilityClass::Sync => Wait::Durable,
+        weir_storage::DurabilityClass::Async => Wait::Written,
+    }
+}
