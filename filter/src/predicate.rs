@@ -212,3 +212,55 @@ impl fmt::Debug for Predicate {
         f.debug_struct("Predicate").field("selector", &self.selector).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use arrow_array::Int64Array;
+    use weir_columns::ColumnRef;
+
+    use super::*;
+    use crate::{dialect::Dialect, limits::Limits};
+
+    /// One row, `x` = 1, under some number of a shape.
+    struct Shaped(u64);
+
+    impl Rows for Shaped {
+        type Error = Infallible;
+
+        fn len(&self) -> usize {
+            1
+        }
+
+        fn shape(&self) -> u64 {
+            self.0
+        }
+
+        fn column(&self, _: ColumnRef<'_>) -> Result<Option<Column>, Infallible> {
+            Ok(Some(Column::Int(Int64Array::from(vec![1]))))
+        }
+
+        fn value(&self, _: ColumnRef<'_>, _: usize) -> Result<Option<Value>, Infallible> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_predicate_keeps_expressions_for_a_bounded_number_of_shapes() {
+        let predicate =
+            Predicate::new(&Selector::parse("x = 1", Dialect::Sql92, &Limits::default()).unwrap());
+        for shape in 0..1000 {
+            let verdicts = predicate.evaluate(&Shaped(shape), None).unwrap();
+            assert_eq!(verdicts.truth(0), Some(Truth::True));
+            let kept = predicate.bound.read();
+            assert!(kept.len() <= SHAPES_MAX && kept.contains_key(&shape));
+        }
+    }
+
+    #[test]
+    fn threads_share_a_predicate() {
+        fn shared<T: Send + Sync>(_: &T) {}
+        shared(&Predicate::new(&Selector::all()));
+    }
+}
