@@ -20,9 +20,10 @@ use arrow_array::{
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use datafusion_common::ScalarValue;
+use datafusion_expr::Operator;
 use datafusion_physical_expr::{
     PhysicalExpr,
-    expressions::{Column as InputColumn, IsNotNullExpr, IsNullExpr, Literal},
+    expressions::{BinaryExpr, Column as InputColumn, IsNotNullExpr, IsNullExpr, Literal},
 };
 use weir_columns::{Column, ColumnRef, Values, hash32};
 
@@ -275,6 +276,11 @@ impl Lowered {
             Self::Expr { expr, .. } => expr,
         }
     }
+
+    fn into_expr_and_cost(self) -> (Arc<dyn PhysicalExpr>, u32) {
+        let cost = if let Self::Expr { cost, .. } = self { cost } else { 0 };
+        (self.into_expr(), cost)
+    }
 }
 
 struct Binder<'a> {
@@ -299,21 +305,24 @@ impl Binder<'_> {
                 Some(column) => self.lower_hashed(test, column),
                 None => self.lower_row_test(test),
             },
-            Condition::IsUnknown { condition: inner, negated } => {
-                if self.looks_at_hashes(inner) {
-                    return Lowered::Constant(self.maybe);
+            // These two do not rise with their parts, so worst and best parts say nothing of the whole.
+            Condition::IsUnknown { .. } | Condition::Same { .. } if self.looks_at_hashes(condition) => {
+                Lowered::Constant(self.maybe)
+            }
+            Condition::IsUnknown { condition: inner, negated } => match self.lower(inner) {
+                Lowered::Constant(truth) => {
+                    Lowered::Constant(Truth::from((truth == Truth::Unknown) != *negated))
                 }
-                match self.lower(inner) {
-                    Lowered::Constant(truth) => {
-                        Lowered::Constant(Truth::from((truth == Truth::Unknown) != *negated))
-                    }
-                    Lowered::Expr { expr, cost } if *negated => {
-                        Lowered::Expr { expr: Arc::new(IsNotNullExpr::new(expr)), cost }
-                    }
-                    Lowered::Expr { expr, cost } => {
-                        Lowered::Expr { expr: Arc::new(IsNullExpr::new(expr)), cost }
-                    }
+                Lowered::Expr { expr, cost } if *negated => {
+                    Lowered::Expr { expr: Arc::new(IsNotNullExpr::new(expr)), cost }
                 }
+                Lowered::Expr { expr, cost } => Lowered::Expr { expr: Arc::new(IsNullExpr::new(expr)), cost },
+            },
+            Condition::Same { sides, negated } => {
+                let operator = if *negated { Operator::NotEq } else { Operator::Eq };
+                let [left, right] = sides.each_ref().map(|side| self.lower(side).into_expr_and_cost());
+                let expr = Arc::new(BinaryExpr::new(left.0, operator, right.0));
+                Lowered::Expr { expr, cost: left.1 + right.1 }
             }
             Condition::Junction { connective, terms } => self.lower_junction(*connective, terms),
         }
@@ -484,6 +493,7 @@ fn cost_of(condition: &Condition) -> u32 {
             _ => 1,
         },
         Condition::IsUnknown { condition, .. } => cost_of(condition),
+        Condition::Same { sides, .. } => sides.iter().map(cost_of).sum(),
         Condition::Junction { terms, .. } => terms.iter().map(cost_of).sum(),
     }
 }

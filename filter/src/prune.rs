@@ -89,11 +89,11 @@ impl Possible {
     }
 
     /// All that two sets can give when their members are combined.
-    fn combined(self, connective: Connective, other: Self) -> Self {
+    fn combined(self, combine: impl Fn(Truth, Truth) -> Truth, other: Self) -> Self {
         let mut all = Self::NONE;
         for a in TRUTHS.into_iter().filter(|a| self.has(*a)) {
             for b in TRUTHS.into_iter().filter(|b| other.has(*b)) {
-                all = all.or(Self::of(connective.combine(a, b)));
+                all = all.or(Self::of(combine(a, b)));
             }
         }
         all
@@ -127,6 +127,13 @@ impl Pruner {
                 }
                 possible
             }
+            Condition::Same { sides, negated } => {
+                let [mut left, right] = sides.each_ref().map(|side| self.possible(side));
+                for (set, other) in left.iter_mut().zip(&right) {
+                    *set = set.combined(Truth::same_as, *other).negated_if(*negated);
+                }
+                left
+            }
             Condition::Junction { connective, terms } => self.junction(*connective, terms),
         }
     }
@@ -135,7 +142,7 @@ impl Pruner {
         let mut table = [[Possible::NONE; 8]; 8];
         for (a, row) in (0..).zip(&mut table) {
             for (b, cell) in (0..).zip(row) {
-                *cell = Possible(a).combined(connective, Possible(b));
+                *cell = Possible(a).combined(|a, b| connective.combine(a, b), Possible(b));
             }
         }
         let mut sets = terms.iter().map(|term| self.possible(term));

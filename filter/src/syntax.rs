@@ -152,6 +152,14 @@ pub(crate) enum Connective {
 }
 
 impl Connective {
+    /// AND for OR, and OR for AND.
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::And => Self::Or,
+            Self::Or => Self::And,
+        }
+    }
+
     /// FALSE < UNKNOWN < TRUE: AND is the smaller, OR the larger.
     pub(crate) fn combine(self, a: Truth, b: Truth) -> Truth {
         match self {

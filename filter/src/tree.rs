@@ -1,7 +1,7 @@
 //! The typed tree: a condition in negation normal form, checked, with constants folded.
 //!
-//! NOT is pushed down to the tests (`NOT (a AND b)` is `NOT a OR NOT b`), so that AND and OR alone
-//! combine truth values. With the order FALSE < UNKNOWN < TRUE these are minimum and maximum: if no test
+//! NOT is pushed down to the tests (`NOT (a AND b)` is `NOT a OR NOT b`), so that, with rare exceptions,
+//! AND and OR alone combine truth values. With the order FALSE < UNKNOWN < TRUE these are minimum and maximum: if no test
 //! gets larger, neither does the whole. Evaluation over hashes and pruning both stand on that.
 
 use hashbrown::{HashMap, HashSet};
@@ -24,6 +24,11 @@ pub(crate) enum Condition {
     /// Whether `condition` is unknown; never unknown itself.
     IsUnknown {
         condition: Box<Condition>,
+        negated: bool,
+    },
+    /// Whether both sides are TRUE or both FALSE; unknown if one is.
+    Same {
+        sides: Box<[Condition; 2]>,
         negated: bool,
     },
     /// At least two terms, none of which is a junction of the same kind.
@@ -227,10 +232,7 @@ impl Checker<'_> {
             ExprKind::Junction { connective, terms } => {
                 let terms: Result<Vec<Condition>, _> =
                     terms.iter().map(|term| self.condition(term, negated)).collect();
-                let connective = match (connective, negated) {
-                    (Connective::And, false) | (Connective::Or, true) => Connective::And,
-                    (Connective::Or, false) | (Connective::And, true) => Connective::Or,
-                };
+                let connective = if negated { connective.other() } else { *connective };
                 Ok(Condition::junction(connective, terms?))
             }
         }
@@ -255,7 +257,7 @@ impl Checker<'_> {
         Ok(compare(left_operand, comparison, right_operand, negated))
     }
 
-    /// `(a > 5) = TRUE` and the like.
+    /// `(a > 5) = TRUE`, `(a > 5) <> (b > 5)`, `(a > 5) = flag`.
     fn compare_condition(
         &mut self,
         condition: &Expr,
@@ -263,15 +265,17 @@ impl Checker<'_> {
         other: &Expr,
         negated: bool,
     ) -> Result<Condition, SelectorError> {
-        let same = match (&other.kind, comparison) {
-            (ExprKind::Literal(Literal::Boolean(value)), Comparison::Equal) => *value,
-            (ExprKind::Literal(Literal::Boolean(value)), Comparison::NotEqual) => !value,
-            _ => {
-                let message = "a condition can only be compared with TRUE or FALSE, by = or <>; combine conditions with AND and OR";
-                return self.error(condition.at, message);
+        if comparison.is_ordering() {
+            return self.error(condition.at, "a condition has no order; compare it by = or <>");
+        }
+        if !other.is_condition() {
+            let kind = self.operand(other)?.1;
+            if !matches!(kind, Type::Any | Type::Boolean | Type::Null) {
+                return self.error(other.at, format!("a condition cannot be compared with {}", kind.noun()));
             }
-        };
-        self.condition(condition, negated == same)
+        }
+        let sides = [self.condition(condition, false)?, self.condition(other, false)?];
+        Ok(Condition::same(sides, negated != (comparison == Comparison::NotEqual)))
     }
 
     /// `right` is the expression on the right, where an error is shown.
@@ -317,7 +321,7 @@ impl Checker<'_> {
         if let (Operand::Constant(low_value), Operand::Constant(high_value)) = (&low_value, &high_value)
             && low_value.as_scalar().compare(Comparison::Greater, high_value.as_scalar()) == Truth::True
         {
-            return self.error(low.at, "BETWEEN takes the smaller bound first; this one can match nothing");
+            return self.error(low.at, "BETWEEN takes the smaller bound first; no value lies between these");
         }
         let from = compare(value.clone(), Comparison::GreaterEqual, low_value, negated);
         let to = compare(value, Comparison::LessEqual, high_value, negated);
@@ -504,12 +508,42 @@ impl Condition {
         }
     }
 
+    /// Compares two conditions, of which constants are folded.
+    fn same([left, right]: [Self; 2], negated: bool) -> Self {
+        match (left, right) {
+            (Self::Constant(Truth::Unknown), _) | (_, Self::Constant(Truth::Unknown)) => {
+                Self::Constant(Truth::Unknown)
+            }
+            (Self::Constant(truth), other) | (other, Self::Constant(truth)) => {
+                other.negated_if(negated == (truth == Truth::True))
+            }
+            (left, right) => Self::Same { sides: Box::new([left, right]), negated },
+        }
+    }
+
+    fn negated_if(self, negate: bool) -> Self {
+        if !negate {
+            return self;
+        }
+        match self {
+            Self::Constant(truth) => Self::Constant(truth.negated()),
+            Self::Test(Test { check, negated }) => Self::Test(Test { check, negated: !negated }),
+            Self::IsUnknown { condition, negated } => Self::IsUnknown { condition, negated: !negated },
+            Self::Same { sides, negated } => Self::Same { sides, negated: !negated },
+            Self::Junction { connective, terms } => Self::Junction {
+                connective: connective.other(),
+                terms: terms.into_iter().map(|term| term.negated_if(true)).collect(),
+            },
+        }
+    }
+
     /// Calls `visit` with each column that is looked at, as often as it is.
     pub(crate) fn for_each_column(&self, visit: &mut impl FnMut(usize)) {
         match self {
             Self::Constant(_) => {}
             Self::Test(test) => test.check.for_each_column(visit),
             Self::IsUnknown { condition, .. } => condition.for_each_column(visit),
+            Self::Same { sides, .. } => sides.iter().for_each(|side| side.for_each_column(visit)),
             Self::Junction { terms, .. } => terms.iter().for_each(|term| term.for_each_column(visit)),
         }
     }
@@ -525,6 +559,7 @@ impl Condition {
                 }
             }
             Self::IsUnknown { condition, .. } => condition.for_each_column_mut(visit),
+            Self::Same { sides, .. } => sides.iter_mut().for_each(|side| side.for_each_column_mut(visit)),
             Self::Junction { terms, .. } => terms.iter_mut().for_each(|term| term.for_each_column_mut(visit)),
         }
     }
@@ -536,6 +571,10 @@ impl Condition {
             Self::Test(test) => test.truth(column),
             Self::IsUnknown { condition, negated } => {
                 Truth::from(condition.truth(column) == Truth::Unknown).negated_if(*negated)
+            }
+            Self::Same { sides, negated } => {
+                let [left, right] = &**sides;
+                left.truth(column).same_as(right.truth(column)).negated_if(*negated)
             }
             Self::Junction { connective, terms } => {
                 let truths = terms.iter().map(|term| term.truth(column));

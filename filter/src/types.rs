@@ -34,6 +34,15 @@ impl Truth {
         }
     }
 
+    /// Whether two truth values are the same, as far as both are known.
+    pub(crate) const fn same_as(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::True, Self::True) | (Self::False, Self::False) => Self::True,
+            (Self::True, Self::False) | (Self::False, Self::True) => Self::False,
+        }
+    }
+
     /// Negates if `negated` is set.
     #[must_use]
     pub(crate) const fn negated_if(self, negated: bool) -> Self {

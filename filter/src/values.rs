@@ -253,6 +253,15 @@ pub(crate) fn truths(condition: &Condition, source: &impl Source) -> Vec<u8> {
             }
             truths
         }
+        Condition::Same { sides, negated } => {
+            let [mut result, right] = sides.each_ref().map(|side| truths(side, source));
+            for (truth, other) in result.iter_mut().zip(&right) {
+                let known = (*truth != UNKNOWN) & (*other != UNKNOWN);
+                let answer = u8::from((truth == other) != *negated) * TRUE;
+                *truth = if known { answer } else { UNKNOWN };
+            }
+            result
+        }
         Condition::Junction { connective, terms } => {
             let mut all = terms.iter().map(|term| truths(term, source));
             let mut result = all.next().unwrap_or_default();

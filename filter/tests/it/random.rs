@@ -288,7 +288,9 @@ fn selector() -> BoxedStrategy<String> {
                 2 => inner.clone().prop_map(|x| format!("NOT {x}")),
                 1 => inner.clone().prop_map(|x| format!("NOT ({x})")),
                 1 => (inner.clone(), not()).prop_map(|(x, not)| format!("({x}) IS {not}NULL")),
-                1 => (inner, select(&["= TRUE", "= FALSE", "<> TRUE", "<> FALSE"][..]))
+                1 => (inner.clone(), select(&["=", "<>"][..]), inner.clone())
+                    .prop_map(|(x, is, y)| format!("({x}) {is} ({y})")),
+                1 => (inner, select(&["= TRUE", "= FALSE", "<> TRUE", "<> FALSE", "= a", "<> b", "= NULL"][..]))
                     .prop_map(|(x, is)| format!("({x}) {is}")),
             ]
         })

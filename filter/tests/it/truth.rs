@@ -153,6 +153,17 @@ fn operators_bind_as_in_sql() {
 }
 
 #[test]
+fn conditions_compare_as_far_as_both_are_known() {
+    let values = [text("5"), text("true"), text("7"), None];
+    check("(x = 5) = (x > 6)", &values, &[F, U, F, U]);
+    check("(x = 5) <> (x > 6)", &values, &[T, U, T, U]);
+    check("(x IS NULL) = (x = 5)", &values, &[F, U, T, U]);
+    check("(x IS NOT NULL) = x", &values, &[U, T, U, U]);
+    check("(x = 5) = NULL", &values, &[U; 4]);
+    check("NOT ((x = 5 OR x = 7) = FALSE)", &values, &[T, U, T, U]);
+}
+
+#[test]
 fn properties_compare_by_what_both_are() {
     let rows: Vec<Row> = [("5", "5.0"), ("5", "6"), ("a", "a"), ("a", "b"), ("a", "5"), ("10", "9")]
         .into_iter()
