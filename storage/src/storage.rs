@@ -647,8 +647,7 @@ impl Inner {
         for view in (0..topic.queues).filter_map(|queue| self.queues.view(topic.id, QueueId(queue))) {
             freed.rows += view.range().end.since(view.range().start).unwrap_or_default();
             for segment in view.segments() {
-                freed.queue_bytes +=
-                    (0..segment.blocks()).map(|block| segment.block_bytes(block)).sum::<u64>();
+                freed.queue_bytes += segment.bytes();
             }
         }
         freed

@@ -30,8 +30,7 @@ impl ModelLog {
     /// Appends a record.
     pub(crate) fn append(&self, topic: u32, queue: u32, offset: u64, message: &Message) -> LogPosition {
         let mut records = self.inner.lock();
-        let position =
-            LogPosition(records.last().map_or(64, |(position, bytes)| position.0 + bytes.len() as u64));
+        let position = end_of(&records);
         let place = RecordPlace {
             position,
             epoch: Epoch(1),
@@ -49,7 +48,13 @@ impl ModelLog {
 
     /// Returns the end of the log.
     pub(crate) fn end(&self) -> LogPosition {
-        LogPosition(self.inner.lock().last().map_or(64, |(position, bytes)| position.0 + bytes.len() as u64))
+        end_of(&self.inner.lock())
+    }
+
+    /// Returns where the record of a row begins, or the end of the log. All records are of one queue.
+    pub(crate) fn position_of(&self, row: u64) -> LogPosition {
+        let records = self.inner.lock();
+        records.get(row as usize).map_or_else(|| end_of(&records), |(position, _)| *position)
     }
 
     /// Calls `take` with the records from `position` on, in their order.
@@ -62,6 +67,10 @@ impl ModelLog {
         let start = records.partition_point(|(at, _)| *at < position);
         take(&mut records[start..].iter().map(|(at, bytes)| RecordView::decode(bytes, *at).unwrap()))
     }
+}
+
+fn end_of(records: &[(LogPosition, Vec<u8>)]) -> LogPosition {
+    LogPosition(records.last().map_or(64, |(position, bytes)| position.0 + bytes.len() as u64))
 }
 
 impl ReadRecords for ModelLog {

@@ -260,9 +260,9 @@ impl Segment {
         entry.store_time_min..=entry.store_time_max
     }
 
-    /// Returns the length of a block in bytes.
-    pub(crate) fn block_bytes(&self, number: usize) -> u64 {
-        self.entry(number).len.into()
+    /// Returns the length of all blocks in bytes.
+    pub fn bytes(&self) -> u64 {
+        (0..self.blocks()).map(|number| u64::from(self.entry(number).len)).sum()
     }
 
     pub(crate) fn entry(&self, number: usize) -> BlockEntry {

@@ -656,7 +656,7 @@ fn crowded_files(queues: &[Arc<Queue>]) -> HashSet<u64> {
         let segments = Arc::clone(&queue.state.lock().segments);
         for segment in segments.iter().filter(|segment| segment.is_shared()) {
             let file = segment.file();
-            let bytes: u64 = (0..segment.blocks()).map(|block| u64::from(segment.entry(block).len)).sum();
+            let bytes = segment.bytes();
             live.entry(file.header().number).or_insert((0, file.len())).0 += bytes;
         }
     }
@@ -1015,11 +1015,8 @@ fn small_to_merge(small: &[Arc<Segment>], runs: &[Run]) -> usize {
     let new_rows: usize = runs.iter().map(|run| run.block.len()).sum();
     let new_bytes: usize = runs.iter().map(|run| run.block.bytes().len()).sum();
     let rows = new_rows + small.iter().map(|segment| rows_of(segment)).sum::<usize>();
-    let bytes_of = |segment: &Segment| {
-        (0..segment.blocks()).map(|block| segment.entry(block).len as usize).sum::<usize>()
-    };
-    let bytes = new_bytes + small.iter().map(|segment| bytes_of(segment)).sum::<usize>();
-    if rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES || runs.iter().any(|run| run.full) {
+    let bytes = new_bytes as u64 + small.iter().map(|segment| segment.bytes()).sum::<u64>();
+    if rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES as u64 || runs.iter().any(|run| run.full) {
         return small.len();
     }
     let alike = small.iter().rev().take_while(|segment| level(rows_of(segment)) <= level(new_rows)).count();

@@ -1,6 +1,13 @@
 //! Queues against a model: random rows, checkpoints, reopening, damage.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
 
 use arrow_buffer::MutableBuffer;
 use proptest::prelude::*;
@@ -10,7 +17,7 @@ use weir_columns::{Column, ColumnRef, Presence, Rows, System};
 
 use crate::{
     catalogue::DurabilityClass,
-    env::DiskEnv,
+    env::{DiskEnv, Env, EnvFile, Locking, Open, Space},
     error::StorageError,
     format::{
         block::{BLOCK_ROWS, FileHeader, FileKind, seal},
@@ -28,7 +35,7 @@ use crate::{
         segment::{FileWriter, QueueFile, Segment},
         statistics::StatisticsBuilder,
         store::{OpenedQueues, Queues, QueuesSettings},
-        view::QueueView,
+        view::{Part, QueueView},
     },
     raw::arrays::Checks,
 };
@@ -552,6 +559,194 @@ fn a_damaged_column_is_an_error_and_the_others_stay_readable() {
     let first = view.segments()[0].block(0).unwrap();
     assert_eq!(first.range(), QueueOffset(0)..QueueOffset(20));
     first.column(ColumnRef::Property("region")).unwrap_err();
+}
+
+#[test]
+fn readers_see_whole_queues_while_rows_arrive_and_go_into_files() {
+    let bench = Bench::new();
+    bench.queues.add_queue(TopicId(1), QueueId(0), SYNC, QueueOffset(0));
+    let done = AtomicBool::new(false);
+    let rows = 20_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for start in (0..rows).step_by(100) {
+                bench.append_rows(1, 0, start..start + 100);
+            }
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                let end = bench.view(1, 0).range().end;
+                bench.queues.checkpoint(bench.log.position_of(end.0)).unwrap();
+                bench.queues.retire();
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut last = 0;
+                while !done.load(Ordering::Acquire) {
+                    last = check_whole(&bench.view(1, 0), last);
+                }
+            });
+        }
+    });
+    model_of(rows).check(&bench.view(1, 0), 0, rows);
+}
+
+/// Checks that the parts of a view follow each other and that some of its rows are right; returns its end.
+fn check_whole(view: &QueueView, last: u64) -> u64 {
+    let end = view.range().end.0;
+    assert!(end >= last, "the visible end never falls");
+    let mut next = 0;
+    let segments = view.segments().iter().map(|segment| segment.range());
+    for range in segments.chain(view.runs().iter().map(|run| run.range())) {
+        assert_eq!(range.start.0, next);
+        next = range.end.0;
+    }
+    assert!(next >= end);
+    for offset in [0, end / 3, end.saturating_sub(1)].into_iter().filter(|offset| *offset < end) {
+        let block = match view.part_at(QueueOffset(offset)).unwrap() {
+            Part::Segment(segment, number) => segment.block(number).unwrap(),
+            Part::Run(run) => run,
+        };
+        let row = (offset - block.base().0) as usize;
+        let value = block.value(ColumnRef::Property("n"), row).unwrap().unwrap();
+        assert_eq!(value.to_text(), offset.to_string());
+    }
+    end
+}
+
+/// A disk that takes so many bytes and no more.
+#[derive(Debug)]
+struct SmallDisk {
+    disk: DiskEnv,
+    left: Arc<AtomicI64>,
+}
+
+#[derive(Debug)]
+struct SmallDiskFile {
+    file: Arc<dyn EnvFile>,
+    left: Arc<AtomicI64>,
+}
+
+impl Env for SmallDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn EnvFile>> {
+        let file = self.disk.open(path, how)?;
+        Ok(Arc::new(SmallDiskFile { file, left: Arc::clone(&self.left) }))
+    }
+
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.make_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn lock(&self, path: &Path, content: &str) -> io::Result<Locking> {
+        self.disk.lock(path, content)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        self.disk.space(dir)
+    }
+
+    fn random(&self, out: &mut [u8]) -> io::Result<()> {
+        self.disk.random(out)
+    }
+
+    fn host(&self) -> String {
+        self.disk.host()
+    }
+}
+
+impl EnvFile for SmallDiskFile {
+    fn read_at(&self, out: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(out, position)
+    }
+
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        if self.left.fetch_sub(bytes.len() as i64, Ordering::Relaxed) < bytes.len() as i64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_at(bytes, position)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_checkpoint_and_the_next_one_makes_up_for_it() {
+    let dir = TempDir::new().unwrap();
+    let log = Arc::new(ModelLog::default());
+    let left = Arc::new(AtomicI64::new(0));
+    let env = Arc::new(SmallDisk { disk: DiskEnv, left: Arc::clone(&left) });
+    let opened = Queues::open(dir.path(), env, as_log(&log), None, LogPosition(0), SETTINGS).unwrap();
+    let bench = Bench { dir, log, queues: opened.queues };
+    let rows = BLOCK_ROWS as u64 + 100;
+    for queue in 0..3 {
+        bench.queues.add_queue(TopicId(1), QueueId(queue), SYNC, QueueOffset(0));
+        bench.append_rows(1, queue, 0..rows);
+    }
+    for room in [0, 1000, 700_000, 1_000_000] {
+        left.store(room, Ordering::Relaxed);
+        let error = bench.queues.checkpoint(bench.log.end()).unwrap_err();
+        assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
+        assert_eq!(bench.files(), [""; 0], "nothing is left behind with room for {room} bytes");
+        model_of(rows).check(&bench.view(1, 2), 0, rows);
+    }
+    left.store(i64::MAX, Ordering::Relaxed);
+    bench.append_rows(1, 1, rows..rows + 50);
+    bench.checkpoint();
+    assert!(bench.view(1, 1).runs().is_empty());
+    model_of(rows + 50).check(&bench.view(1, 1), 0, rows + 50);
+}
+
+#[test]
+fn a_shared_file_that_is_mostly_dead_is_left_and_removed() {
+    let bench = Bench::new();
+    for queue in 0..40 {
+        bench.queues.add_queue(TopicId(1), QueueId(queue), SYNC, QueueOffset(0));
+        bench.append_rows(1, queue, 0..60);
+    }
+    let first = bench.checkpoint();
+    // All but one queue go on until their small blocks are merged into others.
+    for call in 1..8 {
+        for queue in 1..40 {
+            bench.append_rows(1, queue, call * 60..(call + 1) * 60);
+        }
+        bench.checkpoint();
+    }
+    let last = bench.checkpoint();
+    assert!(last.files.iter().all(|file| file.number != first.files[0].number), "{:?}", last.files);
+    model_of(60).check(&bench.view(1, 0), 0, 60);
+    model_of(480).check(&bench.view(1, 39), 0, 480);
 }
 
 /// Returns the bytes of a file of two small blocks, with statistics, and its rows.
