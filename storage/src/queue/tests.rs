@@ -749,6 +749,41 @@ fn a_shared_file_that_is_mostly_dead_is_left_and_removed() {
     model_of(480).check(&bench.view(1, 39), 0, 480);
 }
 
+/// A name may have a column in one block and lie in the rest of another.
+#[test]
+fn statistics_say_nothing_of_a_block_that_keeps_the_property_in_its_rest() {
+    let dir = TempDir::new().unwrap();
+    let log = Arc::new(ModelLog::default());
+    let path = dir.path().join("file");
+    let header = FileHeader { kind: FileKind::Segment, number: 1, uuid: [7; 16], stamp: 9, blocks: 0 };
+    let mut writer = FileWriter::create(&DiskEnv, path.clone(), header).unwrap();
+    let mut builder = RunBuilder::default();
+    for (block, admit) in [true, false, true].into_iter().enumerate() {
+        add_row(&mut builder, block as u64, &[]);
+        builder.property("x", ValueRef::Text("5"), &mut |_| admit);
+        builder.end_row();
+        let block = Block::built(builder.finish(place(block as u64)), as_log(&log)).unwrap();
+        assert!(block.column(ColumnRef::Property("x")).unwrap().is_some());
+        writer.add(&block).unwrap();
+    }
+    writer.finish().unwrap();
+    let file = Arc::new(QueueFile::open(&DiskEnv, &path, as_log(&log)).unwrap());
+    let segment = Segment::new(Arc::clone(&file), 0..3).unwrap();
+    let Presence::Kept(kept) = segment.statistics().column(ColumnRef::Property("x")) else {
+        panic!("it is kept")
+    };
+    assert_eq!(kept.missing.iter().collect::<Vec<_>>(), [Some(0), None, Some(0)]);
+    assert_eq!(kept.int_max.iter().collect::<Vec<_>>(), [Some(5), None, Some(5)]);
+    assert!(matches!(segment.statistics().column(ColumnRef::Property("y")), Presence::Unknown));
+
+    // The last two blocks alone.
+    let segment = Segment::new(file, 1..3).unwrap();
+    let Presence::Kept(kept) = segment.statistics().column(ColumnRef::Property("x")) else {
+        panic!("it is kept")
+    };
+    assert_eq!(kept.missing.iter().collect::<Vec<_>>(), [None, Some(0)]);
+}
+
 /// Returns the bytes of a file of two small blocks, with statistics, and its rows.
 fn small_file() -> (Vec<u8>, ModelQueue, Arc<ModelLog>) {
     let dir = TempDir::new().unwrap();
