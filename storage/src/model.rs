@@ -163,7 +163,9 @@ impl Model {
                 self.storage().inner().flush_once(all);
             }
             62..74 => self.storage().inner().build_once(),
-            74..77 => self.storage().inner().upkeep_once(),
+            74..77 => {
+                self.storage().inner().upkeep_once();
+            }
             77..79 => {
                 let _ = self.storage().checkpoint();
             }

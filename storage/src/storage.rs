@@ -61,6 +61,8 @@ use crate::{
 const CHECKPOINT: &str = "checkpoint";
 /// The builder takes so much at once, and a start replays so much at once.
 const BUILD_BYTES: usize = 4 << 20;
+/// Zeros that could not be written are tried again after this time.
+const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How often the free space is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -639,6 +641,7 @@ impl Inner {
         {
             self.fail(error.clone());
         }
+        self.want_upkeep(self.catalogue.frames());
         result
     }
 
@@ -754,7 +757,7 @@ impl Inner {
 
     /// Passes a frame to readers, builder and flusher.
     fn pass_on(&self, frame: WrittenFrame, written: Vec<WrittenBatch>) {
-        let (start, end) = (frame.header.position.0, frame.header.end().0);
+        let end = frame.header.end().0;
         self.reader.recent.push(frame.header.position, frame.bytes.clone());
         self.build.lock().frames.push_back(frame);
         self.build_filled.notify_one();
@@ -777,10 +780,7 @@ impl Inner {
         for (done, appended) in answers {
             done(Ok(appended));
         }
-        let step = (self.options.zero_ahead_bytes / 4).max(1);
-        if start / step != end / step {
-            self.want_upkeep();
-        }
+        self.want_upkeep(&self.log);
     }
 
     // ---- the flusher
@@ -865,7 +865,6 @@ impl Inner {
     fn flush_journal(&self, buffer: &mut JournalBuffer, all: bool) -> Result<(), StorageError> {
         let mut writer = self.journal_writer.lock();
         let must_sync = buffer.must_sync();
-        let before = self.journal.tip().written;
         if let Err(error) = writer.write(buffer, self.options.clock.wall_ms()) {
             if let StorageError::Failed { .. } = &error {
                 self.fail(error.clone());
@@ -881,10 +880,7 @@ impl Inner {
         if std::mem::take(&mut buffer.rotated) {
             writer.end_rotation()?;
         }
-        let step = (self.options.journal_zero_ahead_bytes / 4).max(1);
-        if before.0 / step != self.journal.tip().written.0 / step {
-            self.want_upkeep();
-        }
+        self.want_upkeep(&self.journal);
         match writer.begin_rotation() {
             Ok(true) => self.events.rotate_journal(),
             Ok(false) => {}
@@ -954,15 +950,20 @@ impl Inner {
 
     // ---- upkeep: zeros ahead of the ends
 
-    fn want_upkeep(&self) {
-        self.upkeep.lock().wanted = true;
-        self.upkeep_wanted.notify_one();
+    fn want_upkeep(&self, frames: &FrameLogShared) {
+        if frames.wants_preparing() {
+            self.upkeep.lock().wanted = true;
+            self.upkeep_wanted.notify_one();
+        }
     }
 
     fn run_upkeep(&self) {
         loop {
-            self.upkeep_once();
+            let done = self.upkeep_once();
             let mut upkeep = self.upkeep.lock();
+            if !done && !upkeep.stop {
+                self.upkeep_wanted.wait_for(&mut upkeep, UPKEEP_PAUSE);
+            }
             while !upkeep.wanted && !upkeep.stop {
                 self.upkeep_wanted.wait(&mut upkeep);
             }
@@ -973,25 +974,29 @@ impl Inner {
         }
     }
 
-    /// Writes zeros until enough of them lie ahead of every end.
-    pub(crate) fn upkeep_once(&self) {
+    /// Writes zeros until enough of them lie ahead of every end; returns whether that worked.
+    pub(crate) fn upkeep_once(&self) -> bool {
         for frames in [self.log.as_ref(), self.journal.as_ref(), self.catalogue.frames()] {
-            loop {
+            let mut more = frames.wants_preparing();
+            while more {
                 if self.failure.get().is_some() || self.upkeep.lock().stop {
-                    return;
+                    return false;
                 }
                 match frames.prepare() {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error @ StorageError::Io { action: "sync", .. }) => return self.fail(error),
+                    Ok(again) => more = again,
+                    Err(error @ StorageError::Io { action: "sync", .. }) => {
+                        self.fail(error);
+                        return false;
+                    }
                     Err(error) => {
                         // Frames do not need the zeros; they only make syncs quicker.
                         tracing::warn!(%error, "cannot write zeros ahead");
-                        break;
+                        return false;
                     }
                 }
             }
         }
+        true
     }
 
     // ---- the keeper: checkpoints and free space
@@ -1206,6 +1211,12 @@ impl Opening {
         let journal = FrameLog::new(Arc::clone(&self.options.env), journal_settings, epoch, segments, end);
         let mut journal_writer = JournalWriter::new(journal, epoch, self.options.journal_rotate_bytes);
         journal_writer.write_cuts(&cuts, now_ms)?;
+        let mut rebuilt = rebuilt;
+        let begun = rebuilt.log.begin_first(now_ms).and_then(|()| journal_writer.begin_first(now_ms));
+        if let Err(error) = begun {
+            // A full disk must not keep readers away; the first append tries again.
+            tracing::warn!(%error, "cannot begin a segment");
+        }
 
         let report = RecoveryReport {
             clean,

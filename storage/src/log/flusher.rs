@@ -56,6 +56,11 @@ impl JournalWriter {
         Self { log, shared, epoch, begin, rotation: None, rotate_bytes }
     }
 
+    /// Begins the first segment, so that zeros lie ready before the first entry comes.
+    pub(crate) fn begin_first(&mut self, now_ms: i64) -> Result<(), StorageError> {
+        self.log.begin_first(now_ms)
+    }
+
     /// Writes what has queued up, in order.
     pub(crate) fn write(&mut self, buffer: &mut JournalBuffer, now_ms: i64) -> Result<(), StorageError> {
         for mut chunk in std::mem::take(&mut buffer.chunks) {

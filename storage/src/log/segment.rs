@@ -158,12 +158,21 @@ impl SegmentFile {
         self.sync()
     }
 
+    fn zeros_target(&self, end: LogPosition, ahead: u64) -> u64 {
+        let limit = self.header.file_position(self.limit()).0;
+        limit.min(self.header.file_position(end).0 + ahead)
+    }
+
+    /// Returns whether fewer than `ahead` bytes of zeros lie behind `end`.
+    fn wants_zeros(&self, end: LogPosition, ahead: u64) -> bool {
+        self.zeroed.load(Ordering::Acquire) < self.zeros_target(end, ahead)
+    }
+
     /// Writes the next chunk of zeros if fewer than `ahead` bytes of them lie behind `end`.
     ///
     /// Returns whether there is more to write.
     fn zero_ahead(&self, end: LogPosition, ahead: u64) -> Result<bool, StorageError> {
-        let limit = self.header.file_position(self.limit()).0;
-        let target = limit.min(self.header.file_position(end).0 + ahead);
+        let target = self.zeros_target(end, ahead);
         let zeroing = self.zeroing.lock();
         let from = self.zeroed.load(Ordering::Acquire);
         if self.sealed.get().is_some() || from >= target {
@@ -293,6 +302,16 @@ impl FrameLogShared {
         Ok(tip.written)
     }
 
+    /// Returns whether [`prepare`](Self::prepare) has something to do.
+    pub(crate) fn wants_preparing(&self) -> bool {
+        let tip = self.tip();
+        let ahead = self.settings.zero_ahead_bytes;
+        tip.active.is_some_and(|active| {
+            let half_used = tip.written.0 - active.base().0 >= active.header.capacity / 2;
+            active.wants_zeros(tip.written, ahead / 2) || (half_used && !self.is_next_ready())
+        })
+    }
+
     /// Writes one chunk of zeros ahead, where one is missing; returns whether there may be more to do.
     pub(crate) fn prepare(&self) -> Result<bool, StorageError> {
         let tip = self.tip();
@@ -309,10 +328,21 @@ impl FrameLogShared {
         self.prepare_next()
     }
 
+    fn next_target(&self) -> u64 {
+        let capacity = self.next_capacity.load(Ordering::Acquire);
+        SEGMENT_HEADER_LEN as u64 + capacity.min(self.settings.zero_ahead_bytes)
+    }
+
+    fn is_next_ready(&self) -> bool {
+        // While it is being zeroed, nobody needs to ask for it.
+        self.next
+            .try_lock()
+            .is_none_or(|next| next.as_ref().is_some_and(|next| next.zeroed >= self.next_target()))
+    }
+
     fn prepare_next(&self) -> Result<bool, StorageError> {
         let path = self.settings.dir.join(NEXT_SEGMENT);
-        let capacity = self.next_capacity.load(Ordering::Acquire);
-        let target = SEGMENT_HEADER_LEN as u64 + capacity.min(self.settings.zero_ahead_bytes);
+        let target = self.next_target();
         let mut next = self.next.lock();
         if next.is_none() {
             let file = create_anew(self.env.as_ref(), &path, Open::Create)?;
@@ -389,6 +419,14 @@ impl FrameLog {
         let position = self.shared.tip.lock().written;
         let place = FramePlace { salt: active.salt(), position, durable: self.shared.durable() };
         Ok((place, position == active.base()))
+    }
+
+    /// Begins the first segment, so that zeros lie ready before the first frame comes.
+    pub(crate) fn begin_first(&mut self, now_ms: i64) -> Result<(), StorageError> {
+        if self.shared.tip().active.is_none() {
+            self.begin(0, now_ms)?;
+        }
+        Ok(())
     }
 
     fn fits(&self, active: &SegmentFile, end: LogPosition, len: u64) -> bool {
