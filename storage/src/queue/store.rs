@@ -448,6 +448,8 @@ impl Queues {
     /// durable, then calls [`retire`](Self::retire).
     pub(crate) fn checkpoint(&self, durable: LogPosition) -> Result<QueuesCheckpoint, StorageError> {
         let checkpointing = &mut *self.checkpointing.lock();
+        // What nobody has added by now belongs to topics that are gone.
+        self.found.lock().clear();
         let mut queues: Vec<Arc<Queue>> = self.queues.read().values().cloned().collect();
         queues.sort_unstable_by_key(|queue| (queue.topic, queue.queue));
         let crowded = crowded_files(&queues);
@@ -845,22 +847,16 @@ impl<'a> CheckpointWriter<'a> {
             for number in 0..segment.blocks() {
                 match segment.block(number) {
                     Ok(block) => slices.push(Slice::all(&block)),
-                    Err(error) => return self.unreadable(&error),
+                    Err(error) => return Ok(unreadable(&error)),
                 }
             }
         }
         slices.extend(runs.iter().map(|run| Slice::all(&run.block)));
         match self.blocks_of(&slices) {
             Ok(blocks) => Ok(Some((kept, blocks))),
-            Err(error) if !taken.is_empty() => self.unreadable(&error),
+            Err(error) if !taken.is_empty() => Ok(unreadable(&error)),
             Err(error) => Err(error),
         }
-    }
-
-    #[expect(clippy::unused_self, reason = "reads as what the writer does")]
-    fn unreadable<T>(&self, error: &StorageError) -> Result<Option<T>, StorageError> {
-        tracing::warn!(%error, "a block of a consume queue is not merged");
-        Ok(None)
     }
 
     fn blocks_of(&mut self, slices: &[Slice]) -> Result<Vec<Run>, StorageError> {
@@ -1006,6 +1002,12 @@ impl<'a> CheckpointWriter<'a> {
         self.checkpointing.files.extend(files);
         Ok(changes)
     }
+}
+
+/// Says why small blocks stay as they are.
+fn unreadable<T>(error: &StorageError) -> Option<T> {
+    tracing::warn!(%error, "a block of a consume queue is not merged");
+    None
 }
 
 /// Returns how many of the last small blocks become one with new rows: all if the rows fill a block, else
