@@ -271,6 +271,8 @@ pub(crate) fn seal(block: &mut [u8]) -> Result<(), Damage> {
     Ok(())
 }
 
+/// Stands behind all fixed columns in the order of a directory.
+pub(crate) const PROPERTY_ORDER: u8 = u8::MAX;
 const COLUMN_CRC_AT: usize = 44;
 /// In place of a number of distinct values that was not counted.
 pub(crate) const NOT_COUNTED: u32 = u32::MAX;
@@ -352,6 +354,22 @@ impl ColumnEntry {
         put.u32(self.len);
         put.u32(self.crc);
         bytes
+    }
+
+    /// Returns what decides the place of column `number` in the directory of `block`, whose header says that
+    /// there is one: the number of the fixed column, or [`PROPERTY_ORDER`], and the name.
+    pub(crate) fn key<'a>(block: &'a [u8], header: &BlockHeader, number: usize) -> (u8, &'a [u8]) {
+        let at = BLOCK_HEADER_LEN + number * COLUMN_ENTRY_LEN;
+        let Some(&[a, b, c, d, low, high, fixed]) = block.get(at..).and_then(|bytes| bytes.first_chunk())
+        else {
+            return (PROPERTY_ORDER, b"");
+        };
+        if fixed != 0 {
+            return (fixed, b"");
+        }
+        let start = header.names_start().saturating_add(u32::from_le_bytes([a, b, c, d]) as usize);
+        let len = usize::from(u16::from_le_bytes([low, high]));
+        (PROPERTY_ORDER, block.get(start..start + len).unwrap_or_default())
     }
 
     /// Returns column `number` of `block`, whose header says that there is one.

@@ -17,7 +17,7 @@ use weir_columns::{Column, Kind, Values};
 
 use crate::format::block::{
     ALIGNMENT, BLOCK_HEADER_LEN, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Damage, Fixed, NOT_COUNTED,
-    Shape,
+    PROPERTY_ORDER, Shape,
 };
 
 /// Which parts of a file have been checked in this process; one bit for each.
@@ -158,13 +158,12 @@ impl Image {
         fixed: Option<Fixed>,
         name: &[u8],
     ) -> Result<Option<(usize, ColumnEntry)>, Damage> {
+        let wanted = (fixed_order(fixed), name);
         let (mut low, mut high) = (0, self.header.columns as usize);
         while low < high {
             let middle = usize::midpoint(low, high);
-            let entry = self.entry(middle)?;
-            let found = (fixed_order(entry.fixed), self.name_of(&entry).unwrap_or_default());
-            match found.cmp(&(fixed_order(fixed), name)) {
-                std::cmp::Ordering::Equal => return Ok(Some((middle, entry))),
+            match ColumnEntry::key(&self.bytes, &self.header, middle).cmp(&wanted) {
+                std::cmp::Ordering::Equal => return Ok(Some((middle, self.entry(middle)?))),
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
             }
@@ -334,7 +333,7 @@ fn decode_header(block: &Buffer) -> Result<BlockHeader, Damage> {
 
 /// Fixed columns come first, in the order of their numbers, then properties by name.
 fn fixed_order(fixed: Option<Fixed>) -> u8 {
-    fixed.map_or(u8::MAX, |fixed| fixed as u8)
+    fixed.map_or(PROPERTY_ORDER, |fixed| fixed as u8)
 }
 
 fn order(key: &(Option<Fixed>, Vec<u8>)) -> (u8, &[u8]) {
