@@ -106,6 +106,7 @@ pub(crate) fn to_rocketmq(error: &EngineError) -> Option<Code> {
         EngineError::Limit { kind: LimitKind::Other, .. } => Code::BadRequest,
         EngineError::Exists { .. } | EngineError::Invalid(_) => Code::BadRequest,
         EngineError::Unsupported(_) => Code::Unsupported,
+        EngineError::InvisibleTime { .. } => Code::IllegalInvisibleTime,
         EngineError::Handle(_) => Code::InvalidReceiptHandle,
         EngineError::OffsetOutOfRange { .. } | EngineError::Truncated { .. } => Code::IllegalOffset,
         EngineError::Busy(_) | EngineError::DiskFull => Code::TooManyRequests,

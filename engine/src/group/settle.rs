@@ -76,6 +76,23 @@ impl Broker {
         Ok(renewed.encode(&core.signer))
     }
 
+    /// Returns how long the policy of the group lets a message wait whose delivery has failed.
+    ///
+    /// # Errors
+    ///
+    /// If the handle is not valid.
+    pub fn retry_delay(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handle: &str,
+    ) -> Result<Duration, EngineError> {
+        let subscription = self.core.settled(group, topic)?;
+        let handle = self.core.decode(&subscription, handle)?;
+        let attempt = subscription.attempt(handle)?;
+        Ok(subscription.spec.load().retry.delay(attempt))
+    }
+
     /// Takes back messages that did not reach their receiver. Handles that are not valid are passed over.
     ///
     /// Their handles stay valid until they are handed out again.
@@ -185,6 +202,15 @@ impl Subscription {
         let entry = self.wait_entry(core, known, handle.queue, handle.offset, now);
         self.arm(core, &mut state, until);
         Ok(entry.into_iter().collect())
+    }
+
+    /// Returns the number of the delivery that a handle speaks of.
+    fn attempt(&self, handle: Handle) -> Result<u32, EngineError> {
+        let state = self.lock();
+        self.check_here(&state)?;
+        let known = state.queues.get(&handle.queue).ok_or(EXPIRED)?;
+        let row = known.open().get(&handle.offset).filter(|row| row.lease == handle.lease);
+        Ok(row.ok_or(EXPIRED)?.attempt)
     }
 
     /// Lets rows wait that were leased and did not reach their receiver.

@@ -6,14 +6,12 @@ use std::{
 };
 
 use tonic::{Request, metadata::MetadataMap};
+use weir_engine::limits::CLIENT_BYTES_MAX;
 
 use super::{
     proto::{Code, Status},
     refusal::Refusal,
 };
-
-/// The longest client id that is kept; those of published clients have some 60 characters.
-const CLIENT_ID_BYTES_MAX: usize = 255;
 
 /// The client that sent a request, by the request's headers.
 ///
@@ -70,8 +68,8 @@ impl Caller {
         if self.client.is_empty() {
             return Err(Refusal::new(Code::ClientIdRequired, "the header x-mq-client-id is missing"));
         }
-        if self.client.len() > CLIENT_ID_BYTES_MAX {
-            let text = format!("the header x-mq-client-id is longer than {CLIENT_ID_BYTES_MAX} bytes");
+        if self.client.len() > CLIENT_BYTES_MAX {
+            let text = format!("the header x-mq-client-id is longer than {CLIENT_BYTES_MAX} bytes");
             return Err(Refusal::new(Code::RequestHeaderFieldsTooLarge, text));
         }
         Ok(())

@@ -27,7 +27,8 @@ pub(super) async fn change_invisible_duration(
     let group = group_name(request.group.as_ref(), caller)?;
     let mut after = requested(&request)?;
     if after < BELIEVED_MIN && is_misled(messaging, caller) {
-        after = messaging.broker.group_spec(&group).unwrap_or_default().retry.delay(1);
+        let delay = messaging.broker.retry_delay(&group, &topic, &request.receipt_handle);
+        after = delay.map_err(handle_refusal)?;
     }
     let changed = messaging.broker.change_invisible(&group, &topic, &request.receipt_handle, after).await;
     Ok(ChangeInvisibleDurationResponse {

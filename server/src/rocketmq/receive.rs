@@ -61,7 +61,6 @@ async fn receive(
     let request_timeout = messaging.sessions.request_timeout(&caller.client);
     let wait = poll_time(request.long_polling_timeout.as_ref(), caller.remaining(), request_timeout)?;
     messaging.broker.topic(&topic)?;
-    messaging.broker.group_or_create(&group).await?;
     let _waiting = messaging.sessions.enter(caller)?.poll()?;
     messaging.broker.client_alive(&caller.client);
     let asked = ReceiveRequest {

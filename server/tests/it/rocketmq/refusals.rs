@@ -116,7 +116,7 @@ async fn a_receive_that_cannot_be_is_refused_with_its_code() {
     let client = weir.client().await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     type Change<'a> = &'a dyn Fn(&mut ReceiveMessageRequest);
-    let cases: [(&str, Change<'_>, Code); 18] = [
+    let cases: [(&str, Change<'_>, Code); 19] = [
         ("no queue", &|request| request.message_queue = None, Code::IllegalTopic),
         ("no topic", &|request| request.message_queue = Some(MessageQueue::default()), Code::IllegalTopic),
         ("an unknown topic", &|request| topic(request, "nothing"), Code::TopicNotFound),
@@ -150,6 +150,7 @@ async fn a_receive_that_cannot_be_is_refused_with_its_code() {
             Code::IllegalFilterExpression,
         ),
         ("an empty batch", &|request| request.batch_size = 0, Code::BadRequest),
+        ("a long attempt id", &|request| request.attempt_id = Some("a".repeat(256)), Code::BadRequest),
         ("a negative poll", &|request| request.long_polling_timeout = seconds(-1), Code::IllegalPollingTime),
     ];
     for (what, change, expected) in cases {
@@ -160,7 +161,7 @@ async fn a_receive_that_cannot_be_is_refused_with_its_code() {
         request.batch_size = i32::MAX;
         request.invisible_duration = Some(prost_types::Duration { seconds: i64::MAX, nanos: i32::MIN });
         request.auto_renew = true;
-        request.attempt_id = Some("a".repeat(10_000));
+        request.attempt_id = Some("a".repeat(255));
     });
     assert_eq!(client.receive(extreme).await.code(), Code::MessageNotFound, "renewed leases name no length");
 }
