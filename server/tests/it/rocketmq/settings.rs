@@ -121,7 +121,7 @@ async fn a_consumer_is_told_the_policy_of_its_group_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_end_the_stream() {
+async fn settings_that_make_no_sense_end_the_stream() {
     let dir = directory();
     let weir = Weir::start(dir.path()).await;
     let client = weir.client().await;

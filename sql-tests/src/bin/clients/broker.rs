@@ -36,9 +36,8 @@ impl Weir {
         // Reads on after that, so that the broker never waits for its output to be read.
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(address) = line.strip_prefix("ready on ") {
-                    let endpoint = address.rsplit("//").next().unwrap_or(address).trim().to_owned();
-                    let _ = sender.send(endpoint);
+                if let Some(endpoint) = endpoint(&line) {
+                    let _ = sender.send(endpoint.to_owned());
                 }
             }
         });
@@ -75,4 +74,10 @@ impl Drop for Weir {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Returns host and port of a line `ready on grpc://HOST:PORT …`.
+fn endpoint(line: &str) -> Option<&str> {
+    let uri = line.strip_prefix("ready on ")?.split_whitespace().next()?;
+    uri.split_once("//").map(|(_, endpoint)| endpoint)
 }
