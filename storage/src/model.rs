@@ -192,15 +192,16 @@ impl Model {
     fn append(&mut self) {
         let mut batch = Vec::new();
         let mut numbers = Vec::new();
-        for _ in 0..=self.random.below(4) {
+        for _ in 0..[1, 1, 2, 4][self.random.below(4) as usize] {
             let place = (self.topics[self.random.below(2) as usize].0, QueueId(self.random.below(2) as u32));
             let number = self.next_message;
             self.next_message += 1;
             numbers.push(number);
             self.sent.entry(place).or_default().push(number);
-            let filler = if self.random.below(6) == 0 { self.random.below(9000) } else { 20 };
+            // Few different lengths, so that frames of one life often end where those of another did.
+            let filler = [20, 20, 20, 20, 4000, 9000][self.random.below(6) as usize];
             let body = [number.to_le_bytes().to_vec(), vec![7; filler as usize]].concat();
-            let message = Message { body: body.into(), message_id: number.to_string(), ..Message::default() };
+            let message = Message { body: body.into(), ..Message::default() };
             batch.push(Append { topic: place.0, queue: place.1, message });
         }
         let told = self.told.clone();
@@ -229,7 +230,11 @@ impl Model {
         if end.0 == 0 {
             return;
         }
-        let offset = QueueOffset(self.random.below(end.0));
+        // Most often one of the last, which a crash is most likely to take away.
+        let offset = QueueOffset(match self.random.below(4) {
+            0 => self.random.below(end.0),
+            _ => end.0 - 1 - self.random.below(end.0.min(3)),
+        });
         let wait = [Wait::None, Wait::Written, Wait::Durable][self.random.below(3) as usize];
         self.asked.insert((place, offset));
         let entry = JournalEntry::Ack { group: GROUP, topic: place.0, queue: place.1, offsets: vec![offset] };

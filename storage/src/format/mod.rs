@@ -4,6 +4,8 @@ pub(crate) mod block;
 pub(crate) mod catalogue;
 pub(crate) mod checkpoint;
 pub(crate) mod cursor;
+#[cfg(test)]
+pub(crate) mod example;
 pub(crate) mod frame;
 pub(crate) mod journal;
 pub(crate) mod record;

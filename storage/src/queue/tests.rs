@@ -966,39 +966,13 @@ fn the_documented_bytes_are_the_bytes_written() {
     let mut writer = FileWriter::create(&DiskEnv, path.clone(), header).unwrap();
     writer.add(&block).unwrap();
     writer.finish().unwrap();
-    check_example("shared file", &fs::read(path).unwrap());
+    crate::format::example::check_example("shared file", &fs::read(path).unwrap());
 
     let mut statistics = StatisticsBuilder::default();
     statistics.add(&block);
     let columns = statistics.finish();
-    check_example("statistics", &columns.iter().find(|column| column.name == "region").unwrap().bytes);
-}
-
-#[track_caller]
-fn check_example(name: &str, bytes: &[u8]) {
-    let document = include_str!("../../../docs/format.md");
-    let marker = format!("<!-- example: {name} -->\n```text\n");
-    let (_, example) = document.split_once(&marker).unwrap();
-    let (example, _) = example.split_once("```").unwrap();
-    // Each line: a position, bytes, and after a bar what they are. Lines that are left out are zeros.
-    let mut documented = Vec::new();
-    for line in example.lines() {
-        let (at, rest) = line.split_once("  ").unwrap_or((line, ""));
-        documented.resize(usize::from_str_radix(at, 16).unwrap(), 0);
-        let hex = rest.split('|').next().unwrap_or_default();
-        documented.extend(hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
-    }
-    assert!(documented == bytes, "docs/format.md should say:\n{}", dump(bytes));
-}
-
-fn dump(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for (number, line) in bytes.chunks(16).enumerate() {
-        let is_last = (number + 1) * 16 >= bytes.len();
-        if line.iter().any(|byte| *byte != 0) || is_last {
-            let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-            text += &format!("{:04x}  {}\n", number * 16, hex.join(" "));
-        }
-    }
-    text
+    crate::format::example::check_example(
+        "statistics",
+        &columns.iter().find(|column| column.name == "region").unwrap().bytes,
+    );
 }

@@ -88,6 +88,10 @@ fn a_full_disk_refuses_publishers_and_nobody_else() {
     };
     assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
     assert!(error.to_string().contains("free some disk space"), "{error}");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let batch = (0..20).map(|_| Append { topic, queue: QUEUE, message: message(0) }).collect();
+    storage.append(batch, Box::new(move |result| sender.send(result).unwrap()));
+    assert!(receiver.recv().unwrap().is_err());
     assert_eq!(storage.read(first.position).unwrap().message, message(0));
     place.env.set_capacity(None);
     assert_eq!(append(&storage, topic, stored).unwrap().offset, QueueOffset(stored));
@@ -95,7 +99,9 @@ fn a_full_disk_refuses_publishers_and_nobody_else() {
     assert_eq!(rows(&storage, topic), numbers(0..stored + 1));
     place.kill(storage);
     let storage = place.open();
-    assert!(storage.report().fences.is_empty());
+    let report = storage.report();
+    assert!(report.fences.is_empty());
+    assert_eq!(report.cut, None, "nothing of the refused batches is left");
     assert_eq!(rows(&storage, topic), numbers(0..stored + 1));
     assert!(place.told.failures.lock().unwrap().is_empty());
 }
