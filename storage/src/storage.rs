@@ -296,6 +296,8 @@ pub(crate) struct Inner {
     checkpoint: Mutex<LastCheckpoint>,
 
     low_space: AtomicBool,
+    /// The checkpoint file says that this process runs. Before that nothing may be appended.
+    is_marked: AtomicBool,
     failure: OnceLock<StorageError>,
 }
 
@@ -699,6 +701,23 @@ impl Inner {
         if self.low_space.load(Ordering::Relaxed) {
             return Err(StorageError::NoSpace { action: "append to", path: self.dir.clone() });
         }
+        self.check_marked()
+    }
+
+    fn check_marked(&self) -> Result<(), StorageError> {
+        if !self.is_marked.load(Ordering::Acquire) {
+            return Err(StorageError::NoSpace { action: "append to", path: self.dir.clone() });
+        }
+        Ok(())
+    }
+
+    /// Says in the checkpoint file that the last stop was not clean, and that the epoch is taken.
+    fn mark_running(&self) -> Result<(), StorageError> {
+        let last = self.checkpoint.lock();
+        if !self.is_marked.load(Ordering::Acquire) {
+            self.write_checkpoint(&last, Mark::Running)?;
+            self.is_marked.store(true, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -788,6 +807,7 @@ impl Inner {
     fn journal(&self, entries: &[JournalEntry], wait: Wait, done: Option<JournalDone>) {
         let mut flush = self.flush.lock();
         let refused = if flush.stop { Err(StorageError::Closed) } else { self.check() };
+        let refused = refused.and_then(|()| self.check_marked());
         if refused.is_err() || wait == Wait::None {
             if refused.is_ok() {
                 flush.journal.push(entries, wait, None);
@@ -1021,6 +1041,8 @@ impl Inner {
                 std::mem::take(&mut keeper.wanted)
             };
             self.look_at_space();
+            // As long as it fails, callers are told that there is no room.
+            let _ = self.mark_running();
             since_checkpoint += tick;
             if wanted || since_checkpoint >= self.options.checkpoint_interval {
                 since_checkpoint = Duration::ZERO;
@@ -1235,10 +1257,12 @@ impl Opening {
             tracing::error!(?fence, "damage was found and fenced off: what lay there is lost");
         }
         let inner = self.into_inner(events, epoch, report, rebuilt, journal_writer, entries);
-        // From here on the last stop was not clean, and the epoch is taken.
-        let last = inner.checkpoint.lock();
-        inner.write_checkpoint(&last, Mark::Running)?;
-        drop(last);
+        match inner.mark_running() {
+            Err(error @ StorageError::NoSpace { .. }) => {
+                tracing::warn!(%error, "nothing can be appended before there is room");
+            }
+            other => other?,
+        }
         inner.look_at_space();
         Ok(inner)
     }
@@ -1469,6 +1493,7 @@ impl Opening {
             keeper_wanted: Condvar::new(),
             checkpoint: Mutex::new(last),
             low_space: AtomicBool::new(false),
+            is_marked: AtomicBool::new(false),
             failure: OnceLock::new(),
         }
     }

@@ -107,6 +107,55 @@ fn a_full_disk_refuses_publishers_and_nobody_else() {
 }
 
 #[test]
+fn nothing_is_left_of_a_batch_that_did_not_fit() {
+    let place = Place::new();
+    let storage = place.open();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    append(&storage, topic, 0).unwrap();
+    place.env.set_capacity(Some(place.env.used()));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let batch = (0..40).map(|_| Append { topic, queue: QUEUE, message: message(9) }).collect();
+    storage.append(batch, Box::new(move |result| sender.send(result).unwrap()));
+    assert!(matches!(receiver.recv().unwrap(), Err(StorageError::NoSpace { .. })));
+    append(&storage, topic, 1).unwrap();
+    place.kill(storage);
+    place.env.set_capacity(None);
+    let storage = place.open();
+    assert_eq!(storage.report().cut, None);
+    assert_eq!(rows(&storage, topic), numbers(0..2));
+}
+
+#[test]
+fn a_start_on_a_full_disk_serves_readers() {
+    for clean in [false, true] {
+        let place = Place::new();
+        let storage = place.open();
+        let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+        append_all(&storage, topic, 0..3);
+        if clean {
+            storage.close().unwrap();
+        }
+        place.kill(storage);
+        place.env.set_capacity(Some(place.env.used()));
+        let storage = place.open();
+        assert_eq!(rows(&storage, topic), numbers(0..3));
+        let refused = append(&storage, topic, 3);
+        assert!(matches!(refused, Err(StorageError::NoSpace { .. })), "{refused:?}");
+        let refused = journal(&storage, JournalEntry::DropTopic { topic }, Wait::Durable);
+        assert!(matches!(refused, Err(StorageError::NoSpace { .. })), "{refused:?}");
+        place.env.set_capacity(None);
+        let begun = std::time::Instant::now();
+        while append(&storage, topic, 3).is_err() {
+            assert!(begun.elapsed().as_secs() < 5, "there is room again");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        place.kill(storage);
+        let storage = place.open();
+        assert_eq!((storage.report().clean, rows(&storage, topic)), (false, numbers(0..4)));
+    }
+}
+
+#[test]
 fn publishers_are_refused_before_the_disk_is_full() {
     let mut place = Place::new();
     place.open().close().unwrap();

@@ -1,9 +1,10 @@
 //! Files that were damaged, cut or lost behind our back.
 
-use std::path::Path;
+use std::{path::Path, sync::mpsc, time::Duration};
 
 use weir_storage::{
-    DurabilityClass, Fault, GroupId, JournalEntry, LogPosition, QueueOffset, StorageError, TopicId, Wait,
+    Append, DurabilityClass, Fault, GroupId, JournalEntry, LogPosition, Message, QueueOffset, StorageError,
+    TopicId, Wait,
 };
 
 use crate::support::{
@@ -57,6 +58,45 @@ fn a_damaged_last_frame_cannot_be_told_from_a_tear() {
         Some((true, Fault::Checksum))
     );
     assert_eq!(rows(&storage, topic), numbers(0..4));
+}
+
+/// The frames after the damaged one were whole, and would fit behind one that takes its place.
+#[test]
+fn what_was_cut_off_never_comes_back() {
+    let mut place = Place::new();
+    // Nothing is synced, so that no frame proves that another was durable.
+    place.options.async_sync_interval = Duration::from_secs(1000);
+    let storage = place.open();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Async)).unwrap().id;
+    let appended = append_all(&storage, topic, 0..6);
+    journal(&storage, ack(topic, 1), Wait::Written).unwrap();
+    journal(&storage, ack(topic, 4), Wait::Written).unwrap();
+    place.kill(storage);
+    place.flip(LogPosition(appended[3].position.0 + 50));
+    // A frame's header lies before the record.
+    let end_of_the_damaged = LogPosition(appended[4].position.0 - 64);
+
+    let storage = place.open();
+    let report = storage.report();
+    assert_eq!(report.cut.map(|cut| cut.frames), Some(2), "those behind the damage");
+    assert_eq!((report.fences.len(), report.cut_queues), (0, 1));
+    assert_eq!(rows(&storage, topic), numbers(0..3));
+    assert_eq!(storage.take_journal(), [ack(topic, 1)]);
+    // With the topic's record that a start writes again, its frame is as long as the one that was cut off.
+    let shorter = Message { body: vec![0; message(3).body.len() - 112].into(), ..message(3) };
+    let (sender, receiver) = mpsc::channel();
+    let batch = vec![Append { topic, queue: QUEUE, message: shorter }];
+    storage.append(batch, Box::new(move |result| sender.send(result).unwrap()));
+    assert_eq!(receiver.recv().unwrap().unwrap()[0].offset, QueueOffset(3));
+    assert_eq!(storage.ends().written, end_of_the_damaged);
+    place.kill(storage);
+
+    let storage = place.open();
+    assert_eq!(storage.view(topic, QUEUE).unwrap().range().end, QueueOffset(4), "no row after it came back");
+    append_all(&storage, topic, 101..104);
+    place.kill(storage);
+    let storage = place.open();
+    assert_eq!(storage.take_journal(), [ack(topic, 1)], "offset 4 is another message now");
 }
 
 #[test]
