@@ -1,0 +1,59 @@
+//! The real `weir` binary as a child process, for benchmarks that go through the wire.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// A running `weir serve`; ends when dropped.
+#[derive(Debug)]
+pub struct Weir {
+    child: Child,
+    uri: String,
+}
+
+impl Weir {
+    /// Starts the binary that lies beside this program, on a free port of loopback.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start and say that it is ready.
+    pub fn start(data: &Path) -> Result<Self> {
+        let program = std::env::current_exe()?.with_file_name("weir");
+        let mut child = Command::new(&program)
+            .args(["serve", "--listen", "127.0.0.1:0", "--auto-create-topics", "--data"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}; build it first", program.display()))?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        for line in BufReader::new(stdout).lines() {
+            if let Some(rest) = line?.strip_prefix("ready on ") {
+                let uri = rest.split_whitespace().next().unwrap_or_default().to_owned();
+                return Ok(Self { child, uri });
+            }
+        }
+        bail!("weir ended before it was ready: {}", child.wait()?)
+    }
+
+    /// Returns its address as `grpc://HOST:PORT`.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Returns its address as gRPC libraries want it.
+    pub fn http_uri(&self) -> String {
+        self.uri.replace("grpc://", "http://")
+    }
+}
+
+impl Drop for Weir {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
