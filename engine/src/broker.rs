@@ -180,11 +180,11 @@ struct Told {
 }
 
 impl Events for Told {
-    fn visible(&self, topic: TopicId, queue: QueueId, _end: QueueOffset) {
+    fn visible(&self, topic: TopicId, queue: QueueId, end: QueueOffset) {
         let Some(core) = self.core.get().and_then(Weak::upgrade) else { return };
         let topic = core.topics.read().by_id.get(&topic).cloned();
         if let Some(topic) = topic {
-            topic.wake(queue);
+            topic.show(queue, end);
         }
     }
 
@@ -233,7 +233,7 @@ impl Broker {
 
     /// Stops: answers long polls with nothing, refuses new work, and leaves a clean data directory.
     ///
-    /// Closing again does nothing.
+    /// Closing again does nothing. Once begun, it goes on even if nobody waits for it.
     ///
     /// # Errors
     ///
@@ -245,12 +245,7 @@ impl Broker {
         for subscription in self.core.subscriptions() {
             subscription.keep_house(&self.core);
         }
-        let storage = self.core.storage.clone();
-        let close = move || storage.close();
-        tokio::task::spawn_blocking(close)
-            .await
-            .map_err(|error| EngineError::Internal(error.to_string()))?
-            .map_err(EngineError::from)
+        self.core.blocking(Storage::close).await
     }
 
     /// Resolves when [`close`](Self::close) begins.
@@ -428,6 +423,14 @@ impl Core {
     pub(crate) fn known_subscription(&self, group: GroupId, topic: TopicId) -> Option<Arc<Subscription>> {
         let group = self.groups.read().by_id.get(&group).cloned()?;
         group.subscription(topic)
+    }
+
+    /// Runs a change of the catalogue to its end, whether or not somebody waits for it: storage and memory must
+    /// not come apart because a client went away in between.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        change: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        tokio::spawn(change).await.map_err(|error| EngineError::Internal(error.to_string()))?
     }
 
     /// Runs a call of storage that may block.

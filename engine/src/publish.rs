@@ -1,8 +1,12 @@
-//! Publishing: a batch is checked, finds its queue, and is answered once it is durable.
+//! Publishing: a batch is checked, finds its queue, and is answered once it is durable and visible.
+//!
+//! Visible, so that who publishes and then reads finds what was published.
 //!
 //! All messages of a call without a message group go to one queue, so that they keep their order; calls take
 //! the queues in turn. A message with a group goes to queue `hash64(group) mod queues`
 //! ([`weir_columns::hash64`]), which stays the same across restarts while the number of queues does.
+
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -20,6 +24,9 @@ use crate::{
     topic::Topic,
 };
 
+/// A publisher waits no longer for its rows to become visible. Only a failure of storage takes so long.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
@@ -32,7 +39,8 @@ pub struct Published {
 }
 
 impl Broker {
-    /// Stores messages in a topic, and returns where, in the order given, once they are durable by its class.
+    /// Stores messages in a topic, and returns where, in the order given, once they are durable by
+    /// its class and every reader sees them.
     ///
     /// # Errors
     ///
@@ -62,7 +70,7 @@ impl Broker {
 }
 
 impl Core {
-    /// Appends messages to queues of a topic, and returns where once they are durable.
+    /// Appends messages to queues of a topic, and returns where once they are durable and visible.
     pub(crate) async fn append(
         &self,
         topic: &Topic,
@@ -86,14 +94,34 @@ impl Core {
             self.storage.append(batch, done);
         }
         let stored = stored.await.map_err(|_| EngineError::Closed)??;
-        let published = queues.into_iter().zip(stored);
-        Ok(published
+        let published: Vec<Published> = queues
+            .into_iter()
+            .zip(stored)
             .map(|(queue, stored)| Published {
                 queue,
                 offset: stored.offset,
                 store_time_ms: stored.store_time_ms,
             })
-            .collect())
+            .collect();
+        self.seen(topic, &published).await;
+        Ok(published)
+    }
+
+    /// Returns when readers see all of `published`, which takes no longer than the consume queues need.
+    async fn seen(&self, topic: &Topic, published: &[Published]) {
+        let mut last = BTreeMap::new();
+        for Published { queue, offset, .. } in published {
+            last.insert(*queue, *offset);
+        }
+        let all = async {
+            for (queue, offset) in last {
+                topic.seen(self, queue, offset).await;
+            }
+        };
+        // The messages are stored, whatever becomes of the consume queues.
+        if tokio::time::timeout(SEEN_WITHIN, all).await.is_err() {
+            tracing::warn!(topic = %topic.name, "the consume queues are far behind the log");
+        }
     }
 }
 

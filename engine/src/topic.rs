@@ -1,6 +1,7 @@
 //! Topics: which exist, with how many queues, and how long their rows are retained.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -9,8 +10,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use weir_storage::{
     DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, TopicEntry, TopicId, Wait,
 };
@@ -106,6 +108,8 @@ pub(crate) struct Topic {
     readers: RwLock<Vec<Weak<Subscription>>>,
     /// Counts the calls that publish to it, for the choice of their queue.
     turn: AtomicU32,
+    /// Publishers whose rows are stored and not visible yet, each with its last row in a queue.
+    unseen: Mutex<BTreeMap<QueueId, Vec<(QueueOffset, oneshot::Sender<()>)>>>,
     gone: AtomicBool,
 }
 
@@ -146,6 +150,7 @@ impl Topic {
             name,
             readers: RwLock::default(),
             turn: AtomicU32::new(0),
+            unseen: Mutex::default(),
             gone: AtomicBool::new(false),
         })
     }
@@ -179,14 +184,37 @@ impl Topic {
         readers.push(Arc::downgrade(subscription));
     }
 
-    /// Tells all readers that a queue has new rows.
-    pub(crate) fn wake(&self, queue: QueueId) {
+    /// Tells publishers and readers that the rows of a queue below `end` are visible.
+    pub(crate) fn show(&self, queue: QueueId, end: QueueOffset) {
+        let mut unseen = self.unseen.lock();
+        if let Some(waiting) = unseen.get_mut(&queue) {
+            // A publisher that saw its row by itself is gone.
+            waiting
+                .extract_if(.., |(offset, _)| *offset < end)
+                .for_each(|(_, publisher)| drop(publisher.send(())));
+        }
+        drop(unseen);
         for reader in self.readers.read().iter().filter_map(Weak::upgrade) {
             reader.waiters.wake(queue);
         }
     }
 
-    fn describe(&self, core: &Core) -> TopicDescription {
+    /// Returns when readers see the row at `offset`.
+    pub(crate) async fn seen(&self, core: &Core, queue: QueueId, offset: QueueOffset) {
+        let is_visible = || core.range(self.id, queue).end > offset;
+        if is_visible() {
+            return;
+        }
+        let (publisher, seen) = oneshot::channel();
+        self.unseen.lock().entry(queue).or_default().push((offset, publisher));
+        if !is_visible() {
+            // The sending half is dropped with the topic: then there is nothing to see.
+            let _ = seen.await;
+        }
+    }
+
+    /// Returns the topic as it is now.
+    pub(crate) fn describe(&self, core: &Core) -> TopicDescription {
         let settings = self.settings.load();
         let queues = (0..settings.queues).map(|queue| {
             let range = core.range(self.id, QueueId(queue));
@@ -245,25 +273,8 @@ impl Broker {
         name: &TopicName,
         change: TopicChange,
     ) -> Result<TopicDescription, EngineError> {
-        let core = &self.core;
-        core.check_open()?;
-        let _catalogue = core.catalogue.lock().await;
-        let topic = core.existing_topic(name)?;
-        let mut settings = Settings::clone(&topic.settings.load());
-        let queues = change.queues.unwrap_or(settings.queues);
-        if queues < settings.queues {
-            let text =
-                format!("topic {name} has {} queues, and queues are never taken away", settings.queues);
-            return Err(EngineError::Invalid(text));
-        }
-        settings.queues = queues;
-        settings.class = change.class.unwrap_or(settings.class);
-        settings.retention = change.retention.or(settings.retention);
-        check_settings(&settings)?;
-        let (id, class, attributes) = (topic.id, settings.class, settings.attributes()?);
-        core.blocking(move |storage| storage.alter_topic(id, queues, class, attributes)).await?;
-        topic.settings.store(Arc::new(settings));
-        Ok(topic.describe(core))
+        let (core, name) = (Arc::clone(&self.core), name.clone());
+        Core::to_the_end(async move { core.alter_topic(&name, change).await }).await
     }
 
     /// Deletes a topic with all its rows, and what groups remember of it.
@@ -272,21 +283,8 @@ impl Broker {
     ///
     /// If there is no such topic.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<TopicDeleted, EngineError> {
-        let core = &self.core;
-        core.check_open()?;
-        let _catalogue = core.catalogue.lock().await;
-        let topic = core.existing_topic(name)?;
-        let described = topic.describe(core);
-        let messages = described.queues.iter().map(|queue| queue.end.since(queue.first).unwrap_or(0)).sum();
-        let id = topic.id;
-        let freed = core.blocking(move |storage| storage.delete_topic(id)).await?;
-        core.topics.write().remove(&topic);
-        topic.gone.store(true, Ordering::Release);
-        let groups: Vec<_> = core.groups.read().by_id.values().cloned().collect();
-        groups.iter().for_each(|group| group.forget(id));
-        core.reading.inference.forget(id);
-        core.journal(vec![JournalEntry::DropTopic { topic: id }], Wait::Written).await?;
-        Ok(TopicDeleted { messages, bytes: freed.queue_bytes })
+        let (core, name) = (Arc::clone(&self.core), name.clone());
+        Core::to_the_end(async move { core.delete_topic(&name).await }).await
     }
 
     /// Returns a topic as it is now.
@@ -328,7 +326,10 @@ impl Core {
     }
 
     /// Returns a topic, making it first if the broker makes topics on their first use.
-    pub(crate) async fn topic_or_create(&self, name: &TopicName) -> Result<Arc<Topic>, EngineError> {
+    pub(crate) async fn topic_or_create(
+        self: &Arc<Self>,
+        name: &TopicName,
+    ) -> Result<Arc<Topic>, EngineError> {
         match self.existing_topic(name) {
             Err(EngineError::TopicNotFound { .. })
                 if self.options.auto_create_topics && !name.is_reserved() =>
@@ -340,6 +341,16 @@ impl Core {
     }
 
     pub(crate) async fn create_topic(
+        self: &Arc<Self>,
+        name: &TopicName,
+        spec: TopicSpec,
+        if_exists: IfExists,
+    ) -> Result<Arc<Topic>, EngineError> {
+        let (core, name) = (Arc::clone(self), name.clone());
+        Self::to_the_end(async move { core.make_topic(&name, spec, if_exists).await }).await
+    }
+
+    async fn make_topic(
         &self,
         name: &TopicName,
         spec: TopicSpec,
@@ -376,6 +387,49 @@ impl Core {
             .ok_or_else(|| EngineError::Internal("storage changed the name of a topic".to_owned()))?;
         self.topics.write().insert(Arc::clone(&topic));
         Ok(topic)
+    }
+
+    async fn alter_topic(
+        &self,
+        name: &TopicName,
+        change: TopicChange,
+    ) -> Result<TopicDescription, EngineError> {
+        self.check_open()?;
+        let _catalogue = self.catalogue.lock().await;
+        let topic = self.existing_topic(name)?;
+        let mut settings = Settings::clone(&topic.settings.load());
+        let queues = change.queues.unwrap_or(settings.queues);
+        if queues < settings.queues {
+            let text =
+                format!("topic {name} has {} queues, and queues are never taken away", settings.queues);
+            return Err(EngineError::Invalid(text));
+        }
+        settings.queues = queues;
+        settings.class = change.class.unwrap_or(settings.class);
+        settings.retention = change.retention.or(settings.retention);
+        check_settings(&settings)?;
+        let (id, class, attributes) = (topic.id, settings.class, settings.attributes()?);
+        self.blocking(move |storage| storage.alter_topic(id, queues, class, attributes)).await?;
+        topic.settings.store(Arc::new(settings));
+        Ok(topic.describe(self))
+    }
+
+    async fn delete_topic(&self, name: &TopicName) -> Result<TopicDeleted, EngineError> {
+        self.check_open()?;
+        let _catalogue = self.catalogue.lock().await;
+        let topic = self.existing_topic(name)?;
+        let described = topic.describe(self);
+        let messages = described.queues.iter().map(|queue| queue.end.since(queue.first).unwrap_or(0)).sum();
+        let id = topic.id;
+        let freed = self.blocking(move |storage| storage.delete_topic(id)).await?;
+        self.topics.write().remove(&topic);
+        topic.gone.store(true, Ordering::Release);
+        topic.unseen.lock().clear();
+        let groups: Vec<_> = self.groups.read().by_id.values().cloned().collect();
+        groups.iter().for_each(|group| group.forget(id));
+        self.reading.inference.forget(id);
+        self.journal(vec![JournalEntry::DropTopic { topic: id }], Wait::Written).await?;
+        Ok(TopicDeleted { messages, bytes: freed.queue_bytes })
     }
 }
 

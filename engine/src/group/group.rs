@@ -144,20 +144,8 @@ impl Broker {
         name: &GroupName,
         change: GroupChange,
     ) -> Result<GroupDescription, EngineError> {
-        let core = &self.core;
-        core.check_open()?;
-        let _catalogue = core.catalogue.lock().await;
-        let group = core.existing_group(name)?;
-        let mut spec = GroupSpec::clone(&group.spec.load());
-        spec.max_attempts = change.max_attempts.unwrap_or(spec.max_attempts);
-        spec.retry = change.retry.unwrap_or(spec.retry);
-        spec.lease_min = change.lease_min.unwrap_or(spec.lease_min);
-        spec.start = change.start.unwrap_or(spec.start);
-        check_spec(&spec)?;
-        let (id, attributes) = (group.id, attributes(&spec)?);
-        core.blocking(move |storage| storage.alter_group(id, attributes)).await?;
-        group.spec.store(Arc::new(spec));
-        Ok(group.describe(core))
+        let (core, name) = (Arc::clone(&self.core), name.clone());
+        Core::to_the_end(async move { core.alter_group(&name, change).await }).await
     }
 
     /// Deletes a group and what it remembers. Its dead-letter topic stays.
@@ -166,15 +154,8 @@ impl Broker {
     ///
     /// If there is no such group.
     pub async fn delete_group(&self, name: &GroupName) -> Result<(), EngineError> {
-        let core = &self.core;
-        core.check_open()?;
-        let _catalogue = core.catalogue.lock().await;
-        let group = core.existing_group(name)?;
-        let id = group.id;
-        core.blocking(move |storage| storage.delete_group(id)).await?;
-        core.groups.write().remove(&group);
-        group.end();
-        core.journal(vec![JournalEntry::DropGroup { group: id }], Wait::Written).await
+        let (core, name) = (Arc::clone(&self.core), name.clone());
+        Core::to_the_end(async move { core.delete_group(&name).await }).await
     }
 
     /// Returns all groups, by name.
@@ -282,7 +263,10 @@ impl Core {
     }
 
     /// Returns a group, making it first if the broker makes groups on their first use.
-    pub(crate) async fn group_or_create(&self, name: &GroupName) -> Result<Arc<Group>, EngineError> {
+    pub(crate) async fn group_or_create(
+        self: &Arc<Self>,
+        name: &GroupName,
+    ) -> Result<Arc<Group>, EngineError> {
         let known = self.groups.read().by_name.get(name).cloned();
         match known {
             Some(group) => Ok(group),
@@ -294,6 +278,16 @@ impl Core {
     }
 
     async fn create_group(
+        self: &Arc<Self>,
+        name: &GroupName,
+        spec: GroupSpec,
+        if_exists: IfExists,
+    ) -> Result<Arc<Group>, EngineError> {
+        let (core, name) = (Arc::clone(self), name.clone());
+        Self::to_the_end(async move { core.make_group(&name, spec, if_exists).await }).await
+    }
+
+    async fn make_group(
         &self,
         name: &GroupName,
         spec: GroupSpec,
@@ -344,6 +338,37 @@ impl Core {
             subscription.end();
         }
         subscription
+    }
+
+    async fn alter_group(
+        &self,
+        name: &GroupName,
+        change: GroupChange,
+    ) -> Result<GroupDescription, EngineError> {
+        self.check_open()?;
+        let _catalogue = self.catalogue.lock().await;
+        let group = self.existing_group(name)?;
+        let mut spec = GroupSpec::clone(&group.spec.load());
+        spec.max_attempts = change.max_attempts.unwrap_or(spec.max_attempts);
+        spec.retry = change.retry.unwrap_or(spec.retry);
+        spec.lease_min = change.lease_min.unwrap_or(spec.lease_min);
+        spec.start = change.start.unwrap_or(spec.start);
+        check_spec(&spec)?;
+        let (id, attributes) = (group.id, attributes(&spec)?);
+        self.blocking(move |storage| storage.alter_group(id, attributes)).await?;
+        group.spec.store(Arc::new(spec));
+        Ok(group.describe(self))
+    }
+
+    async fn delete_group(&self, name: &GroupName) -> Result<(), EngineError> {
+        self.check_open()?;
+        let _catalogue = self.catalogue.lock().await;
+        let group = self.existing_group(name)?;
+        let id = group.id;
+        self.blocking(move |storage| storage.delete_group(id)).await?;
+        self.groups.write().remove(&group);
+        group.end();
+        self.journal(vec![JournalEntry::DropGroup { group: id }], Wait::Written).await
     }
 }
 

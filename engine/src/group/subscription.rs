@@ -186,11 +186,35 @@ impl Subscription {
     /// Frees the slots that nobody needs any more.
     fn drop_passed(&self, state: &mut State, live: u8, joining: bool) -> Vec<JournalEntry> {
         let passed = state.passed(live, joining);
-        let (group, topic) = (self.group, self.topic.id);
-        for slot in &passed {
-            state.drop_selector(*slot);
+        if passed.is_empty() {
+            return Vec::new();
         }
-        passed.into_iter().map(|slot| JournalEntry::DropSelector { group, topic, slot }).collect()
+        // First the cursors that have passed it: a replay that put them back would judge rows again that the
+        // selector has taken, and there would be nobody left to say so.
+        let mut entries = self.cursor_entries(state);
+        let (group, topic) = (self.group, self.topic.id);
+        for slot in passed {
+            state.drop_selector(slot);
+            entries.push(JournalEntry::DropSelector { group, topic, slot });
+        }
+        entries
+    }
+
+    /// Returns the entries for cursors that the journal does not know.
+    fn cursor_entries(&self, state: &mut State) -> Vec<JournalEntry> {
+        let (group, topic) = (self.group, self.topic.id);
+        let mut entries = Vec::new();
+        for (queue, known) in &mut state.queues {
+            let cursors = known.take_moved_cursors().into_iter();
+            entries.extend(cursors.map(|(slot, cursor)| JournalEntry::Cursor {
+                group,
+                topic,
+                queue: *queue,
+                slot,
+                cursor,
+            }));
+        }
+        entries
     }
 
     fn selector_entry(
@@ -393,9 +417,8 @@ impl Subscription {
         }
         let live = state.selectors.live(now, &core.clients);
         let mut entries = Vec::new();
-        let (group, topic) = (self.group, self.topic.id);
         for (queue, known) in &mut state.queues {
-            let lost = known.retain_from(core.range(topic, *queue).start);
+            let lost = known.retain_from(core.range(self.topic.id, *queue).start);
             if lost > 0 {
                 tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, lost, "open rows ended by retention");
             }
@@ -404,16 +427,8 @@ impl Subscription {
                 tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, dropped = orphans.len(), "no selector matches these rows any more");
                 entries.push(self.ack_entry(*queue, orphans));
             }
-            entries.extend(
-                known.take_moved_cursors().into_iter().map(|(slot, cursor)| JournalEntry::Cursor {
-                    group,
-                    topic,
-                    queue: *queue,
-                    slot,
-                    cursor,
-                }),
-            );
         }
+        entries.extend(self.cursor_entries(&mut state));
         entries.extend(self.drop_passed(&mut state, live, false));
         core.note(entries);
     }

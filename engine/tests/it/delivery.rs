@@ -401,8 +401,7 @@ async fn a_reset_begins_anew() {
     let first = weir.receive("TRUE").await;
     weir.ack(&first[..6]).await;
     let reset = async |to| weir.broker.reset_group(&group("g"), &t, to).await;
-    let at =
-        weir_engine::ResetTo::Offset { queue: weir_engine::QueueId(0), offset: weir_engine::QueueOffset(2) };
+    let at = ResetTo::Offset { queue: weir_engine::QueueId(0), offset: weir_engine::QueueOffset(2) };
     reset(at).await.unwrap();
     assert_eq!(numbers(&weir.receive("TRUE").await), [2, 3, 4, 5, 6, 7]);
     assert!(is_expired(&weir.ack(&first[7..]).await[0]));

@@ -1,4 +1,7 @@
 //! The engine as its callers see it.
 
+mod catalogue;
+mod crash;
 mod delivery;
 mod fixture;
+mod selectors;

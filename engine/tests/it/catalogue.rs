@@ -1,0 +1,182 @@
+//! Topics and groups: making, changing, finding and deleting them; what publishing asks of them; retention.
+
+use std::time::Duration;
+
+use weir_engine::{
+    DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message, QueueId, QueueOffset,
+    ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
+};
+
+use crate::fixture::{Fixture, group, numbered, numbers, topic};
+
+#[tokio::test]
+async fn topics_are_made_changed_found_again_and_deleted() {
+    let mut weir = Fixture::new().await;
+    let spec = TopicSpec { queues: 2, class: DurabilityClass::Async, retention: None };
+    weir.broker.create_topic(&topic("ns/orders"), spec).await.unwrap();
+    weir.broker.create_topic(&topic("orders"), TopicSpec::default()).await.unwrap();
+    let change = TopicChange { queues: Some(5), retention: Some(Duration::from_secs(60)), class: None };
+    weir.broker.alter_topic(&topic("ns/orders"), change).await.unwrap();
+    weir.restart().await;
+    let described = weir.broker.topic(&topic("ns/orders")).unwrap();
+    assert_eq!(
+        (described.queues.len(), described.class, described.retention),
+        (5, DurabilityClass::Async, Some(Duration::from_secs(60)))
+    );
+    let names: Vec<String> = weir.broker.topics().iter().map(|topic| topic.name.to_string()).collect();
+    assert_eq!(names, ["orders", "ns/orders"]);
+    weir.broker.publish(&topic("orders"), vec![Message::default(); 3]).await.unwrap();
+    assert_eq!(weir.broker.delete_topic(&topic("orders")).await.unwrap().messages, 3);
+    assert!(matches!(weir.broker.topic(&topic("orders")), Err(EngineError::TopicNotFound { .. })));
+    let anew = weir.broker.create_topic(&topic("orders"), TopicSpec::default()).await.unwrap();
+    assert_eq!(anew.queues[0].end, QueueOffset(0));
+}
+
+#[tokio::test]
+async fn what_topics_may_not_be_is_refused() {
+    let weir = Fixture::new().await;
+    let t = weir.topic(2).await;
+    let create = async |name: &str, queues| {
+        weir.broker.create_topic(&topic(name), TopicSpec { queues, ..TopicSpec::default() }).await
+    };
+    assert!(matches!(create("t", 1).await, Err(EngineError::Exists { .. })));
+    assert!(matches!(create("u", 0).await, Err(EngineError::Invalid(_))));
+    assert!(matches!(create("u", 1025).await, Err(EngineError::Limit { .. })));
+    assert!(matches!(create("%DLQ%g", 1).await, Err(EngineError::Invalid(_))));
+    assert!(matches!(create("%RETRY%g", 1).await, Err(EngineError::Invalid(_))));
+    let fewer = TopicChange { queues: Some(1), ..TopicChange::default() };
+    assert!(matches!(weir.broker.alter_topic(&t, fewer).await, Err(EngineError::Invalid(_))));
+    let nowhere = weir.broker.publish(&topic("tt"), vec![Message::default()]).await.unwrap_err();
+    assert_eq!(nowhere.to_string(), "topic tt does not exist; did you mean t?");
+}
+
+#[tokio::test]
+async fn topics_and_groups_are_made_on_first_use_where_that_is_wanted() {
+    let weir = Fixture::with(|options| options.auto_create_topics = true).await;
+    weir.broker.publish(&topic("t"), vec![numbered(1)]).await.unwrap();
+    assert_eq!(weir.broker.topic(&topic("t")).unwrap().queues.len(), 4);
+    assert_eq!(numbers(&weir.receive("TRUE").await), [1]);
+    assert_eq!(weir.broker.group_spec(&group("g")), Some(GroupSpec::default()));
+    let dead = TopicName::dead_letter_of(&group("g"));
+    assert!(weir.broker.publish(&dead, vec![numbered(1)]).await.is_err());
+
+    let weir = Fixture::with(|options| options.auto_create_groups = false).await;
+    weir.topic(1).await;
+    let refused = weir.broker.receive(weir.request("TRUE")).await;
+    assert!(matches!(refused, Err(EngineError::GroupNotFound { .. })));
+}
+
+#[tokio::test]
+async fn groups_are_made_changed_found_again_and_deleted() {
+    let mut weir = Fixture::new().await;
+    weir.topic(1).await;
+    weir.publish([1, 2]).await;
+    let spec = GroupSpec {
+        retry: RetryPolicy::Customized(vec![Duration::from_secs(1)]),
+        start: GroupStart::Latest,
+        ..GroupSpec::default()
+    };
+    weir.broker.create_group(&group("g"), spec.clone()).await.unwrap();
+    assert!(matches!(weir.broker.create_group(&group("g"), spec).await, Err(EngineError::Exists { .. })));
+    let change = GroupChange { max_attempts: Some(3), ..GroupChange::default() };
+    weir.broker.alter_group(&group("g"), change).await.unwrap();
+    let zero = GroupChange { max_attempts: Some(0), ..GroupChange::default() };
+    assert!(matches!(weir.broker.alter_group(&group("g"), zero).await, Err(EngineError::Invalid(_))));
+    assert!(weir.receive("TRUE").await.is_empty(), "it starts at the latest row");
+    weir.publish([3]).await;
+    weir.restart().await;
+    assert_eq!(weir.broker.group_spec(&group("g")).unwrap().max_attempts, 3);
+    assert_eq!(numbers(&weir.receive("TRUE").await), [3]);
+    let described = weir.broker.group(&group("g")).unwrap();
+    assert_eq!(described.members, ["c"]);
+    assert_eq!(described.topics[0].selectors[0].kind, "all");
+    weir.broker.delete_group(&group("g")).await.unwrap();
+    assert!(matches!(weir.broker.group(&group("g")), Err(EngineError::GroupNotFound { .. })));
+    weir.restart().await;
+    assert!(weir.broker.groups().is_empty());
+    assert_eq!(numbers(&weir.receive("TRUE").await), [1, 2, 3], "a group made anew knows nothing");
+}
+
+#[tokio::test]
+async fn deleting_a_topic_ends_those_who_wait_for_it() {
+    let weir = Fixture::new().await;
+    let t = weir.topic(1).await;
+    let poll = {
+        let request = ReceiveRequest { wait: Duration::from_secs(20), ..weir.request("TRUE") };
+        let broker = weir.broker.clone();
+        tokio::spawn(async move { broker.receive(request).await })
+    };
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    weir.broker.delete_topic(&t).await.unwrap();
+    assert!(matches!(poll.await.unwrap(), Err(EngineError::TopicNotFound { .. })));
+    assert!(weir.broker.group(&group("g")).unwrap().topics.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_keeps_its_order_and_a_message_group_its_queue() {
+    let weir = Fixture::new().await;
+    let t = weir.topic(4).await;
+    let mut used = Vec::new();
+    for base in 0..4 {
+        let stored =
+            weir.broker.publish(&t, (0..10).map(|n| numbered(10 * base + n)).collect()).await.unwrap();
+        assert!(stored.iter().all(|one| one.queue == stored[0].queue), "one call, one queue");
+        assert!(stored.windows(2).all(|pair| pair[1].offset == pair[0].offset.plus(1)));
+        used.push(stored[0].queue);
+    }
+    used.sort_unstable();
+    assert_eq!(used, (0..4).map(QueueId).collect::<Vec<_>>(), "calls take the queues in turn");
+    let of_group = |name: &str| Message { message_group: Some(name.to_owned()), ..numbered(0) };
+    for name in ["a", "b", "customer-17"] {
+        let expected = QueueId((weir_columns::hash64(name.as_bytes()) % 4) as u32);
+        for _ in 0..2 {
+            let stored = weir.broker.publish(&t, vec![of_group(name), of_group(name)]).await.unwrap();
+            assert!(stored.iter().all(|one| one.queue == expected), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_grows_is_read_whole() {
+    let weir = Fixture::new().await;
+    let t = weir.topic(1).await;
+    weir.publish([1]).await;
+    weir.ack(&weir.receive("TRUE").await).await;
+    weir.broker.alter_topic(&t, TopicChange { queues: Some(3), ..TopicChange::default() }).await.unwrap();
+    for n in 2..5 {
+        weir.publish([n]).await;
+    }
+    let mut seen = numbers(&weir.receive("TRUE").await);
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 3, 4]);
+}
+
+#[tokio::test]
+async fn rows_end_when_their_time_is_over_and_groups_go_on_behind_them() {
+    let weir = Fixture::new().await;
+    let t = topic("t");
+    let spec = TopicSpec { queues: 1, retention: Some(Duration::from_secs(1000)), ..TopicSpec::default() };
+    weir.broker.create_topic(&t, spec).await.unwrap();
+    weir.publish(0..10).await;
+    let held = weir.broker.receive(ReceiveRequest { max_messages: 2, ..weir.request("TRUE") }).await.unwrap();
+    assert_eq!(numbers(&held), [0, 1]);
+    weir.advance(990);
+    weir.publish(10..12).await;
+    weir.advance(70);
+    while weir.broker.topic(&t).unwrap().queues[0].first < QueueOffset(10) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(numbers(&weir.receive("TRUE").await), [10, 11]);
+    let queue = weir.broker.group(&group("g")).unwrap().topics[0].queues[0];
+    assert_eq!((queue.committed.0, queue.leased), (10, 2));
+    assert!(weir.ack(&held).await.iter().all(Result::is_ok), "what retention ended is done");
+}
+
+#[tokio::test]
+async fn signatures_hold_across_starts_and_for_one_purpose() {
+    let mut weir = Fixture::new().await;
+    let signed = weir.broker.sign("ticket", b"abc");
+    weir.restart().await;
+    assert_eq!(weir.broker.verify("ticket", &signed), Some(b"abc".as_slice()));
+    assert_eq!(weir.broker.verify("other", &signed), None);
+}
