@@ -505,13 +505,17 @@ impl FrameLog {
         };
         let temporary = settings.dir.join(NEXT_SEGMENT);
         let path = settings.dir.join(segment_name(settings.kind, header.base));
-        let next = match shared.next.lock().take() {
+        // Held until the file has its name: whoever prepares the next one begins by unlinking what has the
+        // temporary name.
+        let mut prepared = shared.next.lock();
+        let next = match prepared.take() {
             Some(next) => next,
             None => NextFile { file: create_anew(env, &temporary, Open::Create)?, zeroed: 0 },
         };
         next.file.write_at(&header.encode(), 0).map_err(StorageError::io("write", &temporary))?;
         next.file.sync_data().map_err(StorageError::io("sync", &temporary))?;
         env.rename(&temporary, &path).map_err(StorageError::io("rename", &temporary))?;
+        drop(prepared);
         env.sync_dir(&settings.dir).map_err(StorageError::io("sync", &settings.dir))?;
         shared.next_capacity.store(shared.after(planned), Ordering::Release);
         let zeroed = next.zeroed.max(SEGMENT_HEADER_LEN as u64);
