@@ -165,6 +165,7 @@ async fn rows_end_when_their_time_is_over_and_groups_go_on_behind_them() {
     weir.advance(70);
     while weir.broker.topic(&t).unwrap().queues[0].first < QueueOffset(10) {
         tokio::time::sleep(Duration::from_millis(5)).await;
+        weir.advance(1);
     }
     assert_eq!(numbers(&weir.receive("TRUE").await), [10, 11]);
     let queue = weir.broker.group(&group("g")).unwrap().topics[0].queues[0];
