@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p weir-storage --example build_rate -- [MESSAGES]`
 
+#![expect(clippy::disallowed_methods, reason = "a program that measures real files")]
+
 use std::{env, error::Error, fs, path::Path, time::Duration};
 
 use bytes::Bytes;

@@ -37,6 +37,7 @@ impl Default for MachineClock {
 }
 
 impl Clock for MachineClock {
+    #[expect(clippy::disallowed_methods, reason = "this is where the wall clock is meant to be read")]
     fn wall_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -2,6 +2,8 @@
 //!
 //! [`DiskEnv`] is the real one. [`SimEnv`](crate::SimEnv) keeps unsynced writes apart, crashes, fills up and fails.
 
+#![expect(clippy::disallowed_methods, reason = "this is where the file system is meant to be used")]
+
 use std::{
     any::Any,
     fmt::Debug,

@@ -415,12 +415,15 @@ impl<'a> Window<'a> {
     }
 }
 
+/// Told of a frame: its header and its payload.
+pub(crate) type EachFrame<'a> = dyn FnMut(&FrameHeader, &[u8]) -> Result<(), StorageError> + 'a;
+
 /// Calls `each` with every frame in a range of positions, which a start has found valid, in order.
 pub(crate) fn for_each_frame(
     segments: &Segments,
     fences: &[Range<LogPosition>],
     range: Range<LogPosition>,
-    each: &mut dyn FnMut(&FrameHeader, &[u8]) -> Result<(), StorageError>,
+    each: &mut EachFrame<'_>,
 ) -> Result<(), StorageError> {
     let mut position = range.start;
     for segment in segments.all() {

@@ -444,7 +444,7 @@ impl Storage {
     /// If the name is taken, or the catalogue cannot be written.
     pub fn create_topic(&self, new: NewTopic) -> Result<Arc<TopicEntry>, StorageError> {
         let inner = &self.handle.inner;
-        let topic = inner.changed(inner.catalogue.create_topic(new))?;
+        let topic = inner.change(|catalogue| catalogue.create_topic(new))?;
         add_queues(&inner.queues, &topic);
         Ok(topic)
     }
@@ -462,7 +462,7 @@ impl Storage {
         attributes: String,
     ) -> Result<Arc<TopicEntry>, StorageError> {
         let inner = &self.handle.inner;
-        let topic = inner.changed(inner.catalogue.alter_topic(id, queues, class, attributes))?;
+        let topic = inner.change(|catalogue| catalogue.alter_topic(id, queues, class, attributes))?;
         add_queues(&inner.queues, &topic);
         Ok(topic)
     }
@@ -476,7 +476,7 @@ impl Storage {
         let inner = &self.handle.inner;
         let topic = inner.catalogue.topic(id).ok_or(StorageError::UnknownTopic { topic: id })?;
         let freed = inner.space_of(&topic);
-        inner.changed(inner.catalogue.delete_topic(id))?;
+        inner.change(|catalogue| catalogue.delete_topic(id))?;
         inner.appender.lock().forget(id);
         inner.queues.remove_topic(id);
         inner.want_checkpoint();
@@ -490,7 +490,7 @@ impl Storage {
     /// If the name is taken, or the catalogue cannot be written.
     pub fn create_group(&self, new: NewGroup) -> Result<Arc<GroupEntry>, StorageError> {
         let inner = &self.handle.inner;
-        inner.changed(inner.catalogue.create_group(new))
+        inner.change(|catalogue| catalogue.create_group(new))
     }
 
     /// Changes a group; it is durable when this returns.
@@ -500,7 +500,7 @@ impl Storage {
     /// If there is no such group, or the catalogue cannot be written.
     pub fn alter_group(&self, id: GroupId, attributes: String) -> Result<Arc<GroupEntry>, StorageError> {
         let inner = &self.handle.inner;
-        inner.changed(inner.catalogue.alter_group(id, attributes))
+        inner.change(|catalogue| catalogue.alter_group(id, attributes))
     }
 
     /// Deletes a group; it is durable when this returns.
@@ -510,7 +510,7 @@ impl Storage {
     /// If there is no such group, or the catalogue cannot be written.
     pub fn delete_group(&self, id: GroupId) -> Result<(), StorageError> {
         let inner = &self.handle.inner;
-        inner.changed(inner.catalogue.delete_group(id))
+        inner.change(|catalogue| catalogue.delete_group(id))
     }
 
     /// Ends the rows of a queue below `offset`; durable when this returns. A lower offset changes nothing.
@@ -525,7 +525,7 @@ impl Storage {
         offset: QueueOffset,
     ) -> Result<(), StorageError> {
         let inner = &self.handle.inner;
-        inner.changed(inner.catalogue.set_first_offset(topic, queue, offset))?;
+        inner.change(|catalogue| catalogue.set_first_offset(topic, queue, offset))?;
         inner.queues.set_first_offset(topic, queue, offset);
         Ok(())
     }
@@ -636,9 +636,16 @@ impl Inner {
         }
     }
 
-    /// Passes on the result of changing the catalogue; a failed sync there is as bad as in the log.
-    fn changed<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+    /// Changes the catalogue; a failed sync there is as bad as in the log.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&Catalogue) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
         self.check()?;
+        if self.directory.lock().is_none() {
+            return Err(StorageError::Closed);
+        }
+        let result = change(&self.catalogue);
         if let Err(error @ (StorageError::Io { action: "sync", .. } | StorageError::Failed { .. })) = &result
         {
             self.fail(error.clone());
@@ -1615,6 +1622,80 @@ mod tests {
     }
 
     use crate::log::appender::Appended;
+
+    /// Storage without threads on a simulated disk, and where its answers go.
+    fn stepped(options: StorageOptions) -> (Storage, crate::sim::SimEnv, TopicId, TopicId) {
+        let env = crate::sim::SimEnv::new(3);
+        let options = StorageOptions { env: Arc::new(env.clone()), ..options };
+        let storage = Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
+        let new = |name, class| NewTopic { class, ..topic(name) };
+        let sync = storage.create_topic(new("sync", DurabilityClass::Sync)).unwrap().id;
+        let relaxed = storage.create_topic(new("async", DurabilityClass::Async)).unwrap().id;
+        (storage, env, sync, relaxed)
+    }
+
+    fn send(
+        storage: &Storage,
+        topic: TopicId,
+        number: u64,
+    ) -> mpsc::Receiver<Result<Vec<Appended>, StorageError>> {
+        let (sender, receiver) = mpsc::channel();
+        let batch = vec![Append { topic, queue: QueueId(0), message: message(number) }];
+        storage.append(batch, Box::new(move |result| sender.send(result).unwrap()));
+        receiver
+    }
+
+    #[test]
+    fn each_class_is_acknowledged_and_visible_at_its_own_moment() {
+        let (storage, _, sync, relaxed) = stepped(StorageOptions::small());
+        let (of_sync, of_relaxed) = (send(&storage, sync, 1), send(&storage, relaxed, 2));
+        let inner = storage.inner();
+        let visible = || [sync, relaxed].map(|topic| storage.view(topic, QueueId(0)).unwrap().range().end.0);
+        assert!(of_relaxed.try_recv().is_err() && of_sync.try_recv().is_err());
+        inner.append_once();
+        inner.build_once();
+        assert!(of_relaxed.try_recv().unwrap().is_ok(), "it is written");
+        assert!(of_sync.try_recv().is_err(), "it is not durable");
+        assert_eq!(visible(), [0, 1]);
+        let ends = storage.ends();
+        assert!(ends.durable < ends.written);
+        inner.flush_once(false);
+        assert!(of_sync.try_recv().unwrap().is_ok());
+        assert_eq!(storage.ends().durable, ends.written);
+        inner.build_once();
+        assert_eq!(visible(), [1, 1]);
+    }
+
+    #[test]
+    fn one_frame_takes_all_that_has_queued_up_and_a_publisher_that_waits_too_long_is_refused() {
+        let busy_after = Duration::from_millis(1);
+        let options = StorageOptions { unsynced_bytes_max: 2000, busy_after, ..StorageOptions::small() };
+        let (storage, _, sync, _) = stepped(options);
+        let waiting: Vec<_> = (0..).map(|number| send(&storage, sync, number)).take(40).collect();
+        let refused = waiting.iter().filter(|answer| answer.try_recv().is_ok()).count();
+        assert!((20..36).contains(&refused), "{refused}");
+        let error = send(&storage, sync, 99).try_recv().unwrap().unwrap_err();
+        assert!(matches!(error, StorageError::Busy { unsynced: 2000.., .. }), "{error}");
+        let inner = storage.inner();
+        inner.append_once();
+        assert!(inner.intake.lock().is_empty());
+        assert_eq!(inner.build.lock().frames.len(), 1);
+        assert!(matches!(send(&storage, sync, 99).try_recv(), Ok(Err(StorageError::Busy { .. }))));
+        inner.flush_once(false);
+        assert!(send(&storage, sync, 99).try_recv().is_err(), "there is room again");
+    }
+
+    #[test]
+    fn nothing_is_changed_after_a_close() {
+        let (storage, _, sync, _) = stepped(StorageOptions::small());
+        let answer = send(&storage, sync, 1);
+        storage.close().unwrap();
+        assert!(answer.try_recv().unwrap().is_ok(), "what was taken is finished");
+        assert!(matches!(storage.create_topic(topic("t")), Err(StorageError::Closed)));
+        assert!(matches!(send(&storage, sync, 1).try_recv(), Ok(Err(StorageError::Closed))));
+        assert!(storage.close().is_ok(), "twice does no harm");
+        assert_eq!(storage.view(sync, QueueId(0)).unwrap().range().end, QueueOffset(1), "readers go on");
+    }
 
     #[test]
     fn what_was_acknowledged_is_there_after_close_and_after_a_kill() {

@@ -1,5 +1,7 @@
 //! Queues against a model: random rows, checkpoints, reopening, damage.
 
+#![expect(clippy::disallowed_methods, reason = "these tests look at real files, and damage them")]
+
 use std::{
     fs, io,
     path::Path,
