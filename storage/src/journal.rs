@@ -132,7 +132,7 @@ pub enum JournalEntry {
     DropTopic { topic: TopicId },
 }
 
-/// Told what became of entries.
+/// Told what became of entries. It must not block.
 pub type JournalDone = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
 /// Entries that wait to be written, in order.

@@ -41,6 +41,8 @@ pub struct Appended {
 }
 
 /// Told where the messages of a batch were stored, in the order of the batch.
+///
+/// It runs on a thread on which others wait too: it must not block, nor append.
 pub type AppendDone = Box<dyn FnOnce(Result<Vec<Appended>, StorageError>) + Send>;
 
 /// What one call appends.
