@@ -109,8 +109,15 @@ pub(crate) struct Topic {
     /// Counts the calls that publish to it, for the choice of their queue.
     turn: AtomicU32,
     /// Publishers whose rows are stored and not visible yet, each with its last row in a queue.
-    unseen: Mutex<BTreeMap<QueueId, Vec<(QueueOffset, oneshot::Sender<()>)>>>,
+    unseen: Mutex<BTreeMap<QueueId, Vec<Unseen>>>,
     gone: AtomicBool,
+}
+
+/// A publisher that waits until readers see its row.
+#[derive(Debug)]
+struct Unseen {
+    offset: QueueOffset,
+    publisher: oneshot::Sender<()>,
 }
 
 /// What may change in a topic.
@@ -188,10 +195,10 @@ impl Topic {
     pub(crate) fn show(&self, queue: QueueId, end: QueueOffset) {
         let mut unseen = self.unseen.lock();
         if let Some(waiting) = unseen.get_mut(&queue) {
-            // A publisher that saw its row by itself is gone.
-            waiting
-                .extract_if(.., |(offset, _)| *offset < end)
-                .for_each(|(_, publisher)| drop(publisher.send(())));
+            for seen in waiting.extract_if(.., |waiting| waiting.offset < end) {
+                // A publisher that saw its row by itself is gone.
+                let _ = seen.publisher.send(());
+            }
         }
         drop(unseen);
         for reader in self.readers.read().iter().filter_map(Weak::upgrade) {
@@ -206,7 +213,7 @@ impl Topic {
             return;
         }
         let (publisher, seen) = oneshot::channel();
-        self.unseen.lock().entry(queue).or_default().push((offset, publisher));
+        self.unseen.lock().entry(queue).or_default().push(Unseen { offset, publisher });
         if !is_visible() {
             // The sending half is dropped with the topic: then there is nothing to see.
             let _ = seen.await;

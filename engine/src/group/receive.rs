@@ -411,7 +411,7 @@ impl Reading {
                             found.rows.push(Read { offset, message, is_new: true });
                         }
                         Ok(None) => {
-                            tracing::error!(%offset, "a message was lost to damage before it was delivered")
+                            tracing::error!(%offset, "a message was lost to damage before it was delivered");
                         }
                         Err(error) => {
                             found.next = offset;

@@ -104,7 +104,7 @@ async fn a_changed_message_comes_back_in_time_under_a_new_handle() {
     assert_eq!((numbers(&again), again[0].attempt), (vec![1], 2));
     assert!(change(handle, 1).await.is_err());
     let handle = change(again[0].handle.clone(), 0).await.unwrap();
-    assert!(weir.broker.acknowledge(&group("g"), &t, &[handle.clone()]).await[0].is_ok());
+    assert!(weir.broker.acknowledge(&group("g"), &t, std::slice::from_ref(&handle)).await[0].is_ok());
     assert!(change(handle.clone(), 1).await.is_err(), "it is done");
     assert!(matches!(change(handle, 43_201).await, Err(EngineError::InvisibleTime { .. })));
 }
