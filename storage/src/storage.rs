@@ -574,6 +574,10 @@ impl Storage {
     /// [`journal`](Self::journal). Once that is durable, what the journal held before is unlinked.
     pub fn journal_rotated(&self) {
         let inner = &self.handle.inner;
+        // After a close, entries of the snapshot may have been refused: what the journal held is all there is.
+        if inner.intake.lock().closed {
+            return;
+        }
         inner.flush.lock().journal.rotated = true;
         inner.flush_filled.notify_one();
     }
