@@ -53,7 +53,7 @@ use crate::{
         block::ReadRecords,
         checkpoint::QueuesCheckpoint,
         store::{OpenedQueues, Queues, QueuesSettings},
-        view::QueueView,
+        view::{Part, QueueView},
     },
     recovery::{Cut, Fence, Found, Known, find_end, for_each_frame},
 };
@@ -298,6 +298,8 @@ pub(crate) struct Inner {
     low_space: AtomicBool,
     /// The checkpoint file says that this process runs. Before that nothing may be appended.
     is_marked: AtomicBool,
+    /// Rows have ended since the last checkpoint, whose files and segments can go.
+    has_shrunk: AtomicBool,
     failure: OnceLock<StorageError>,
 }
 
@@ -527,6 +529,7 @@ impl Storage {
         let inner = &self.handle.inner;
         inner.change(|catalogue| catalogue.set_first_offset(topic, queue, offset))?;
         inner.queues.set_first_offset(topic, queue, offset);
+        inner.has_shrunk.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -1079,7 +1082,8 @@ impl Inner {
 
     fn checkpoint_if_moved(&self) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
-        if self.checkpoint.lock().log == self.log.durable().min(built) {
+        let has_shrunk = self.has_shrunk.swap(false, Ordering::AcqRel);
+        if !has_shrunk && self.checkpoint.lock().log == self.log.durable().min(built) {
             return Ok(());
         }
         self.checkpoint(Mark::Running)
@@ -1096,6 +1100,29 @@ impl Inner {
         last.queues = queues.encode();
         self.write_checkpoint(&last, mark)?;
         self.queues.retire();
+        if mark == Mark::Running {
+            self.remove_unreachable_log(log)?;
+        }
+        Ok(())
+    }
+
+    /// Unlinks the segments of the log that no row of any queue lies in.
+    fn remove_unreachable_log(&self, checkpoint: LogPosition) -> Result<(), StorageError> {
+        let oldest = self.log.segments.all().into_iter().next();
+        if oldest.and_then(|oldest| oldest.sealed_end()).is_none_or(|end| end > checkpoint) {
+            return Ok(());
+        }
+        // Above the checkpoint lie rows that no view need show yet.
+        let mut needed = checkpoint;
+        for topic in self.catalogue.topics() {
+            for view in (0..topic.queues).filter_map(|queue| self.queues.view(topic.id, QueueId(queue))) {
+                needed = first_position(&view)?.map_or(needed, |first| first.min(needed));
+            }
+        }
+        let freed = self.log.remove_before(needed)?;
+        if freed > 0 {
+            tracing::info!(freed, before = %needed, "segments of the log that no queue reaches are gone");
+        }
         Ok(())
     }
 
@@ -1164,6 +1191,18 @@ impl Inner {
         self.build_once();
         Ok(())
     }
+}
+
+/// Returns where in the log the first row of a queue lies, if it has rows.
+fn first_position(view: &QueueView) -> Result<Option<LogPosition>, StorageError> {
+    let first = view.range().start;
+    let block = match view.part_at(first) {
+        Some(Part::Segment(segment, number)) => segment.block(number)?,
+        Some(Part::Run(block)) => block,
+        None => return Ok(None),
+    };
+    let row = first.since(block.base()).and_then(|row| usize::try_from(row).ok()).unwrap_or_default();
+    Ok(block.positions().values().get(row).copied().map(LogPosition))
 }
 
 /// Returns the rows in payloads of frames.
@@ -1505,6 +1544,7 @@ impl Opening {
             checkpoint: Mutex::new(last),
             low_space: AtomicBool::new(false),
             is_marked: AtomicBool::new(false),
+            has_shrunk: AtomicBool::new(false),
             failure: OnceLock::new(),
         }
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, thread};
 
 use weir_storage::{
-    DurabilityClass, GroupId, JournalEntry, NewGroup, NewTopic, QueueId, QueueOffset, Storage,
+    DurabilityClass, GroupId, JournalEntry, NewGroup, NewTopic, QueueId, QueueOffset, Storage, StorageError,
     StorageOptions, TopicId, Wait,
 };
 
@@ -111,6 +111,50 @@ fn a_checkpoint_shortens_the_next_start() {
     assert!(storage.report().clean && storage.report().replayed_bytes == 0);
     assert_eq!(storage.epoch(), epoch, "no row can have been lost");
     assert_eq!(rows(&storage, topic), numbers(0..53));
+}
+
+#[test]
+fn log_segments_go_when_no_queue_reaches_them() {
+    let mut place = Place::new();
+    place.options.recent_bytes_max = 0;
+    let storage = place.open();
+    let held = storage.create_topic(new_topic("held", DurabilityClass::Sync)).unwrap().id;
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    append(&storage, held, 0).unwrap();
+    let appended = append_all(&storage, topic, 0..150);
+    wait_visible(&storage, topic, 150);
+    wait_visible(&storage, held, 1);
+    let segments = place.files("log");
+    assert!(segments.len() >= 3);
+    storage.set_first_offset(topic, QUEUE, QueueOffset(140)).unwrap();
+    storage.checkpoint().unwrap();
+    assert_eq!(place.files("log"), segments, "the other topic's row lies in the first");
+    assert_eq!(rows(&storage, held), numbers(0..1));
+
+    storage.delete_topic(held).unwrap();
+    storage.checkpoint().unwrap();
+    assert_eq!(place.files("log"), segments[segments.len() - 1..]);
+    assert!(matches!(storage.read(appended[0].position), Err(StorageError::NoRecord { .. })));
+    for lost in ["", "checkpoint", "queues/shared"] {
+        assert_eq!(rows(&place_open(&place, lost), topic), numbers(140..150), "{lost}");
+    }
+    place.env.kill();
+    let storage = place.open();
+    assert_eq!(append(&storage, topic, 150).unwrap().offset, QueueOffset(150));
+}
+
+/// Opens the directory after a kill and the loss of some files.
+fn place_open(place: &Place, lost: &str) -> Storage {
+    place.env.kill();
+    let path = std::path::Path::new("/data").join(lost);
+    for file in place.env.paths() {
+        if !lost.is_empty() && file.starts_with(&path) {
+            place.env.lose(&file);
+        }
+    }
+    let storage = place.open();
+    assert!(storage.report().fences.is_empty(), "{:?}", storage.report());
+    storage
 }
 
 #[test]
