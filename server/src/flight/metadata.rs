@@ -9,7 +9,7 @@ use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, new_empty_arr
 use arrow_flight::sql::{Command, CommandGetDbSchemas, CommandGetTables};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use tonic::Status;
-use weir_engine::{Broker, EngineError, TableDescription, TableKind};
+use weir_engine::{Broker, TableDescription, TableKind};
 
 use super::{info, sql_info};
 use crate::status::to_flight;
@@ -84,7 +84,7 @@ async fn tables(broker: &Broker, command: &CommandGetTables) -> Result<Vec<Array
                 known.push(table);
             }
             // Deleted since the catalog was read.
-            Err(EngineError::TopicNotFound { .. }) => {}
+            Err(_) if !broker.catalog().contains(&table) => {}
             Err(error) => return Err(to_flight(error)),
         }
     }

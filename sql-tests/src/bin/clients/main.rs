@@ -3,6 +3,7 @@
 //! Packages are installed outside the checkout, in `$WEIR_CACHE` or `~/.cache/weir`, once. A client whose toolchain
 //! is not on the machine is skipped by name; that its packages cannot be installed is a failure.
 
+mod arrow;
 mod broker;
 mod rocketmq;
 mod toolchain;
@@ -34,7 +35,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<Vec<Checked>> {
     let weir = binary()?;
-    rocketmq::check(&weir)
+    let mut checked = rocketmq::check(&weir)?;
+    checked.extend(arrow::check(&weir)?);
+    Ok(checked)
 }
 
 fn binary() -> Result<PathBuf> {
