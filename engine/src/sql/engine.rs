@@ -132,10 +132,13 @@ impl Queries {
         let base = self.base.get_or_init(|| base_state(self.memory_bytes).map_err(|error| error.to_string()));
         let base = base.as_ref().map_err(|error| EngineError::Internal(error.clone()))?;
         let config = base.config().clone().with_default_catalog_and_schema(CATALOG, schema);
-        Ok(SessionStateBuilder::new_from_existing(base.clone())
+        let mut state = SessionStateBuilder::new_from_existing(base.clone())
             .with_config(config)
             .with_catalog_list(Arc::new(Catalog(Arc::clone(tables))))
-            .build())
+            .build();
+        // Functions such as `now` are constants of a run: they need to know when it began.
+        state.mark_start_execution();
+        Ok(state)
     }
 }
 
