@@ -27,6 +27,7 @@ WITH busy AS (SELECT dest, count(*) AS n FROM flights GROUP BY dest),
      top AS (SELECT dest FROM busy WHERE n > 10000)
 SELECT f.origin, count(*) AS n, avg(f.dep_delay) AS mean FROM flights f JOIN top ON f.dest = top.dest GROUP BY f.origin;
 
--- a recursive common table expression
-WITH RECURSIVE hours(h) AS (SELECT 0 UNION ALL SELECT h + 1 FROM hours WHERE h < 23)
-SELECT hours.h, count(f.hour) AS n FROM hours LEFT JOIN flights f ON f.hour = hours.h GROUP BY hours.h;
+-- a common table expression that is used twice, joined with a list of values
+WITH hourly AS (SELECT hour, count(*) AS n FROM flights GROUP BY hour)
+SELECT v.h, a.n, a.n - b.n AS change
+FROM (VALUES (6), (7), (8), (20)) AS v(h) JOIN hourly a ON a.hour = v.h LEFT JOIN hourly b ON b.hour = v.h - 1;

@@ -90,7 +90,11 @@ impl<S: Stream<Item = Result<Outgoing, Status>> + Unpin> Source<S> {
         if self.done {
             return None;
         }
-        match self.batch().await.transpose()?.and_then(|outgoing| self.encoder.batch(&outgoing)) {
+        let Some(outgoing) = self.batch().await.transpose() else {
+            self.done = true;
+            return None;
+        };
+        match outgoing.and_then(|outgoing| self.encoder.batch(&outgoing)) {
             Ok(messages) => {
                 self.ready = messages;
                 self.ready.pop_front().map(Ok)

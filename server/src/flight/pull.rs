@@ -161,6 +161,9 @@ struct Marking {
 impl Marking {
     /// A batch without rows waits: the one after it says more, and so does the end.
     async fn next(&mut self) -> Result<Option<Outgoing>, Status> {
+        if self.done {
+            return Ok(None);
+        }
         while let Some(pulled) = self.batches.try_next().await.map_err(to_flight)? {
             let metadata = metadata_of(&pulled);
             self.last = Some(metadata.clone());
@@ -169,13 +172,9 @@ impl Marking {
                 return Ok(Some(Outgoing { batch: pulled.batch, metadata: Some(metadata) }));
             }
         }
-        if std::mem::replace(&mut self.done, true) {
-            return Ok(None);
-        }
-        Ok(self
-            .last
-            .take()
-            .map(|last| Outgoing { batch: self.empty.clone(), metadata: Some(self.end(last)) }))
+        self.done = true;
+        let last = self.last.take().map(|last| self.end(last));
+        Ok(last.map(|metadata| Outgoing { batch: self.empty.clone(), metadata: Some(metadata) }))
     }
 
     fn end(&self, last: BatchMetadata) -> BatchMetadata {
