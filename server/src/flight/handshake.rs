@@ -5,7 +5,11 @@
 //! token from the header of the answer.
 
 use arrow_flight::HandshakeResponse;
-use base64::{Engine as _, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    prelude::BASE64_URL_SAFE_NO_PAD,
+};
 use bytes::Bytes;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -14,6 +18,12 @@ use tonic::{
 use weir_engine::Broker;
 
 const AUTHORIZATION: &str = "authorization";
+
+/// Clients in Go leave the padding out.
+const BASIC: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// What the `authorization` header says.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +49,7 @@ pub(crate) fn credentials(metadata: &MetadataMap) -> Result<Credentials<'_>, Sta
     if !scheme.eq_ignore_ascii_case("basic") {
         return Err(wrong());
     }
-    let decoded = BASE64_STANDARD.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = BASIC.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     match decoded.as_deref().and_then(|text| text.split_once(':')) {
         Some((user, _)) => Ok(Credentials::Basic { user: user.to_owned() }),
         None => Err(Status::unauthenticated("the Basic credentials are not base64 of USER:PASSWORD")),
@@ -102,6 +112,7 @@ mod tests {
             }
         };
         assert_eq!(of("Basic dTpw"), Ok("basic u".into()));
+        assert_eq!(of("Basic dXNlcjpwYXNzd29yZA"), Ok("basic user".into()));
         assert_eq!(of("bearer abc"), Ok("bearer abc".into()));
         for wrong in ["Basic", "Basic !!!", "Basic dXA=", "Digest x", ""] {
             assert_eq!(of(wrong), Err(tonic::Code::Unauthenticated), "{wrong:?}");

@@ -89,12 +89,12 @@ class Duck:
         import duckdb
 
         self.connection = duckdb.connect()
-        self.connection.execute("SET TimeZone = 'UTC'")
+        self.run("SET TimeZone = 'UTC'")
         for table, path in files.items():
             columns = ", ".join(
                 f'CAST("{field.name}" AS {duck_type(field.type)}) AS "{field.name}"' for field in schemas[table]
             )
-            self.connection.execute(
+            self.run(
                 f"CREATE TABLE {table} AS SELECT {columns} "
                 f"FROM read_csv('{path}', header = true, all_varchar = true, nullstr = 'NA')"
             )
@@ -103,7 +103,11 @@ class Duck:
         return self.connection.sql(sql).to_arrow_table()
 
     def value(self, sql):
-        return self.connection.execute(sql).fetchone()[0]
+        return self.run(sql)[0][0]
+
+    def run(self, sql):
+        # To the last row: a connection of DuckDB 2 does nothing else before that.
+        return self.connection.execute(sql).fetchall()
 
     def differences(self, name, arrow_table, columns, where="true"):
         """How many rows of `arrow_table` are not in the table `name`, and the other way round."""
@@ -547,7 +551,7 @@ def check_duckdb_scans_a_pull(context):
     rows = 0
     for endpoint in info.endpoints:
         reader = context.client.do_get(endpoint.ticket).to_reader()
-        rows += duckdb.sql("SELECT count(*) FROM reader WHERE queue_id IN (0, 1)").fetchone()[0]
+        rows += duckdb.sql("SELECT count(*) FROM reader WHERE queue_id IN (0, 1)").fetchall()[0][0]
     assert rows == sum(json.loads(e.app_metadata)["to"] for e in info.endpoints)
 
 
@@ -575,7 +579,7 @@ def count_three_times(context, where):
     assert got == (n, total, arrived), f"a pull has {got}, DuckDB {(n, total, arrived)}"
 
 
-def check_all(context, only):
+def run_checks(context, only):
     checked = []
     for name, run in checks(context):
         if only and only not in name:
@@ -617,7 +621,7 @@ def main():
 
         load(flight.connect(f"grpc://{endpoint}"), files)
         return 0
-    checked = check_all(Context(endpoint, files), options.only)
+    checked = run_checks(Context(endpoint, files), options.only)
     failed = sum(check["error"] is not None for check in checked)
     print(f"{len(checked) - failed} passed, {failed} failed, 0 skipped")
     if options.report:
