@@ -61,6 +61,8 @@ pub const SQL_BYTES_MAX: usize = 64 * 1024;
 pub const SQL_TOKENS_MAX: usize = 8192;
 /// How deep parentheses, subqueries and the like may nest in a SQL statement.
 pub const SQL_DEPTH_MAX: usize = 64;
+/// How deep `CAST(` and its like, square and curly brackets may nest in a SQL statement.
+pub const SQL_COSTLY_DEPTH_MAX: usize = 6;
 /// Parameters of a SQL statement.
 pub const SQL_PARAMETERS_MAX: usize = 1024;
 /// How long a SQL query may take, its reading by the client included.

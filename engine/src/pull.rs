@@ -535,7 +535,8 @@ impl PullRun {
             usize::try_from(self.rows_left).unwrap_or(usize::MAX).min(self.batch_rows - self.pending_rows);
         let waiting = &matched.rows[matched.read..];
         let waiting = &waiting[..waiting.len().min(room)];
-        let bytes = self.batch_bytes - self.pending_bytes;
+        let left = usize::try_from(self.bytes_left).unwrap_or(usize::MAX);
+        let bytes = (self.batch_bytes - self.pending_bytes).min(left);
         let piece = read_piece(&self.projection, &matched.block, waiting, bytes)?;
         let taken = piece.num_rows();
         let bytes = piece.get_array_memory_size();

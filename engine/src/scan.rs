@@ -63,11 +63,6 @@ impl Scan {
         Self { view, predicates, next, end, candidates: None }
     }
 
-    /// Returns the offset of the next step.
-    pub(crate) fn position(&self) -> QueueOffset {
-        self.next
-    }
-
     /// Takes the next step, or returns `None` behind the last row.
     ///
     /// # Errors

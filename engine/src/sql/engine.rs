@@ -410,6 +410,11 @@ fn simple(value: &ScalarValue) -> ScalarValue {
 
 impl From<DataFusionError> for EngineError {
     fn from(error: DataFusionError) -> Self {
+        if let DataFusionError::ResourcesExhausted(_) = error.find_root() {
+            return Self::Busy(
+                "the query needs more memory than queries may use; narrow it, or ask for less at once",
+            );
+        }
         match error {
             DataFusionError::External(source) => match source.downcast::<Self>() {
                 Ok(error) => *error,
@@ -431,9 +436,6 @@ impl From<DataFusionError> for EngineError {
                 Ok(source) => Self::from(source),
                 Err(source) => Self::Sql(shortened(&source.strip_backtrace())),
             },
-            DataFusionError::ResourcesExhausted(_) => Self::Busy(
-                "the query needs more memory than queries may use; narrow it, or ask for less at once",
-            ),
             error => Self::Sql(shortened(&error.strip_backtrace())),
         }
     }

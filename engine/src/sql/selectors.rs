@@ -220,6 +220,11 @@ impl VisitorMut for Names<'_> {
             Expr::Identifier(name) => self.column(&[], name),
             Expr::CompoundIdentifier(parts) => self.qualified(parts),
             Expr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) => self.parameter(name),
+            // `- -b` would be printed as `--b`, which is a comment.
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } if is_minus(operand) => {
+                let operand = Box::new(Expr::Nested(operand.clone()));
+                Some(Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand })
+            }
             Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Function(_) => None,
             _ => return ControlFlow::Continue(()),
         };
@@ -287,6 +292,10 @@ impl Names<'_> {
         };
         Some(Expr::value(literal))
     }
+}
+
+fn is_minus(expr: &Expr) -> bool {
+    matches!(expr, Expr::UnaryOp { op: UnaryOperator::Minus, .. })
 }
 
 fn quoted(quote: char, text: &str) -> String {
@@ -413,6 +422,7 @@ mod tests {
         );
         check("NOT (orders.price / 2 != 0x1F)", &selector(r#"NOT ("price" / 2 <> 31)"#));
         check("region LIKE 'a!_%' ESCAPE '!'", &selector(r#""region" LIKE 'a!_%' ESCAPE '!'"#));
+        check("price = - - 5 - -price", &selector(r#""price" = -(-5) - -"price""#));
         check("a.b = 1 OR \"prop.body\" IS NULL", &selector(r#""a.b" = 1 OR "body" IS NULL"#));
         check("sys.tag = 'x' AND \"Upper\" = TRUE", &selector(r#"sys.tag = 'x' AND "Upper" = true"#));
     }

@@ -6,13 +6,14 @@
 use datafusion::sql::sqlparser::{
     ast::{DescribeAlias, Statement},
     dialect::GenericDialect,
+    keywords::Keyword,
     parser::Parser,
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
 
 use crate::{
     error::{EngineError, LimitKind},
-    limits::{SQL_BYTES_MAX, SQL_DEPTH_MAX, SQL_PARAMETERS_MAX, SQL_TOKENS_MAX},
+    limits::{SQL_COSTLY_DEPTH_MAX, SQL_BYTES_MAX, SQL_DEPTH_MAX, SQL_PARAMETERS_MAX, SQL_TOKENS_MAX},
 };
 
 /// Parses `sql`: one statement that reads.
@@ -112,6 +113,7 @@ impl<'a> Rewriter<'a> {
             kept.push(TokenWithSpan { token: replaced, span });
         }
         within("tokens of the SQL text", kept.len(), SQL_TOKENS_MAX)?;
+        check_nesting(&kept)?;
         within("parameters of the SQL text", self.positional, SQL_PARAMETERS_MAX)?;
         if self.positional > 0 && self.numbered {
             return Err(EngineError::Sql("use either ? or $1 for parameters, not both".to_owned()));
@@ -144,6 +146,75 @@ impl<'a> Rewriter<'a> {
         let column = usize::try_from(start.column).unwrap_or(0).saturating_sub(1);
         line.and_then(|line| line.chars().nth(column)) == Some('0')
     }
+}
+
+/// Refuses brackets that nest too deep. The parser has a limit of its own, but inside of square and curly
+/// brackets and of `CAST(` and its like, it tries another reading at every level after an error, which
+/// takes exponential time.
+fn check_nesting(tokens: &[TokenWithSpan]) -> Result<(), EngineError> {
+    let mut open: Vec<bool> = Vec::new();
+    let mut costly = 0_usize;
+    let mut before = None;
+    for TokenWithSpan { token, .. } in tokens {
+        match token {
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                let is_costly = *token != Token::LParen || before.is_some_and(is_costly_before_parenthesis);
+                costly += usize::from(is_costly);
+                open.push(is_costly);
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                costly -= usize::from(open.pop().unwrap_or(false));
+            }
+            _ => {}
+        }
+        within("the nesting of parentheses in the SQL text", open.len(), SQL_DEPTH_MAX)?;
+        within("the nesting of CAST( and of square and curly brackets in the SQL text", costly, SQL_COSTLY_DEPTH_MAX)?;
+        before = Some(token);
+    }
+    Ok(())
+}
+
+/// Whether `token` is a keyword that makes what follows in parentheses something special.
+fn is_costly_before_parenthesis(token: &Token) -> bool {
+    let Token::Word(word) = token else { return false };
+    !matches!(
+        word.keyword,
+        Keyword::NoKeyword
+            | Keyword::ALL
+            | Keyword::AND
+            | Keyword::ANY
+            | Keyword::AS
+            | Keyword::BETWEEN
+            | Keyword::BY
+            | Keyword::CASE
+            | Keyword::COALESCE
+            | Keyword::COUNT
+            | Keyword::DISTINCT
+            | Keyword::ELSE
+            | Keyword::EXCEPT
+            | Keyword::EXISTS
+            | Keyword::FILTER
+            | Keyword::FROM
+            | Keyword::HAVING
+            | Keyword::IN
+            | Keyword::INTERSECT
+            | Keyword::JOIN
+            | Keyword::LATERAL
+            | Keyword::LIKE
+            | Keyword::MAX
+            | Keyword::MIN
+            | Keyword::NOT
+            | Keyword::ON
+            | Keyword::OR
+            | Keyword::SELECT
+            | Keyword::SUM
+            | Keyword::THEN
+            | Keyword::UNION
+            | Keyword::USING
+            | Keyword::VALUES
+            | Keyword::WHEN
+            | Keyword::WHERE
+    )
 }
 
 fn hex(digits: &str) -> Result<Token, EngineError> {

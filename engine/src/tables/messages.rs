@@ -62,11 +62,6 @@ impl Shape {
         let schema = Arc::clone(Projection::new(columns.clone()).schema());
         Self { key, columns, schema }
     }
-
-    /// Returns the columns as a schema.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
 }
 
 impl Properties for Shape {

@@ -98,7 +98,7 @@ impl TableProvider for SystemTable {
 }
 
 pub(super) fn texts<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(values))
+    Arc::new(values.into_iter().map(Some).collect::<StringArray>())
 }
 
 pub(super) fn ints(values: impl IntoIterator<Item = Option<u64>>) -> ArrayRef {

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod agreement;
 mod catalogue;
 mod crash;
 mod delivery;
 mod fixture;
+mod pull;
 mod selectors;
+mod sql;
