@@ -25,11 +25,14 @@ use arrow::{
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use serde_json::{Map, Value as Json};
-use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner, default_column_validator, default_normalizer, default_validator};
+use sqllogictest::{
+    AsyncDB, DBOutput, DefaultColumnType, Runner, default_column_validator, default_normalizer,
+    default_validator,
+};
 use weir_columns::Value;
 use weir_engine::{
-    Broker, BrokerOptions, Clock, EngineError, Message, PullColumn, PullRequest, SqlRequest, StorageOptions, TopicName,
-    TopicSpec, VirtualClock,
+    Broker, BrokerOptions, Clock, EngineError, Message, PullColumn, PullRequest, SqlRequest, StorageOptions,
+    TopicName, TopicSpec, VirtualClock,
 };
 
 /// 2026-01-01, UTC.
@@ -50,7 +53,13 @@ fn every_file_gives_the_rows_that_it_says() {
 async fn run(file: &Path) -> Result<(), String> {
     let mut runner = Runner::new(|| async { Weir::new().await });
     let result = if std::env::var_os("WEIR_SLT_UPDATE").is_some() {
-        let update = runner.update_test_file(file, "\t", default_validator, default_normalizer, default_column_validator);
+        let update = runner.update_test_file(
+            file,
+            "\t",
+            default_validator,
+            default_normalizer,
+            default_column_validator,
+        );
         update.await.map_err(|error| error.to_string())
     } else {
         runner.run_file_async(file).await.map_err(|error| error.display(false).to_string())
@@ -145,7 +154,9 @@ impl Weir {
     async fn create_topic(&mut self, rest: &str) -> Result<DBOutput<DefaultColumnType>, Failed> {
         let (name, queues) = match *rest.split_whitespace().collect::<Vec<_>>() {
             [_, name] => (name, 1),
-            [_, name, "QUEUES", queues] => (name, queues.parse().map_err(|_| "QUEUES takes a number".to_owned())?),
+            [_, name, "QUEUES", queues] => {
+                (name, queues.parse().map_err(|_| "QUEUES takes a number".to_owned())?)
+            }
             _ => return Err("CREATE TOPIC <name> [QUEUES <n>]".to_owned().into()),
         };
         self.broker.create_topic(&topic(name)?, TopicSpec { queues, ..TopicSpec::default() }).await?;
@@ -161,7 +172,13 @@ impl Weir {
             let published = self.broker.publish(&topic, vec![message(line)?]).await?;
             stored += published.len() as u64;
             for row in published {
-                while !self.broker.topic(&topic)?.queues.iter().any(|queue| queue.queue == row.queue && row.offset < queue.end) {
+                while !self
+                    .broker
+                    .topic(&topic)?
+                    .queues
+                    .iter()
+                    .any(|queue| queue.queue == row.queue && row.offset < queue.end)
+                {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -176,7 +193,8 @@ impl Weir {
             None => (rest, None),
         };
         let columns = columns.split(',').map(|column| PullColumn(column.trim().to_owned())).collect();
-        let request = PullRequest { columns: Some(columns), selector, ..PullRequest::new(topic(name.trim())?) };
+        let request =
+            PullRequest { columns: Some(columns), selector, ..PullRequest::new(topic(name.trim())?) };
         let plan = self.broker.plan_pull(&request).await?;
         let mut batches = Vec::new();
         for part in plan.parts {
@@ -193,7 +211,8 @@ impl Weir {
         if schema != plan.schema {
             return Err(format!("announced {:?}, answered {schema:?}", plan.schema).into());
         }
-        let batches: Vec<RecordBatch> = batches.try_collect().await.map_err(|error| EngineError::from(error))?;
+        let batches: Vec<RecordBatch> =
+            batches.try_collect().await.map_err(|error| EngineError::from(error))?;
         let types = schema.fields().iter().map(|field| column_type(field.data_type())).collect();
         Ok(DBOutput::Rows { types, rows: rows(&batches)? })
     }
@@ -213,7 +232,9 @@ fn message(line: &str) -> Result<Message, Failed> {
         keys: text("keys").into_iter().collect(),
         message_group: text("message_group"),
         body: text("body").unwrap_or_default().into(),
-        properties: properties.map(|(name, value)| Ok((name.clone(), property(value)?))).collect::<Result<_, Failed>>()?,
+        properties: properties
+            .map(|(name, value)| Ok((name.clone(), property(value)?)))
+            .collect::<Result<_, Failed>>()?,
         ..Message::default()
     })
 }
@@ -228,12 +249,18 @@ fn property(json: &Json) -> Result<Value, Failed> {
             (None, Some(float)) => Value::F64(float),
             _ => return Err(format!("{number} is no number of 64 bits").into()),
         },
-        Json::Object(typed) => match (typed.get("str").and_then(Json::as_str), typed.get("f64").and_then(Json::as_str)) {
-            (Some(text), _) => Value::Str(text.to_owned()),
-            (None, Some(float)) => Value::F64(float.parse().map_err(|_| format!("{float} is no number"))?),
-            _ => return Err("a typed value is {\"str\": …} or {\"f64\": …}".to_owned().into()),
-        },
-        Json::Null | Json::Array(_) => return Err("a property is a string, a number or a boolean".to_owned().into()),
+        Json::Object(typed) => {
+            match (typed.get("str").and_then(Json::as_str), typed.get("f64").and_then(Json::as_str)) {
+                (Some(text), _) => Value::Str(text.to_owned()),
+                (None, Some(float)) => {
+                    Value::F64(float.parse().map_err(|_| format!("{float} is no number"))?)
+                }
+                _ => return Err("a typed value is {\"str\": …} or {\"f64\": …}".to_owned().into()),
+            }
+        }
+        Json::Null | Json::Array(_) => {
+            return Err("a property is a string, a number or a boolean".to_owned().into());
+        }
     })
 }
 

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::{
 
 use crate::{
     error::{EngineError, LimitKind},
-    limits::{SQL_COSTLY_DEPTH_MAX, SQL_BYTES_MAX, SQL_DEPTH_MAX, SQL_PARAMETERS_MAX, SQL_TOKENS_MAX},
+    limits::{SQL_BYTES_MAX, SQL_COSTLY_DEPTH_MAX, SQL_DEPTH_MAX, SQL_PARAMETERS_MAX, SQL_TOKENS_MAX},
 };
 
 /// Parses `sql`: one statement that reads.
@@ -168,7 +168,11 @@ fn check_nesting(tokens: &[TokenWithSpan]) -> Result<(), EngineError> {
             _ => {}
         }
         within("the nesting of parentheses in the SQL text", open.len(), SQL_DEPTH_MAX)?;
-        within("the nesting of CAST( and of square and curly brackets in the SQL text", costly, SQL_COSTLY_DEPTH_MAX)?;
+        within(
+            "the nesting of CAST( and of square and curly brackets in the SQL text",
+            costly,
+            SQL_COSTLY_DEPTH_MAX,
+        )?;
         before = Some(token);
     }
     Ok(())

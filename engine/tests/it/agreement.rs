@@ -18,7 +18,8 @@ const NAMES: [&str; 6] = ["a", "b", "Text", "flag", "body", "x.y"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn selectors_and_sql_select_the_same_rows() {
-    let seed: u64 = std::env::var("WEIR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 =
+        std::env::var("WEIR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("WEIR_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let fixture = Fixture::new().await;
@@ -71,7 +72,8 @@ async fn fill(broker: &Broker, topic: &TopicName, random: &mut StdRng) {
         broker.publish(topic, messages).await.unwrap();
     }
     // Each name is a column, so that SQL knows it.
-    let all = NAMES.iter().zip(&sorts).map(|(name, sort)| ((*name).to_owned(), value(random, *sort))).collect();
+    let all =
+        NAMES.iter().zip(&sorts).map(|(name, sort)| ((*name).to_owned(), value(random, *sort))).collect();
     let last = broker.publish(topic, vec![Message { properties: all, ..Message::default() }]).await.unwrap();
     visible(broker, topic, &last).await;
 }
@@ -80,7 +82,9 @@ async fn fill(broker: &Broker, topic: &TopicName, random: &mut StdRng) {
 async fn visible(broker: &Broker, topic: &TopicName, published: &[weir_engine::Published]) {
     let is_seen = || {
         let queues = broker.topic(topic).unwrap().queues;
-        published.iter().all(|row| queues.iter().any(|queue| queue.queue == row.queue && row.offset < queue.end))
+        published
+            .iter()
+            .all(|row| queues.iter().any(|queue| queue.queue == row.queue && row.offset < queue.end))
     };
     while !is_seen() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -94,7 +98,11 @@ fn value(random: &mut StdRng, sort: usize) -> Value {
     match sort {
         0 => Value::Text(random.random_range(-5..6).to_string()),
         1 => text(["1.5", "2", "-0.5", "1e1", "3.0"].choose(random).unwrap()),
-        2 => text(["5", "05", "+5", " 5", "5.0", "5.", ".5", "5d", "0x5", "NaN", "9223372036854775808"].choose(random).unwrap()),
+        2 => text(
+            ["5", "05", "+5", " 5", "5.0", "5.", ".5", "5d", "0x5", "NaN", "9223372036854775808"]
+                .choose(random)
+                .unwrap(),
+        ),
         3 => text(["a", "b%", "a_c", "it's", "", "B", "é", "a\\b"].choose(random).unwrap()),
         4 => Value::Bool(random.random_bool(0.5)),
         5 => match random.random_range(0..4) {
@@ -131,7 +139,13 @@ fn predicate(random: &mut StdRng) -> String {
     match random.random_range(0..10) {
         0..4 => format!("{}{}{}", operand(random, 2), comparison(random), operand(random, 2)),
         4 => format!("{} {not}BETWEEN {} AND {}", operand(random, 1), operand(random, 1), operand(random, 1)),
-        5 => format!("{} {not}IN ({}, {}, {})", name(random), literal(random), literal(random), literal(random)),
+        5 => format!(
+            "{} {not}IN ({}, {}, {})",
+            name(random),
+            literal(random),
+            literal(random),
+            literal(random)
+        ),
         6 => {
             let pattern = ["a%", "%", "a!_c", "_", "b!%", "a\\b", "a\\%", "%'%"].choose(random).unwrap();
             let escape = ["", " ESCAPE '!'", " ESCAPE '\\'"].choose(random).unwrap();
@@ -165,8 +179,26 @@ fn name(random: &mut StdRng) -> &'static str {
 
 fn literal(random: &mut StdRng) -> String {
     (*[
-        "0", "1", "5", "-3", "0x5", "1.5", ".5", "1e1", "9223372036854775807", "'5'", "'a'", "''", "'it''s'", "'b%'",
-        "'a\\b'", "2", "3", "0.0", "'05'", "'true'",
+        "0",
+        "1",
+        "5",
+        "-3",
+        "0x5",
+        "1.5",
+        ".5",
+        "1e1",
+        "9223372036854775807",
+        "'5'",
+        "'a'",
+        "''",
+        "'it''s'",
+        "'b%'",
+        "'a\\b'",
+        "2",
+        "3",
+        "0.0",
+        "'05'",
+        "'true'",
     ]
     .choose(random)
     .unwrap())

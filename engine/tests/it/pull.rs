@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::{Array, RecordBatch, cast::AsArray, types::{Int32Type, Int64Type}};
+use arrow_array::{
+    Array, RecordBatch,
+    cast::AsArray,
+    types::{Int32Type, Int64Type},
+};
 use arrow_schema::DataType;
 use futures::TryStreamExt;
 use weir_columns::Value;
 use weir_engine::{
-    Broker, ColumnType, EngineError, Message, PullBatch, PullColumn, PullFrom, PullPart, PullRequest, PullTo, QueueId,
-    QueueOffset,
+    Broker, ColumnType, EngineError, Message, PullBatch, PullColumn, PullFrom, PullPart, PullRequest, PullTo,
+    QueueId, QueueOffset,
 };
 
 use crate::fixture::{Fixture, START_MS, topic};
@@ -81,8 +85,17 @@ async fn a_pull_without_columns_has_the_nine_default_ones() {
     let batch = rows(&fixture.broker, &request).await.unwrap();
     assert_eq!(batch.schema(), plan.schema);
     let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let expected =
-        ["queue_id", "queue_offset", "store_time", "born_time", "msg_id", "tags", "msg_keys", "body", "properties"];
+    let expected = [
+        "queue_id",
+        "queue_offset",
+        "store_time",
+        "born_time",
+        "msg_id",
+        "tags",
+        "msg_keys",
+        "body",
+        "properties",
+    ];
     assert_eq!(names, expected);
     assert_eq!(batch.column(0).as_primitive::<Int32Type>().value(2), 0);
     assert_eq!(numbers(&batch, 1), [0, 1, 2]);
@@ -105,7 +118,8 @@ async fn properties_are_typed_columns() {
     assert_eq!(numbers(&batch, 0), [19, 20]);
     assert_eq!(batch.column(2).as_string::<i32>().value(0), "a property");
     assert_eq!(numbers(&batch, 4), [7, 7]);
-    wanted.types = BTreeMap::from([("odd".to_owned(), ColumnType::Int64), ("n".to_owned(), ColumnType::Float64)]);
+    wanted.types =
+        BTreeMap::from([("odd".to_owned(), ColumnType::Int64), ("n".to_owned(), ColumnType::Float64)]);
     let batch = rows(&fixture.broker, &wanted).await.unwrap();
     assert_eq!(batch.schema().field(0).data_type(), &DataType::Float64);
     let odd = batch.column(1).as_primitive::<Int64Type>();
@@ -120,10 +134,13 @@ async fn properties_are_typed_columns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_batch_says_how_far_the_scan_came() {
     let fixture = filled(100).await;
-    let batches = pull(&fixture.broker, part(&fixture.broker, &request(&["n"], "n < 10")).await.unwrap()).await.unwrap();
+    let batches = pull(&fixture.broker, part(&fixture.broker, &request(&["n"], "n < 10")).await.unwrap())
+        .await
+        .unwrap();
     let last = batches.last().unwrap();
     assert_eq!((last.batch.num_rows(), last.next, last.high), (0, QueueOffset(100), QueueOffset(100)));
-    let nothing = pull(&fixture.broker, part(&fixture.broker, &request(&["n"], "n < 0")).await.unwrap()).await.unwrap();
+    let nothing =
+        pull(&fixture.broker, part(&fixture.broker, &request(&["n"], "n < 0")).await.unwrap()).await.unwrap();
     assert_eq!(nothing.len(), 1);
     assert_eq!(nothing[0].next, QueueOffset(100));
 }
@@ -187,7 +204,10 @@ async fn ranges_are_offsets_times_or_groups() {
     assert_eq!(ranged(PullFrom::Timestamp(START_MS + 1000), PullTo::Snapshot).await.unwrap(), &all[10..]);
     assert_eq!(ranged(PullFrom::Earliest, PullTo::Timestamp(START_MS + 1000)).await.unwrap(), &all[..10]);
     assert_eq!(ranged(PullFrom::Timestamp(START_MS), PullTo::Timestamp(i64::MAX)).await.unwrap(), all);
-    assert_eq!(ranged(PullFrom::Offsets(offsets(0, 3)), PullTo::Offsets(offsets(0, 5))).await.unwrap(), [3, 4]);
+    assert_eq!(
+        ranged(PullFrom::Offsets(offsets(0, 3)), PullTo::Offsets(offsets(0, 5))).await.unwrap(),
+        [3, 4]
+    );
     for (from, to) in [
         (PullFrom::Offsets(offsets(0, 21)), PullTo::Snapshot),
         (PullFrom::Earliest, PullTo::Offsets(offsets(0, 21))),

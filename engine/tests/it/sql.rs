@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arrow_array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, cast::AsArray,
-    types::Int64Type,
+    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, cast::AsArray, types::Int64Type,
 };
 use arrow_schema::DataType;
 use futures::{StreamExt, TryStreamExt};
@@ -38,7 +37,9 @@ async fn publish(broker: &Broker, messages: Vec<Message>) {
     let published = broker.publish(&topic("t"), messages).await.unwrap();
     let is_seen = || {
         let queues = broker.topic(&topic("t")).unwrap().queues;
-        published.iter().all(|row| queues.iter().any(|queue| queue.queue == row.queue && row.offset < queue.end))
+        published
+            .iter()
+            .all(|row| queues.iter().any(|queue| queue.queue == row.queue && row.offset < queue.end))
     };
     while !is_seen() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -76,7 +77,8 @@ async fn a_ticket_gives_the_same_rows_whenever_it_is_run() {
     assert_eq!(before.num_rows(), 10);
     // More rows come, and widen the type of a column.
     add(broker, 100..150).await;
-    let odd = vec![("n".to_owned(), Value::Text("not a number".to_owned())), ("new".to_owned(), Value::Bool(true))];
+    let odd =
+        vec![("n".to_owned(), Value::Text("not a number".to_owned())), ("new".to_owned(), Value::Bool(true))];
     publish(broker, vec![Message { properties: odd, ..Message::default() }]).await;
     let text = serde_json::to_string(&plan.ticket).unwrap();
     let after = run(broker, serde_json::from_str(&text).unwrap()).await.unwrap();
@@ -231,7 +233,8 @@ async fn a_query_that_needs_too_much_memory_fails_alone() {
     let fixture = Fixture::with(|options| options.query_memory_bytes = 1 << 20).await;
     fixture.topic(1).await;
     add(&fixture.broker, 0..2000).await;
-    let error = query(&fixture.broker, "SELECT a.n, b.body FROM t a, t b ORDER BY a.n, b.body").await.unwrap_err();
+    let error =
+        query(&fixture.broker, "SELECT a.n, b.body FROM t a, t b ORDER BY a.n, b.body").await.unwrap_err();
     assert!(matches!(error, EngineError::Busy(_)), "{error}");
     assert_eq!(one(&fixture.broker, "SELECT count(*) FROM t").await, 2000);
 }
@@ -267,7 +270,8 @@ async fn the_catalog_lists_tables_without_looking_into_them() {
     assert_eq!(columns.fields().len(), 10);
     assert_eq!(fixture.broker.table_schema("public", "t$raw").await.unwrap().fields().len(), 9);
     assert!(fixture.broker.table_schema("public", "nothing").await.is_err());
-    let in_namespace = SqlRequest { sql: "SELECT count(*) FROM x".to_owned(), namespace: "ns".to_owned(), parameters: None };
+    let in_namespace =
+        SqlRequest { sql: "SELECT count(*) FROM x".to_owned(), namespace: "ns".to_owned(), parameters: None };
     assert!(fixture.broker.plan_sql(in_namespace).await.is_ok());
 }
 
@@ -290,7 +294,11 @@ async fn filters_prune_by_place_and_time() {
         ("CAST(body AS VARCHAR) LIKE 'body 1%' AND n > 10", 9),
         ("queue_offset % 2 = 0 AND n < 10", 5),
     ] {
-        assert_eq!(one(broker, &format!("SELECT count(*) FROM t WHERE {condition}")).await, count, "{condition}");
+        assert_eq!(
+            one(broker, &format!("SELECT count(*) FROM t WHERE {condition}")).await,
+            count,
+            "{condition}"
+        );
     }
     let limited = query(broker, "SELECT body FROM t WHERE n > 3 LIMIT 5").await.unwrap();
     assert_eq!(limited.num_rows(), 5);
