@@ -1,4 +1,6 @@
 //! The real binary and the real protocols, as a user meets them: one module per behaviour.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 mod flight;
 mod rocketmq;

@@ -55,13 +55,16 @@ fn checked(check: Check) -> Checked {
 }
 
 fn produce(weir: &Path, endpoint: &str, topic: &str, file: &str) -> Result<()> {
+    run(weir, endpoint, &["topic", "create", topic])?;
+    run(weir, endpoint, &["produce", topic, file, "--null", "NA"])
+}
+
+fn run(weir: &Path, endpoint: &str, arguments: &[&str]) -> Result<()> {
     let server = format!("grpc://{endpoint}");
-    let produced = Command::new(weir)
-        .args(["produce", topic, file, "--null", "NA", "--server", &server])
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start weir produce")?;
-    let complaint = String::from_utf8_lossy(&produced.stderr);
-    ensure!(produced.status.success(), "weir produce {topic} ended with {}: {complaint}", produced.status);
+    let mut command = Command::new(weir);
+    command.args(arguments).args(["--server", &server]).stdin(Stdio::null());
+    let output = command.output().context("cannot start weir")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "weir {arguments:?} ended with {}: {complaint}", output.status);
     Ok(())
 }
