@@ -10,6 +10,8 @@
 //!
 //! `WEIR_SLT_UPDATE=1` writes the rows that came into the files. Read the difference before keeping it.
 
+#![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -212,7 +214,7 @@ impl Weir {
             return Err(format!("announced {:?}, answered {schema:?}", plan.schema).into());
         }
         let batches: Vec<RecordBatch> =
-            batches.try_collect().await.map_err(|error| EngineError::from(error))?;
+            batches.try_collect().await.map_err(EngineError::from)?;
         let types = schema.fields().iter().map(|field| column_type(field.data_type())).collect();
         Ok(DBOutput::Rows { types, rows: rows(&batches)? })
     }
