@@ -1,0 +1,441 @@
+//! The binary as a user meets it: every command, its exit code and its JSON, and what a start and a stop do.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+const START_MAX: Duration = Duration::from_secs(60);
+/// What the documentation promises.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// A running broker. It is killed when dropped.
+struct Served {
+    process: Child,
+    uri: String,
+}
+
+impl Served {
+    fn start(data: &Path) -> Self {
+        Self::start_with(data, &["--listen", "127.0.0.1:0"])
+    }
+
+    fn start_with(data: &Path, words: &[&str]) -> Self {
+        let mut process = weir()
+            .arg("serve")
+            .args(words)
+            .arg("--data")
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::channel();
+        let output = process.stdout.take().unwrap();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let line = lines.recv_timeout(START_MAX).expect("a broker that starts says that it is ready");
+        let uri = line.strip_prefix("ready on ").and_then(|rest| rest.split(' ').next()).unwrap();
+        assert_eq!(line, format!("ready on {uri} (data {})", data.display()));
+        Self { uri: uri.to_owned(), process }
+    }
+
+    /// Runs a command of the binary against this broker.
+    fn run(&self, words: &[&str]) -> Ran {
+        run(&[words, &["--server", &self.uri]].concat(), "")
+    }
+
+    fn run_with_input(&self, words: &[&str], input: &str) -> Ran {
+        run(&[words, &["--server", &self.uri]].concat(), input)
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let ran = self.run(&[words, &["--json"]].concat());
+        assert_eq!(ran.code, 0, "{words:?}: {}", ran.err);
+        serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{words:?}: {error} in {}", ran.out))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    /// Waits for the end, and returns the exit code.
+    fn ended(mut self, within: Duration) -> Option<i32> {
+        let start = Instant::now();
+        while start.elapsed() < within {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the broker did not end within {within:?}");
+    }
+
+    fn stop(self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.ended(STOP_MAX), Some(0));
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn weir() -> Command {
+    let mut command = Command::new(WEIR);
+    for variable in ["WEIR_SERVER", "WEIR_DATA", "WEIR_CONFIG", "WEIR_LOG", "WEIR_LOG_FORMAT", "WEIR_CA"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn run(words: &[&str], input: &str) -> Ran {
+    let mut command = weir();
+    command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let writer = feed(process.stdin.take().unwrap(), input);
+    let Output { status, stdout, stderr } = process.wait_with_output().unwrap();
+    writer.join().unwrap();
+    Ran {
+        code: status.code().expect("no command ends by a signal"),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+fn feed(mut stdin: ChildStdin, input: &str) -> thread::JoinHandle<()> {
+    let input = input.to_owned();
+    // A command that reads nothing closes its input, which is no fault.
+    thread::spawn(move || drop(stdin.write_all(input.as_bytes())))
+}
+
+#[track_caller]
+fn refused(ran: &Ran, code: i32, says: &str) {
+    assert_eq!(ran.code, code, "{ran:?}");
+    assert!(ran.err.contains(says), "{says:?} is not in {}", ran.err);
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+}
+
+fn data() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn topics_are_made_shown_changed_and_deleted() {
+    let data = data();
+    let broker = Served::start(data.path());
+    let made = broker.json(&["topic", "create", "orders", "--queues", "2", "--class", "async"]);
+    assert_eq!((made["name"].as_str(), made["class"].as_str()), (Some("orders"), Some("async")));
+    assert_eq!(made["queues"].as_array().unwrap().len(), 2);
+    refused(&broker.run(&["topic", "create", "orders"]), 4, "exists already");
+    assert_eq!(broker.run(&["topic", "create", "orders", "--if-not-exists"]).code, 0);
+    refused(&broker.run(&["topic", "create", "a b"]), 4, "allowed are letters");
+    let altered = broker.json(&["topic", "alter", "orders", "--queues", "3", "--retention", "2days"]);
+    assert_eq!(altered["retention_ms"], json!(2 * 24 * 60 * 60 * 1000));
+    assert_eq!(broker.json(&["topic", "describe", "orders"]), altered);
+    assert_eq!(broker.json(&["topic", "list"])["topics"], json!([altered]));
+    assert!(broker.run(&["topic", "list"]).out.contains("orders"));
+    refused(&broker.run(&["topic", "alter", "orders"]), 2, "nothing to change");
+    refused(&broker.run(&["topic", "describe", "order"]), 3, "did you mean orders?");
+    assert_eq!(broker.run(&["topic", "delete", "orders"]).code, 0);
+    refused(&broker.run(&["topic", "delete", "orders"]), 3, "does not exist");
+    assert_eq!(broker.run(&["topic", "delete", "orders", "--if-exists"]).code, 0);
+    broker.stop();
+}
+
+#[test]
+fn groups_are_made_shown_changed_moved_and_deleted() {
+    let data = data();
+    let broker = Served::start(data.path());
+    broker.json(&["topic", "create", "t", "--queues", "1"]);
+    let words = ["group", "create", "g", "--max-attempts", "3", "--retry", "1s,2s", "--start", "latest"];
+    let made = broker.json(&words);
+    assert_eq!(made["spec"]["max_attempts"], 3);
+    assert_eq!(made["spec"]["retry"], json!({ "customized_ms": [1000, 2000] }));
+    refused(&broker.run(&words), 4, "exists already");
+    let altered = broker.json(&["group", "alter", "g", "--start", "earliest", "--retry-initial", "3s"]);
+    assert_eq!(altered["spec"]["retry"]["exponential"]["initial_ms"], 3000);
+    assert_eq!(broker.json(&["group", "list"])["groups"][0]["name"], "g");
+
+    let lines = "{\"body\":\"a\"}\n{\"body\":\"b\"}\n{\"body\":\"c\"}\n";
+    assert_eq!(broker.run_with_input(&["produce", "t"], lines).code, 0);
+    let consume = ["consume", "t", "--group", "g", "--json", "--wait", "200ms"];
+    assert_eq!(broker.run(&consume).out.lines().count(), 3);
+    assert_eq!(broker.run(&consume).out, "");
+    let described = broker.json(&["group", "describe", "g"]);
+    assert_eq!(described["topics"][0]["queues"][0]["committed"], 3);
+    assert!(broker.run(&["group", "describe", "g"]).out.contains("behind"));
+    assert_eq!(broker.run(&["group", "reset", "g", "t", "--to", "0:1"]).code, 0);
+    assert_eq!(broker.run(&consume).out.lines().count(), 2);
+    refused(&broker.run(&["group", "reset", "g", "t", "--to", "soon"]), 2, "earliest, latest");
+    assert_eq!(broker.run(&["group", "delete", "g"]).code, 0);
+    refused(&broker.run(&["group", "describe", "g"]), 3, "does not exist");
+    broker.stop();
+}
+
+#[test]
+fn what_goes_in_comes_out_in_every_way() {
+    let data = data();
+    let broker = Served::start(data.path());
+    broker.json(&["topic", "create", "sales"]);
+    let file = data.path().join("sales.csv");
+    fs::write(&file, "region,price,note\nEU,10,\nUS,12.5,big\nEU,NA,\nEU,7,small\n").unwrap();
+    let path = file.to_str().unwrap();
+    let stored = broker.json(&["produce", "sales", path, "--null", "NA", "--tag", "region"]);
+    assert_eq!((stored["topic"].as_str(), stored["stored"].as_u64()), (Some("sales"), Some(4)));
+
+    let ran = broker.run(&["consume", "sales", "--where", "region = 'EU' AND price > 8", "--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let message: Value = serde_json::from_str(ran.out.trim()).unwrap();
+    assert_eq!(message["properties"], json!({ "region": "EU", "price": "10" }));
+    assert_eq!(message["body"], "{\"region\":\"EU\",\"price\":10}");
+    assert_eq!((message["tag"].as_str(), message["attempt"].as_u64()), (Some("EU"), Some(1)));
+    assert!(broker.run(&["consume", "sales", "--where", "price IS NULL"]).out.contains("region=EU"));
+    assert_eq!(broker.run(&["consume", "sales", "--limit", "2", "--json"]).out.lines().count(), 2);
+    assert_eq!(broker.json(&["group", "list"])["groups"], json!([]), "temporary groups are deleted");
+
+    let pulled = broker.run(&["pull", "sales", "--where", "price > 8", "--columns", "region,price"]);
+    let mut rows: Vec<Value> = pulled.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    rows.sort_by_key(|row| row["region"].to_string());
+    assert_eq!(rows, [json!({"region": "EU", "price": 10.0}), json!({"region": "US", "price": 12.5})]);
+    for (name, magic) in [("p.arrow", &b"ARROW1"[..]), ("p.parquet", b"PAR1"), ("p.csv", b"queue_id,")] {
+        let output = data.path().join(name);
+        let pulled = broker.json(&["pull", "sales", "-o", output.to_str().unwrap()]);
+        assert_eq!(pulled["rows"], 4, "{name}");
+        assert!(fs::read(&output).unwrap().starts_with(magic), "{name}");
+    }
+    refused(&broker.run(&["pull", "sales", "-o", "x.xls"]), 2, "--format");
+
+    let sql = "SELECT region, count(*) AS n, max(price) AS top FROM sales GROUP BY region ORDER BY region";
+    assert_eq!(
+        broker.json(&["query", sql]),
+        json!([{"region": "EU", "n": 3, "top": 10.0}, {"region": "US", "n": 1, "top": 12.5}])
+    );
+    assert_eq!(broker.run(&["query", sql, "--format", "csv"]).out, "region,n,top\nEU,3,10.0\nUS,1,12.5\n");
+    let table = broker.run(&["query", sql]).out;
+    assert!(table.contains("region") && table.contains("12.5"), "{table}");
+    assert_eq!(broker.json(&["query", "SELECT * FROM sales WHERE region = 'XX'"]), json!([]));
+    broker.stop();
+}
+
+#[test]
+fn faults_have_their_exit_codes_and_say_what_to_do() {
+    let data = data();
+    let broker = Served::start(data.path());
+    broker.json(&["topic", "create", "t"]);
+    let lines = "{\"properties\":{\"a\":1}}\n{\"properties\":{\"a\":[1]}}\n";
+    let ran = broker.run_with_input(&["produce", "t"], lines);
+    refused(&ran, 4, "standard input:2: property \"a\"");
+    refused(&ran, 4, "1 message is stored");
+    refused(&broker.run_with_input(&["produce", "x"], ""), 3, "weir topic create x");
+    refused(&broker.run(&["produce", "t", "/nowhere/file.csv"]), 3, "cannot read /nowhere/file.csv");
+    refused(&broker.run(&["consume", "x"]), 3, "topic x does not exist");
+    refused(&broker.run(&["consume", "t", "--where", "a = "]), 4, "^");
+    refused(&broker.run(&["pull", "t", "--where", "a >"]), 4, "^");
+    refused(&broker.run(&["pull", "x"]), 3, "does not exist");
+    refused(&broker.run(&["query", "SELEC 1"]), 4, "SELEC");
+    refused(&broker.run(&["query", "SELECT * FROM x"]), 4, "x");
+    refused(&broker.run(&["frobnicate"]), 2, "Usage");
+    refused(&run(&["topic", "list", "--server", "http://x"], ""), 2, "grpc://HOST:PORT");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    refused(&run(&["topic", "list", "--server", &format!("grpc://{free}")], ""), 5, "weir serve");
+    let ran = broker.run(&["topic", "describe", "x", "--json"]);
+    let error: Value = serde_json::from_str(ran.err.trim()).unwrap();
+    assert_eq!((&error["error"]["kind"], &error["error"]["exit"]), (&json!("not_found"), &json!(3)));
+    broker.stop();
+}
+
+#[test]
+fn selectors_are_checked_without_a_broker() {
+    let ran = run(&["selector", "check", "origin = 'JFK' AND delay > 60"], "");
+    assert_eq!((ran.code, ran.out.as_str()), (0, "ok: reads origin, delay\n"));
+    refused(&run(&["selector", "check", "price > "], ""), 4, "|         ^");
+    let ran = run(&["selector", "check", "price >", "--json"], "");
+    let answer: Value = serde_json::from_str(ran.out.trim()).unwrap();
+    assert_eq!((ran.code, &answer["ok"], &answer["line"]), (4, &json!(false), &json!(1)));
+    assert_eq!(run(&["selector", "check", "-"], "a IS NULL\n").code, 0);
+}
+
+#[test]
+fn the_version_names_format_datafusion_and_commit() {
+    let ran = run(&["--version"], "");
+    for part in ["weir 0", "format 1", "DataFusion ", "commit "] {
+        assert!(ran.out.contains(part), "{part:?} is not in {}", ran.out);
+    }
+    assert_eq!(ran.code, 0);
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused_with_its_place() {
+    let dir = data();
+    let file = dir.path().join("weir.toml");
+    let path = file.to_str().unwrap();
+    for (text, says) in [
+        ("[[listener]]\naddres = \"127.0.0.1:0\"\n", "weir.toml:2:1: unknown field `addres`"),
+        ("node-name = 3\n", "weir.toml:1:13: node-name:"),
+        ("[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"on\"\n", "certificate"),
+    ] {
+        fs::write(&file, text).unwrap();
+        refused(&run(&["serve", "--config", path], ""), 2, says);
+    }
+    refused(&run(&["serve", "--config", "/nowhere/weir.toml"], ""), 1, "/nowhere/weir.toml");
+    let config =
+        "data = \"kept\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    fs::write(&file, config).unwrap();
+    // The flag wins over the file.
+    let broker = Served::start_with(&dir.path().join("flag"), &["--config", path]);
+    assert!(!dir.path().join("kept").exists());
+    broker.stop();
+}
+
+#[test]
+fn a_broker_without_accounts_stays_on_this_machine() {
+    let dir = data();
+    let path = dir.path().join("d");
+    let serve = ["serve", "--listen", "0.0.0.0:0", "--data", path.to_str().unwrap()];
+    refused(&run(&serve, ""), 2, "--insecure");
+    assert!(!path.exists(), "nothing is made by a start that is refused");
+    Served::start_with(&path, &["--listen", "0.0.0.0:0", "--insecure"]).stop();
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_start_is_named() {
+    let dir = data();
+    let broker = Served::start(dir.path());
+    let id = broker.process.id().to_string();
+    let path = dir.path().to_str().unwrap();
+    let second = run(&["serve", "--listen", "127.0.0.1:0", "--data", path], "");
+    refused(&second, 1, &id);
+    let taken = broker.uri.strip_prefix("grpc://").unwrap();
+    let other = data();
+    let ran = run(&["serve", "--listen", taken, "--data", other.path().to_str().unwrap()], "");
+    refused(&ran, 1, "is in use by another process");
+    let file = other.path().join("file");
+    fs::write(&file, "").unwrap();
+    let ran = run(&["serve", "--listen", "127.0.0.1:0", "--data", file.to_str().unwrap()], "");
+    assert!(matches!(ran.code, 1 | 74), "{ran:?}");
+    assert!(ran.err.contains(file.to_str().unwrap()), "{}", ran.err);
+    broker.json(&["topic", "list"]);
+    broker.stop();
+}
+
+#[test]
+fn garbage_on_the_port_disturbs_nobody() {
+    let data = data();
+    let broker = Served::start(data.path());
+    let address = broker.uri.strip_prefix("grpc://").unwrap();
+    let garbage: [&[u8]; 6] = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x00\x01\x02\x03\xff\xfe",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"PRI * HTTP/1.1\r\n\r\n",
+        b"P",
+        b"",
+    ];
+    let mut open = Vec::new();
+    for bytes in garbage.iter().cycle().take(60) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(bytes);
+        open.push(stream);
+    }
+    broker.json(&["topic", "create", "t"]);
+    let mut web = TcpStream::connect(address).unwrap();
+    web.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let _ = web.shutdown(Shutdown::Write);
+    let mut answer = String::new();
+    let _ = web.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 426"), "{answer:?}");
+    drop(open);
+    broker.stop();
+}
+
+#[test]
+fn a_stop_answers_long_polls_and_a_restart_keeps_everything() {
+    let data = data();
+    let broker = Served::start(data.path());
+    broker.json(&["topic", "create", "t"]);
+    let lines: String = (0..100).map(|n| format!("{{\"properties\":{{\"n\":{n}}}}}\n")).collect();
+    assert_eq!(broker.run_with_input(&["produce", "t"], &lines).code, 0);
+    let words = ["consume", "t", "--group", "g", "--limit", "40", "--json", "--where", "n < 60"];
+    assert_eq!(broker.run(&words).out.lines().count(), 40);
+    let mut follower = weir()
+        .args([
+            "consume",
+            "t",
+            "--group",
+            "other",
+            "--follow",
+            "--where",
+            "n > 1000",
+            "--server",
+            &broker.uri,
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(500));
+    broker.stop();
+    assert_ne!(follower.wait().unwrap().code(), Some(0), "a follower says that its broker is gone");
+
+    let broker = Served::start(data.path());
+    let words = ["consume", "t", "--group", "g", "--json", "--where", "n < 60"];
+    assert_eq!(broker.run(&words).out.lines().count(), 20);
+    broker.signal(Signal::KILL);
+    let _ = broker.ended(STOP_MAX);
+
+    let broker = Served::start(data.path());
+    assert_eq!(broker.run(&words).out, "");
+    assert_eq!(broker.json(&["query", "SELECT count(*) AS n FROM t"]), json!([{ "n": 100 }]));
+    broker.stop();
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let data = data();
+    let broker = Served::start(data.path());
+    broker.signal(Signal::INT);
+    broker.signal(Signal::INT);
+    assert!(matches!(broker.ended(STOP_MAX), Some(0 | 1)));
+}
+
+#[test]
+fn the_demonstration_shows_everything_and_ends() {
+    let ran = run(&["demo", "--once", "--listen", "127.0.0.1:0"], "");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for part in [
+        "4,210 flights",
+        "WHERE origin = 'JFK'",
+        "of 4,210 messages matched",
+        "Arrow record batches",
+        "SELECT carrier",
+    ] {
+        assert!(ran.out.contains(part), "{part:?} is not in {}", ran.out);
+    }
+    assert!(!ran.out.contains('\u{1b}'), "no colour without a terminal");
+}
