@@ -140,7 +140,7 @@ async fn demonstrate(uri: &str, show: &Show) -> Result<(), Failure> {
     let options = ConnectOptions::default();
     let client = Client::connect(uri, &options).await?;
     let flights = load(&client, show).await?;
-    subscribe(uri, &options, flights, show).await?;
+    subscribe(uri, &client, &options, flights, show).await?;
     pull(&client, show).await?;
     query(&client, show).await
 }
@@ -171,7 +171,13 @@ async fn load(client: &Client, show: &Show) -> Result<u64, Failure> {
 }
 
 /// Subscribes with a condition, as any RocketMQ client does, and shows what arrives.
-async fn subscribe(uri: &str, options: &ConnectOptions, flights: u64, show: &Show) -> Result<(), Failure> {
+async fn subscribe(
+    uri: &str,
+    client: &Client,
+    options: &ConnectOptions,
+    flights: u64,
+    show: &Show,
+) -> Result<(), Failure> {
     // A group of an earlier demonstration has read everything already.
     let group = format!("{GROUP}-{}", uuid::Uuid::new_v4().simple());
     let consumer = Consumer::connect(uri, options, TOPIC, &group, Some(SUBSCRIPTION)).await?;
@@ -188,6 +194,7 @@ async fn subscribe(uri: &str, options: &ConnectOptions, flights: u64, show: &Sho
         messages.extend(received);
     }
     consumer.leave().await?;
+    client.action("DeleteGroup", &json!({ "group": group })).await?;
     show.step("Subscribe", "a subscription is a WHERE clause, evaluated in the broker", Some(took))?;
     show.code(&format!("WHERE {SUBSCRIPTION}"))?;
     for message in messages.iter().take(SHOWN) {
