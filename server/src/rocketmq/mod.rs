@@ -37,7 +37,14 @@ use refusal::answer;
 use session::Sessions;
 
 /// The messages of the protocol, with client and server, as generated from `proto/rocketmq.proto`.
-#[allow(missing_docs, unused_qualifications, clippy::all, reason = "generated code keeps a style of its own")]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::semicolon_if_nothing_returned,
+    reason = "generated code keeps a style of its own"
+)]
 pub mod proto {
     tonic::include_proto!("apache.rocketmq.v2");
 }

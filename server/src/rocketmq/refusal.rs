@@ -79,22 +79,22 @@ pub(super) fn answer<A: Answer>(
 }
 
 macro_rules! answers {
-    ($($answer:ident)*) => {$(
+    ($($answer:ident { $($other:ident)? })*) => {$(
         impl Answer for proto::$answer {
             fn with_status(status: proto::Status) -> Self {
-                Self { status: Some(status), ..Self::default() }
+                Self { status: Some(status), $($other: Default::default())? }
             }
         }
     )*};
 }
 
 answers! {
-    QueryRouteResponse
-    HeartbeatResponse
-    SendMessageResponse
-    QueryAssignmentResponse
-    AckMessageResponse
-    ForwardMessageToDeadLetterQueueResponse
-    NotifyClientTerminationResponse
-    ChangeInvisibleDurationResponse
+    QueryRouteResponse { message_queues }
+    HeartbeatResponse {}
+    SendMessageResponse { entries }
+    QueryAssignmentResponse { assignments }
+    AckMessageResponse { entries }
+    ForwardMessageToDeadLetterQueueResponse {}
+    NotifyClientTerminationResponse {}
+    ChangeInvisibleDurationResponse { receipt_handle }
 }

@@ -387,7 +387,7 @@ mod tests {
         });
         for group in [" ", "a\u{1}", &"g".repeat(64)] {
             check(group, Code::IllegalMessageGroup, |_, system| {
-                system.message_group = Some(group.to_owned())
+                system.message_group = Some(group.to_owned());
             });
         }
         for name in ["", "a.b", &"l".repeat(65)] {
