@@ -213,8 +213,7 @@ impl Weir {
         if schema != plan.schema {
             return Err(format!("announced {:?}, answered {schema:?}", plan.schema).into());
         }
-        let batches: Vec<RecordBatch> =
-            batches.try_collect().await.map_err(EngineError::from)?;
+        let batches: Vec<RecordBatch> = batches.try_collect().await.map_err(EngineError::from)?;
         let types = schema.fields().iter().map(|field| column_type(field.data_type())).collect();
         Ok(DBOutput::Rows { types, rows: rows(&batches)? })
     }

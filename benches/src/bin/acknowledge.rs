@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result};
 use weir_benches::{Messages, data_dir, head, row};
 use weir_engine::{
-    Broker, BrokerOptions, DurabilityClass, GroupName, LeaseTime, ReceiveRequest, Selector, TopicName, TopicSpec,
+    Broker, BrokerOptions, DurabilityClass, GroupName, LeaseTime, ReceiveRequest, Selector, TopicName,
+    TopicSpec,
 };
 
 /// Messages of one measurement: 64 queues hold at most 4,096 open rows each.
@@ -51,12 +52,17 @@ async fn measure(class: DurabilityClass, callers: usize) -> Result<f64> {
     let start = Instant::now();
     let mut tasks = Vec::new();
     for _ in 0..callers {
-        let (broker, topic, group, handles) = (broker.clone(), topic.clone(), group.clone(), Arc::clone(&handles));
+        let (broker, topic, group, handles) =
+            (broker.clone(), topic.clone(), group.clone(), Arc::clone(&handles));
         tasks.push(tokio::spawn(async move {
             loop {
                 let next = handles.lock().map_err(|_| anyhow::anyhow!("a caller panicked"))?.pop_front();
                 let Some(handle) = next else { return anyhow::Ok(()) };
-                broker.acknowledge(&group, &topic, &[handle]).await.pop().context("one answer a handle")??;
+                broker
+                    .acknowledge(&group, &topic, &[handle])
+                    .await
+                    .pop()
+                    .context("one answer a handle")??;
             }
         }));
     }

@@ -14,8 +14,8 @@ use clap::Parser;
 use weir_benches::{Messages, data_dir, head, median, row, timed};
 use weir_filter::{Dialect, Limits, Predicate, Selector};
 use weir_storage::{
-    Append, Block, DurabilityClass, Events, NewTopic, QueueId, QueueOffset, Storage, StorageError, StorageOptions,
-    TopicId,
+    Append, Block, DurabilityClass, Events, NewTopic, QueueId, QueueOffset, Storage, StorageError,
+    StorageOptions, TopicId,
 };
 
 /// How much is filtered.

@@ -55,13 +55,17 @@ fn message(number: u64) -> Message {
         ("c".to_owned(), value(0.5)),
         ("d".to_owned(), value(7.0)),
     ];
-    Message { properties, message_id: format!("{number:032x}"), body: vec![b'x'; 16].into(), ..Message::default() }
+    Message {
+        properties,
+        message_id: format!("{number:032x}"),
+        body: vec![b'x'; 16].into(),
+        ..Message::default()
+    }
 }
 
 fn measure(columns: &str, weir: &Weir, command: &str, turns: usize) -> Result<()> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/rivals/flight_get.py");
-    let output =
-        Command::new(python()).args([script, weir.uri(), command, &turns.to_string()]).output()?;
+    let output = Command::new(python()).args([script, weir.uri(), command, &turns.to_string()]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let rate = |side: &str, what: &str| -> Result<String> {

@@ -64,11 +64,12 @@ fn send_request(topic: &TopicName, message: Message) -> proto::SendMessageReques
     };
     proto::SendMessageRequest {
         messages: vec![proto::Message {
-            topic: Some(proto::Resource {
-                resource_namespace: String::new(),
-                name: topic.name().to_owned(),
-            }),
-            user_properties: message.properties.into_iter().map(|(name, value)| (name, value.to_text())).collect(),
+            topic: Some(proto::Resource { resource_namespace: String::new(), name: topic.name().to_owned() }),
+            user_properties: message
+                .properties
+                .into_iter()
+                .map(|(name, value)| (name, value.to_text()))
+                .collect(),
             system_properties: Some(system_properties),
             body: message.body.into(),
         }],

@@ -51,7 +51,7 @@ async fn a_message_that_cannot_be_sent_is_refused_with_its_code_and_not_stored()
         (
             "many properties",
             spoiled(&|message| {
-                message.user_properties = (0..129).map(|n| (n.to_string(), "v".into())).collect()
+                message.user_properties = (0..129).map(|n| (n.to_string(), "v".into())).collect();
             }),
             Code::MessagePropertiesTooLarge,
         ),

@@ -5,6 +5,7 @@
 
 mod arrow;
 mod broker;
+mod flights;
 mod rocketmq;
 mod toolchain;
 
@@ -37,6 +38,7 @@ fn run() -> Result<Vec<Checked>> {
     let weir = binary()?;
     let mut checked = rocketmq::check(&weir)?;
     checked.extend(arrow::check(&weir)?);
+    checked.extend(flights::check(&weir)?);
     Ok(checked)
 }
 

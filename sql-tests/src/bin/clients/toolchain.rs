@@ -95,6 +95,26 @@ impl Program {
     }
 }
 
+/// Runs a Python script of `clients/<name>` that prepares its own packages, and returns what it prints; `None`
+/// without Python. A script that reports failures and ends with 1 is no error.
+pub(crate) fn python_script(
+    name: &str,
+    script: &str,
+    weir: &Path,
+    limit: Duration,
+) -> Result<Option<String>> {
+    if !is_there("python3") {
+        return Ok(None);
+    }
+    let output =
+        output(Command::new("python3").arg(source(name).join(script)).arg("--weir").arg(weir), limit)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !matches!(output.status.code(), Some(0 | 1)) || text.is_empty() {
+        bail!("{script} ended with {}: {}", output.status, tail(&String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(Some(text))
+}
+
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
 }
