@@ -71,7 +71,7 @@ fn send_request(topic: &TopicName, message: Message) -> proto::SendMessageReques
                 .map(|(name, value)| (name, value.to_text()))
                 .collect(),
             system_properties: Some(system_properties),
-            body: message.body.into(),
+            body: message.body,
         }],
     }
 }

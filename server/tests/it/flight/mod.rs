@@ -168,7 +168,7 @@ async fn channel(address: &str) -> Channel {
 }
 
 fn order(n: usize) -> Value {
-    let region = (n % 5 != 0).then(|| if n.is_multiple_of(2) { "EU" } else { "US" });
+    let region = (!n.is_multiple_of(5)).then(|| if n.is_multiple_of(2) { "EU" } else { "US" });
     json!({
         "properties": {"n": n, "region": region, "price": n as f64 / 2.0},
         "body": format!("order {n}"),

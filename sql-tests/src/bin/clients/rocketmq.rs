@@ -135,8 +135,8 @@ fn consume(
 }
 
 fn matches(n: usize) -> bool {
-    let price = (n % 5 != 0).then_some(n as f64 * 1.5);
-    n % 3 == 0 && n >= 30 && price.is_none_or(|price| price < 400.5)
+    let price = (!n.is_multiple_of(5)).then_some(n as f64 * 1.5);
+    n.is_multiple_of(3) && n >= 30 && price.is_none_or(|price| price < 400.5)
 }
 
 fn expected() -> BTreeSet<usize> {
