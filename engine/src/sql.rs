@@ -275,9 +275,15 @@ fn driven(
             }
         }
     }));
-    let received = stream::unfold((receiver, task), |(mut receiver, task)| async move {
-        let batch = receiver.recv().await?;
-        Some((batch, (receiver, task)))
+    let received = stream::unfold(Some((receiver, task)), |reading| async move {
+        let (mut receiver, mut task) = reading?;
+        if let Some(batch) = receiver.recv().await {
+            return Some((batch, Some((receiver, task))));
+        }
+        // Only a task that came to its end has told everything.
+        let error = (&mut task.0).await.err()?;
+        let error = EngineError::Internal(format!("the query broke off: {error}"));
+        Some((Err(DataFusionError::External(Box::new(error))), None))
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, received))
 }

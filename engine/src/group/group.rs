@@ -4,13 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use weir_storage::{
-    DurabilityClass, GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, TopicId, Wait,
-};
+use weir_storage::{GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, TopicId, Wait};
 
 use super::{
     spec::{GroupChange, GroupDescription, GroupSpec, ResetTo, RetryPolicy},
-    subscription::{State, Subscription},
+    subscription::{State, Subscription, wait_of},
 };
 use crate::{
     broker::{Broker, Core},
@@ -208,13 +206,13 @@ impl Broker {
         let subscription = core.subscription(&group, &topic);
         let (reader, target) = (Arc::clone(core), Arc::clone(&topic));
         let offsets = core.reads.run(move || reset_offsets(&reader, &target, to)).await??;
-        let entries: Vec<_> =
-            offsets.into_iter().map(|(queue, offset)| subscription.reset(queue, offset)).collect();
-        let wait = match topic.class() {
-            DurabilityClass::Sync => Wait::Durable,
-            DurabilityClass::Async => Wait::Written,
-        };
-        core.journal(entries, wait).await
+        let wait = wait_of(&topic);
+        let reset = |(queue, offset)| subscription.reset(core, queue, offset, wait);
+        let journaling: Vec<_> = offsets.into_iter().map(reset).collect();
+        for journaling in journaling {
+            journaling.done().await?;
+        }
+        Ok(())
     }
 }
 
@@ -368,7 +366,7 @@ impl Core {
         self.blocking(move |storage| storage.delete_group(id)).await?;
         self.groups.write().remove(&group);
         group.end();
-        self.journal(vec![JournalEntry::DropGroup { group: id }], Wait::Written).await
+        self.journal(vec![JournalEntry::DropGroup { group: id }], Wait::Written).done().await
     }
 }
 

@@ -194,7 +194,8 @@ impl Reading {
             .ok_or(EngineError::Busy("too many receives wait on this topic for this group"))?;
         loop {
             place.look();
-            if *core.closing.borrow() {
+            // A slot that was freed may have another selector by now, whose wake-ups are not for this one.
+            if *core.closing.borrow() || !subscription.holds(self.slot, &self.selector) {
                 return Ok(Vec::new());
             }
             let mut more = false;
@@ -254,16 +255,17 @@ impl Reading {
     fn read_queue(&self, queue: QueueId, visit: &mut Visit, steps: &mut usize) -> Result<(), EngineError> {
         let want = self.want - visit.batch.rows.len();
         let Some((hold, work)) = self.begin(queue)? else { return Ok(()) };
-        if !work.unknown.is_empty() {
-            self.judge(&hold, &work.view, &work.unknown)?;
-        }
+        // Rows that cannot be judged stay where they are, and hold up nobody else.
+        let mut failed = match work.unknown.is_empty() {
+            true => None,
+            false => self.judge(&hold, &work.view, &work.unknown).err(),
+        };
         let mut taken = self.take_ready(&hold, &work.view, want)?;
         let mut next = None;
-        let mut failed = None;
         if taken.len() < want && work.room > 0 {
-            let found = self.scan(&work, (want - taken.len()).min(work.room), steps)?;
+            let found = self.scan(&work, (want - taken.len()).min(work.room), steps);
             visit.more |= found.more;
-            failed = found.failed;
+            failed = failed.or(found.failed);
             next = Some(found.next);
             taken.extend(found.rows);
         }
@@ -387,15 +389,26 @@ impl Reading {
         Ok(taken)
     }
 
-    /// Finds up to `want` rows from the cursor on.
-    fn scan(&self, work: &Work, want: usize, steps: &mut usize) -> Result<Found, EngineError> {
+    /// Finds up to `want` rows from the cursor on. What cannot be read ends the scan before it.
+    fn scan(&self, work: &Work, want: usize, steps: &mut usize) -> Found {
+        let mut found = Found { rows: Vec::new(), next: work.from, more: false, failed: None };
+        found.failed = self.scan_into(&mut found, work, want, steps).err();
+        found
+    }
+
+    fn scan_into(
+        &self,
+        found: &mut Found,
+        work: &Work,
+        want: usize,
+        steps: &mut usize,
+    ) -> Result<(), EngineError> {
         let end = work.view.range().end;
         let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], work.from..end);
-        let mut found = Found { rows: Vec::new(), next: work.from, more: false, failed: None };
         let mut bytes = 0;
         while let Some(step) = scan.next()? {
             *steps = steps.saturating_sub(1);
-            found.next = step.end();
+            let step_end = step.end();
             if let Step::Block { block, matches, .. } = step {
                 let matches = self.without_taken(&work.others, &block, matches)?;
                 for row in matches.set_indices() {
@@ -403,7 +416,7 @@ impl Reading {
                     if found.rows.len() >= want || bytes >= BYTES_TARGET {
                         found.next = offset;
                         found.more = true;
-                        return Ok(found);
+                        return Ok(());
                     }
                     match self.core.read_position(block.positions().value(row)) {
                         Ok(Some(message)) => {
@@ -415,18 +428,18 @@ impl Reading {
                         }
                         Err(error) => {
                             found.next = offset;
-                            found.failed = Some(error);
-                            return Ok(found);
+                            return Err(error);
                         }
                     }
                 }
             }
+            found.next = step_end;
             if found.rows.len() >= want || *steps == 0 {
                 found.more = found.next < end;
                 break;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Takes away the rows that another selector has taken: see the rules in [`super::selectors`].
@@ -572,7 +585,8 @@ impl Drop for Hold<'_> {
         let until = self.reading.core.time.now() + LEASE_OF_GONE;
         let mut state = subscription.lock();
         let mut waits = false;
-        if let Some(known) = self.queue_state(&mut state) {
+        // Whatever began anew in the meantime: nobody else takes rows in hand while this reads the queue.
+        if let Some(known) = state.queues.get_mut(&self.queue) {
             for offset in self.in_hand.get_mut().drain(..) {
                 if known.open().get(&offset).is_some_and(|row| row.phase == Phase::InHand) {
                     known.set_phase(offset, Phase::Waiting { until });

@@ -52,7 +52,8 @@ impl Replay {
                 let state = self.state(group, topic);
                 state.selectors.restore(slot, text, dialect, kind, grace_until);
                 for (queue, start) in starts {
-                    state.queue(queue, start).set_span(slot, Span::at(start));
+                    // A queue that no entry has named yet: the other selectors stand at its first row.
+                    state.queue(queue, QueueOffset(0)).set_span(slot, Span::at(start));
                 }
             }
             JournalEntry::DropSelector { group, topic, slot } => self.state(group, topic).drop_selector(slot),

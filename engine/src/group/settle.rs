@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use weir_storage::{
-    DeadLetterOrigin, DurabilityClass, JournalEntry, QueueId, QueueOffset, StoredMessage, Wait,
+    DeadLetterOrigin, DurabilityClass, JournalEntry, QueueId, QueueOffset, StorageError, StoredMessage, Wait,
 };
 
 use super::{
@@ -42,11 +42,9 @@ impl Broker {
             Err(error) => return handles.iter().map(|_| Err(error.clone())).collect(),
         };
         let decoded: Vec<_> = handles.iter().map(|handle| self.core.decode(&subscription, handle)).collect();
-        let (results, entries) = subscription.acknowledge(&decoded);
-        if entries.is_empty() {
-            return results;
-        }
-        match self.core.journal(entries, wait_of(&subscription.topic)).await {
+        let (results, journaling) = subscription.acknowledge(&self.core, &decoded);
+        let Some(journaling) = journaling else { return results };
+        match journaling.done().await {
             Ok(()) => results,
             Err(error) => results.into_iter().map(|result| result.and(Err(error.clone()))).collect(),
         }
@@ -71,8 +69,7 @@ impl Broker {
         let subscription = core.settled(group, topic)?;
         let handle = core.decode(&subscription, handle)?;
         let renewed = Handle { lease: core.next_lease(), epoch: core.epoch, ..handle };
-        let entries = subscription.change(core, handle, renewed.lease, after)?;
-        core.journal(entries, wait_of(&subscription.topic)).await?;
+        subscription.change(core, handle, renewed.lease, after)?.done().await?;
         Ok(renewed.encode(&core.signer))
     }
 
@@ -139,16 +136,31 @@ impl Broker {
             queue: handle.queue,
             offset: handle.offset,
         };
-        core.journal(vec![again], wait_of(&subscription.topic)).await
+        core.journal(vec![again], wait_of(&subscription.topic)).done().await
+    }
+}
+
+/// Entries that were handed to the journal, and are to be waited for.
+///
+/// They are handed over under the lock under which the change was made, so that the journal has all changes of a
+/// group in the order in which they happened, and waited for without it.
+#[must_use = "nothing may be answered before the journal has it"]
+pub(crate) struct Journaling(oneshot::Receiver<Result<(), StorageError>>);
+
+impl Journaling {
+    /// Returns when the journal has the entries.
+    pub(crate) async fn done(self) -> Result<(), EngineError> {
+        journaled(self.0.await.ok())
     }
 }
 
 impl Subscription {
-    /// Closes the rows of the handles that are valid; returns a result for each, and what the journal must know.
+    /// Closes the rows of the handles that are valid; returns a result for each, and what is to be waited for.
     fn acknowledge(
         &self,
+        core: &Core,
         handles: &[Result<Handle, EngineError>],
-    ) -> (Vec<Result<(), EngineError>>, Vec<JournalEntry>) {
+    ) -> (Vec<Result<(), EngineError>>, Option<Journaling>) {
         let mut done: BTreeMap<QueueId, Vec<QueueOffset>> = BTreeMap::new();
         let mut had_no_room = Vec::new();
         let mut state = self.lock();
@@ -171,9 +183,12 @@ impl Subscription {
             Ok(())
         });
         let results = results.collect();
+        let entries: Vec<_> =
+            done.into_iter().map(|(queue, offsets)| self.ack_entry(queue, offsets)).collect();
+        let journaling = (!entries.is_empty()).then(|| core.journal(entries, wait_of(&self.topic)));
         drop(state);
         had_no_room.into_iter().for_each(|queue| self.waiters.wake(queue));
-        (results, done.into_iter().map(|(queue, offsets)| self.ack_entry(queue, offsets)).collect())
+        (results, journaling)
     }
 
     /// Puts a row off under a new lease number.
@@ -183,7 +198,7 @@ impl Subscription {
         handle: Handle,
         lease: u64,
         after: Duration,
-    ) -> Result<Vec<JournalEntry>, EngineError> {
+    ) -> Result<Journaling, EngineError> {
         let now = core.time.now();
         let mut state = self.lock();
         self.check_here(&state)?;
@@ -200,8 +215,9 @@ impl Subscription {
         }
         known.set_phase(handle.offset, Phase::Waiting { until });
         let entry = self.wait_entry(core, known, handle.queue, handle.offset, now);
+        let journaling = core.journal(entry.into_iter().collect(), wait_of(&self.topic));
         self.arm(core, &mut state, until);
-        Ok(entry.into_iter().collect())
+        Ok(journaling)
     }
 
     /// Returns the number of the delivery that a handle speaks of.
@@ -264,18 +280,21 @@ impl Subscription {
     }
 
     /// Closes a row that has been copied, or that nobody can read any more.
-    fn end_move(&self, queue: QueueId, offset: QueueOffset) -> JournalEntry {
+    ///
+    /// Returns `None` if it moves no more: it was acknowledged, or a reset has made it deliverable again.
+    fn end_move(&self, core: &Core, queue: QueueId, offset: QueueOffset) -> Option<Journaling> {
         let mut state = self.lock();
-        let was_full = state.queues.get_mut(&queue).is_some_and(|known| {
-            let was_full = known.room() == 0;
-            known.remove(offset);
-            was_full
-        });
+        let known = state.queues.get_mut(&queue)?;
+        known.open().get(&offset).filter(|row| row.phase == Phase::Moving)?;
+        let was_full = known.room() == 0;
+        known.remove(offset);
+        let entry = JournalEntry::DeadLetter { group: self.group, topic: self.topic.id, queue, offset };
+        let journaling = core.journal(vec![entry], wait_of(&self.topic));
         drop(state);
         if was_full {
             self.waiters.wake(queue);
         }
-        JournalEntry::DeadLetter { group: self.group, topic: self.topic.id, queue, offset }
+        Some(journaling)
     }
 
     /// Lets a row wait whose copy could not be stored.
@@ -310,12 +329,12 @@ impl Core {
         Ok(handle)
     }
 
-    /// Hands entries to the journal and returns when it has them.
-    pub(crate) async fn journal(&self, entries: Vec<JournalEntry>, wait: Wait) -> Result<(), EngineError> {
+    /// Hands entries to the journal.
+    pub(crate) fn journal(&self, entries: Vec<JournalEntry>, wait: Wait) -> Journaling {
         let (done, written) = oneshot::channel();
         // Nobody may be left to hear it.
         self.storage.journal(entries, wait, Some(Box::new(move |result| drop(done.send(result)))));
-        journaled(written.await.ok())
+        Journaling(written)
     }
 
     /// Hands entries to the journal without waiting for it.
@@ -354,8 +373,10 @@ impl Core {
             subscription.put_off_move(self, queue, offset);
         }
         copied?;
-        let entry = subscription.end_move(queue, offset);
-        self.journal(vec![entry], wait_of(&subscription.topic)).await
+        match subscription.end_move(self, queue, offset) {
+            Some(journaling) => journaling.done().await,
+            None => Ok(()),
+        }
     }
 
     async fn copy_to_dead_letter(

@@ -19,6 +19,7 @@ use weir_storage::{GroupId, JournalEntry, LeaseRow, OpenRow, QueueId, QueueOffse
 
 use super::{
     selectors::{Selectors, dialect_number},
+    settle::Journaling,
     spec::{GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, SelectorQueue},
     state::{AtEnd, NO_SLOT, Phase, QueueState, Renewal, Row, Span, bit},
     waiters::Waiters,
@@ -166,6 +167,12 @@ impl Subscription {
         entries.extend(self.selector_entry(&state, slot, starts));
         core.note(entries);
         Ok(slot)
+    }
+
+    /// Returns whether `slot` still belongs to `selector`.
+    pub(crate) fn holds(&self, slot: u8, selector: &Selector) -> bool {
+        let state = self.lock();
+        state.gone || state.selectors.find(selector) == Some(slot)
     }
 
     /// Returns where a new selector begins in each queue.
@@ -443,13 +450,15 @@ impl Subscription {
         core.note(entries);
     }
 
-    /// Puts a queue elsewhere. Returns the entry to be made durable.
-    pub(crate) fn reset(&self, queue: QueueId, offset: QueueOffset) -> JournalEntry {
+    /// Puts a queue elsewhere. Returns what is to be waited for.
+    pub(crate) fn reset(&self, core: &Core, queue: QueueId, offset: QueueOffset, wait: Wait) -> Journaling {
         let mut state = self.lock();
         state.queue(queue, offset).reset(offset);
+        let entry = JournalEntry::Reset { group: self.group, topic: self.topic.id, queue, offset };
+        let journaling = core.journal(vec![entry], wait);
         drop(state);
         self.waiters.wake(queue);
-        JournalEntry::Reset { group: self.group, topic: self.topic.id, queue, offset }
+        journaling
     }
 
     /// Hands the whole state to the journal, which has begun a new file.

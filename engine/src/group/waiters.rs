@@ -28,6 +28,8 @@ struct Waiter {
     /// One queue, or all.
     queue: Option<QueueId>,
     woken: AtomicBool,
+    /// It looks, and has neither gone back to wait nor left.
+    looking: AtomicBool,
     notify: Notify,
 }
 
@@ -42,7 +44,12 @@ pub(crate) struct Place<'a> {
 impl Waiters {
     /// Takes a place for a reader with the selector in `slot`, or returns `None` if there are too many.
     pub(crate) fn enter(&self, slot: u8, queue: Option<QueueId>) -> Option<Place<'_>> {
-        let waiter = Arc::new(Waiter { queue, woken: AtomicBool::new(false), notify: Notify::new() });
+        let waiter = Arc::new(Waiter {
+            queue,
+            woken: AtomicBool::new(false),
+            looking: AtomicBool::new(false),
+            notify: Notify::new(),
+        });
         let mut by_slot = self.by_slot.lock();
         let waiting = by_slot.get_mut(usize::from(slot))?;
         if waiting.len() >= POLLS_MAX {
@@ -82,11 +89,13 @@ impl Waiter {
 impl Place<'_> {
     /// Says that the reader looks now: wake-ups from here on are for the next look.
     pub(crate) fn look(&self) {
+        self.waiter.looking.store(true, Ordering::Release);
         self.waiter.woken.store(false, Ordering::Release);
     }
 
     /// Waits for a wake-up that came since the last look.
     pub(crate) async fn woken(&self) {
+        self.waiter.looking.store(false, Ordering::Release);
         while !self.waiter.woken.load(Ordering::Acquire) {
             self.waiter.notify.notified().await;
         }
@@ -94,12 +103,12 @@ impl Place<'_> {
 }
 
 impl Drop for Place<'_> {
-    /// Passes on a wake-up that the reader did not follow.
+    /// Passes on a wake-up that the reader did not follow, or may have left in the middle of.
     fn drop(&mut self) {
         let mut by_slot = self.waiters.by_slot.lock();
         let Some(waiting) = by_slot.get_mut(usize::from(self.slot)) else { return };
         waiting.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
-        if !self.waiter.woken.load(Ordering::Acquire) {
+        if !self.waiter.woken.load(Ordering::Acquire) && !self.waiter.looking.load(Ordering::Acquire) {
             return;
         }
         match self.waiter.queue {
@@ -140,6 +149,17 @@ mod tests {
         assert_eq!([&first, &second, &other].map(is_woken), [true, false, false]);
         waiters.wake(QueueId(3));
         assert_eq!([&first, &second, &other].map(is_woken), [true, false, true]);
+    }
+
+    #[test]
+    fn a_waiter_that_leaves_while_it_looks_passes_its_wake_up_on() {
+        let waiters = Waiters::default();
+        let first = waiters.enter(0, None).unwrap();
+        let second = waiters.enter(0, None).unwrap();
+        waiters.wake(QueueId(0));
+        first.look();
+        drop(first);
+        assert!(is_woken(&second));
     }
 
     #[test]

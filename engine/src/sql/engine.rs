@@ -55,7 +55,14 @@ const PARTITIONS: usize = 2;
 /// How many statements are planned at once.
 const PLANNED_AT_ONCE: usize = 2;
 /// Functions that make much of little, outside of what the memory pool counts.
-const REMOVED_FUNCTIONS: [&str; 12] = [
+const REMOVED_FUNCTIONS: [&str; 19] = [
+    "replace",
+    "regexp_replace",
+    "translate",
+    "overlay",
+    "array_to_string",
+    "list_to_string",
+    "array_join",
     "repeat",
     "lpad",
     "rpad",

@@ -388,13 +388,21 @@ impl Bounds {
 fn column_of(expr: &Expr) -> Option<&str> {
     match expr {
         Expr::Column(column) => Some(column.name()),
-        // `store_time > now()` compares nanoseconds.
-        Expr::Cast(Cast { expr, .. }) => match expr.as_ref() {
+        // `store_time > now()` compares nanoseconds. A cast to less precision makes other values equal.
+        Expr::Cast(Cast { expr, field }) if keeps_values(field.data_type()) => match expr.as_ref() {
             Expr::Column(column) => Some(column.name()),
             _ => None,
         },
         _ => None,
     }
+}
+
+/// Whether a cast to this type keeps queue ids, offsets and times in microseconds as they are.
+fn keeps_values(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Int64 | DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, _)
+    )
 }
 
 fn literal_of(expr: &Expr) -> Option<&ScalarValue> {

@@ -13,7 +13,7 @@ const MESSAGES: usize = 300;
 /// Messages that each client acknowledges before the crash. It has received more by then.
 const BEFORE_CRASH: usize = 40;
 
-/// What the clients want: strings, numbers and missing values. [`matches`] says the same in Rust.
+/// What the clients want: strings, numbers and missing values. [`matches()`] says the same in Rust.
 const SELECTOR: &str = "color = 'red' AND n >= 30 AND (price IS NULL OR price < 400.5)";
 
 const CLIENT_MAX: Duration = Duration::from_secs(120);
