@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     step("documentation", &|| {
         cargo(&["doc", "--quiet", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])
     });
-    step("tests", &|| cargo(&["test", "--quiet", "--workspace"], &[]));
+    step("tests", &|| cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"], &[]));
     if !options.no_clients {
         step("real clients", &clients);
     }

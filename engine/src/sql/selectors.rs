@@ -220,10 +220,14 @@ impl VisitorMut for Names<'_> {
             Expr::Identifier(name) => self.column(&[], name),
             Expr::CompoundIdentifier(parts) => self.qualified(parts),
             Expr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) => self.parameter(name),
-            // `- -b` would be printed as `--b`, which is a comment.
+            // `- -b` would be printed as `--b`, which is a comment. Selectors read a run of signs as one.
             Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } if is_minus(operand) => {
-                let operand = Box::new(Expr::Nested(operand.clone()));
-                Some(Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand })
+                match &**operand {
+                    Expr::UnaryOp { expr: inner, .. } => {
+                        Some(Expr::UnaryOp { op: UnaryOperator::Plus, expr: inner.clone() })
+                    }
+                    _ => None,
+                }
             }
             Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Function(_) => None,
             _ => return ControlFlow::Continue(()),
@@ -422,7 +426,8 @@ mod tests {
         );
         check("NOT (orders.price / 2 != 0x1F)", &selector(r#"NOT ("price" / 2 <> 31)"#));
         check("region LIKE 'a!_%' ESCAPE '!'", &selector(r#""region" LIKE 'a!_%' ESCAPE '!'"#));
-        check("price = - - 5 - -price", &selector(r#""price" = -(-5) - -"price""#));
+        check("price = - - 5 - -price", &selector(r#""price" = +5 - -"price""#));
+        check("- - - price = -(-price)", &selector(r#"-+"price" = -(-"price")"#));
         check("a.b = 1 OR \"prop.body\" IS NULL", &selector(r#""a.b" = 1 OR "body" IS NULL"#));
         check("sys.tag = 'x' AND \"Upper\" = TRUE", &selector(r#"sys.tag = 'x' AND "Upper" = true"#));
     }

@@ -297,7 +297,7 @@ mod tests {
         let nested = format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000));
         assert!(matches!(parse(&nested), Err(EngineError::Limit { .. })));
         let deep = format!("SELECT {}1{}", "(".repeat(1000), ")".repeat(1000));
-        assert!(matches!(parse(&deep), Err(EngineError::Sql(_))));
+        assert!(matches!(parse(&deep), Err(EngineError::Sql(_) | EngineError::Limit { .. })));
         let long = format!("SELECT 1 WHERE {}", vec!["1=1"; 15_000].join(" OR "));
         assert!(matches!(parse(&long), Err(EngineError::Limit { .. })));
         let nots = format!("SELECT {} TRUE", "NOT ".repeat(5000));
