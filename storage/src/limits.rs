@@ -6,6 +6,8 @@ pub const RECORD_BYTES_MAX: u64 = 16 << 20;
 pub const BATCH_BYTES_MAX: u64 = 64 << 20;
 /// When a frame holds so much, the appender closes it, even if more is waiting.
 pub const FRAME_BYTES_TARGET: u64 = 1 << 20;
+/// When so much of the group journal waits for room on the disk, new entries are refused.
+pub const JOURNAL_HELD_BYTES_MAX: u64 = 64 << 20;
 /// The largest payload of a frame. Readers refuse longer ones before they allocate.
 pub const FRAME_PAYLOAD_MAX: u64 = 160 << 20;
 /// The longest message id.

@@ -36,14 +36,14 @@ use crate::{
         segment::SegmentKind,
     },
     journal::{JournalBuffer, JournalDone, JournalEntry, QueueCut, Wait, cut_entries},
-    limits::CHECKPOINT_BYTES_MAX,
+    limits::{CHECKPOINT_BYTES_MAX, JOURNAL_HELD_BYTES_MAX},
     lock::DataDirectory,
     log::{
         appender::{
             Append, AppendDone, Appender, Batch, Intake, Outcome, Topics, WrittenBatch, WrittenFrame,
             batch_len,
         },
-        flusher::{FlushQueue, JournalWriter, Waiting},
+        flusher::{FlushQueue, HeldJournal, JournalWriter, Waiting},
         reader::{LogReader, RecentFrames},
         segment::{FrameLog, FrameLogSettings, FrameLogShared},
     },
@@ -821,7 +821,13 @@ impl Inner {
     fn journal(&self, entries: &[JournalEntry], wait: Wait, done: Option<JournalDone>) {
         let mut flush = self.flush.lock();
         let refused = if flush.stop { Err(StorageError::Closed) } else { self.check() };
-        let refused = refused.and_then(|()| self.check_marked());
+        let refused = refused.and_then(|()| self.check_marked()).and_then(|()| {
+            if flush.held.bytes < JOURNAL_HELD_BYTES_MAX {
+                return Ok(());
+            }
+            Err(StorageError::NoSpace { action: "append to", path: self.dir.join("journal") })
+        });
+        flush.refused |= refused.is_err();
         if refused.is_err() || wait == Wait::None {
             if refused.is_ok() {
                 flush.journal.push(entries, wait, None);
@@ -841,17 +847,24 @@ impl Inner {
     fn run_flusher(&self) {
         loop {
             let mut idle = false;
+            let mut is_last = false;
             {
                 let mut flush = self.flush.lock();
-                while flush.is_empty() && !idle {
-                    if flush.stop {
+                while flush.is_empty() && !idle && !is_last {
+                    is_last = flush.stop;
+                    if is_last && flush.held.chunks.is_empty() {
                         return;
                     }
-                    idle =
-                        self.flush_filled.wait_for(&mut flush, self.options.async_sync_interval).timed_out();
+                    if !is_last {
+                        let interval = self.options.async_sync_interval;
+                        idle = self.flush_filled.wait_for(&mut flush, interval).timed_out();
+                    }
                 }
             }
-            self.flush_once(idle);
+            self.flush_once(idle || is_last);
+            if is_last {
+                return;
+            }
         }
     }
 
@@ -859,11 +872,12 @@ impl Inner {
     pub(crate) fn flush_once(&self, all: bool) {
         let (waiting, mut journal, hurry) = {
             let mut flush = self.flush.lock();
-            (
-                std::mem::take(&mut flush.waiting),
-                std::mem::take(&mut flush.journal),
-                std::mem::take(&mut flush.hurry),
-            )
+            let mut journal = std::mem::take(&mut flush.journal);
+            let HeldJournal { mut chunks, rotated, .. } = std::mem::take(&mut flush.held);
+            chunks.append(&mut journal.chunks);
+            journal.chunks = chunks;
+            journal.rotated |= rotated;
+            (std::mem::take(&mut flush.waiting), journal, std::mem::take(&mut flush.hurry))
         };
         let must_sync = journal.must_sync();
         let synced = self.check().and_then(|()| {
@@ -880,9 +894,22 @@ impl Inner {
             done(synced.clone().map(|()| appended));
         }
         let written = synced.and_then(|()| self.flush_journal(&mut journal, all));
+        if !journal.chunks.is_empty() {
+            self.hold(&mut journal);
+        }
+        // Who is told an error may find the entry in the journal later all the same: nothing was promised, and
+        // every entry keeps its place in the order. Dropping it would drop those that nobody waits for, too.
         for (_, done) in journal.waiting {
             done(written.clone());
         }
+    }
+
+    /// Keeps what could not be written, so that it is written before anything newer.
+    fn hold(&self, journal: &mut JournalBuffer) {
+        let chunks = std::mem::take(&mut journal.chunks);
+        let bytes = chunks.iter().map(|chunk| chunk.frame.len() as u64).sum();
+        tracing::warn!(bytes, "entries of the group journal wait until they can be written");
+        self.flush.lock().held = HeldJournal { chunks, bytes, rotated: std::mem::take(&mut journal.rotated) };
     }
 
     fn sync_log(&self) -> Result<(), StorageError> {
@@ -912,11 +939,24 @@ impl Inner {
             return self.check();
         }
         if std::mem::take(&mut buffer.rotated) {
+            if self.flush.lock().refused {
+                tracing::warn!("entries were refused while the group journal rotated: it is kept whole");
+                writer.abandon_rotation();
+                return Ok(());
+            }
             writer.end_rotation()?;
         }
         self.want_upkeep(&self.journal);
+        if self.check_marked().is_err() {
+            // A snapshot would be refused.
+            return Ok(());
+        }
         match writer.begin_rotation() {
-            Ok(true) => self.events.rotate_journal(),
+            Ok(true) => {
+                // What was refused before is in the snapshot if it happened at all.
+                self.flush.lock().refused = false;
+                self.events.rotate_journal();
+            }
             Ok(false) => {}
             Err(error) => {
                 if let StorageError::Failed { .. } = &error {
@@ -1775,5 +1815,120 @@ mod tests {
             drop(storage);
         }
         assert!(told.failures.lock().is_empty());
+    }
+
+    /// Storage whose journal rotates soon; opens the directory again after the first time.
+    fn small_journal(env: &crate::sim::SimEnv) -> (Storage, Arc<Told>) {
+        let options = StorageOptions {
+            env: Arc::new(env.clone()),
+            journal_segment_bytes: 64 << 10,
+            journal_zero_ahead_bytes: 4 << 10,
+            journal_rotate_bytes: 16 << 10,
+            ..StorageOptions::small()
+        };
+        let told = Arc::new(Told::default());
+        let storage = Storage::open_stepped(Path::new("/data"), options, Arc::clone(&told) as _).unwrap();
+        (storage, told)
+    }
+
+    fn selector(group: u32, text: &str) -> JournalEntry {
+        JournalEntry::Selector {
+            group: GroupId(group),
+            topic: TopicId(1),
+            slot: 0,
+            text: text.repeat(4000),
+            dialect: 0,
+            kind: crate::journal::SelectorKind::Sql,
+            starts: Vec::new(),
+        }
+    }
+
+    /// Writes so much that a rotation begins.
+    fn begin_rotation(storage: &Storage, told: &Told) -> Vec<JournalEntry> {
+        let old: Vec<_> = (0..5).map(|group| selector(group, "old")).collect();
+        storage.journal(old.clone(), Wait::Durable, None);
+        storage.inner().flush_once(false);
+        assert_eq!(told.rotations.load(Ordering::SeqCst), 1);
+        old
+    }
+
+    #[test]
+    fn a_rotation_on_a_full_disk_loses_nothing() {
+        for room_comes in [false, true] {
+            let env = crate::sim::SimEnv::new(3);
+            let (storage, told) = small_journal(&env);
+            let old = begin_rotation(&storage, &told);
+            env.set_capacity(Some(env.used()));
+            let new: Vec<_> = (0..5).map(|group| selector(group, "new")).collect();
+            for entry in &new {
+                storage.journal(vec![entry.clone()], Wait::None, None);
+                storage.inner().flush_once(false);
+            }
+            storage.journal_rotated();
+            storage.inner().flush_once(false);
+            env.set_capacity(None);
+            if room_comes {
+                storage.inner().flush_once(true);
+            }
+            env.kill();
+            drop(storage);
+            let entries = small_journal(&env).0.take_journal();
+            assert_eq!(entries, if room_comes { new } else { old }, "room comes: {room_comes}");
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_abandoned_if_part_of_its_snapshot_was_refused() {
+        let env = crate::sim::SimEnv::new(3);
+        let (storage, told) = small_journal(&env);
+        let old = begin_rotation(&storage, &told);
+        let inner = storage.inner();
+        inner.is_marked.store(false, Ordering::Release);
+        storage.journal(vec![selector(0, "new")], Wait::None, None);
+        inner.is_marked.store(true, Ordering::Release);
+        storage.journal(vec![selector(1, "new")], Wait::None, None);
+        storage.journal_rotated();
+        inner.flush_once(false);
+        inner.flush_once(true);
+        assert_eq!(told.rotations.load(Ordering::SeqCst), 2, "it is tried again");
+        env.kill();
+        drop(storage);
+        let (storage, _) = small_journal(&env);
+        assert_eq!(storage.take_journal(), [old, vec![selector(1, "new")]].concat());
+    }
+
+    #[test]
+    fn entries_that_found_no_room_are_written_in_order_once_there_is_some() {
+        let env = crate::sim::SimEnv::new(3);
+        let (storage, _) = small_journal(&env);
+        let all: Vec<_> = (0..3).map(|group| selector(group, "x")).collect();
+        env.set_capacity(Some(env.used()));
+        for entry in &all[..2] {
+            storage.journal(vec![entry.clone()], Wait::None, None);
+            storage.inner().flush_once(false);
+        }
+        let (sender, receiver) = mpsc::channel();
+        let done = Box::new(move |result| sender.send(result).unwrap());
+        storage.journal(vec![all[2].clone()], Wait::Durable, Some(done));
+        storage.inner().flush_once(false);
+        assert!(matches!(receiver.recv().unwrap(), Err(StorageError::NoSpace { .. })));
+        assert!(storage.inner().flush.lock().is_empty(), "the flusher does not spin");
+        env.set_capacity(None);
+        storage.inner().flush_once(true);
+        env.lose_power();
+        drop(storage);
+        assert_eq!(small_journal(&env).0.take_journal(), all);
+    }
+
+    #[test]
+    fn entries_are_refused_when_too_many_wait_for_room() {
+        let env = crate::sim::SimEnv::new(3);
+        let (storage, _) = small_journal(&env);
+        storage.inner().flush.lock().held.bytes = JOURNAL_HELD_BYTES_MAX;
+        let (sender, receiver) = mpsc::channel();
+        let done = Box::new(move |result| sender.send(result).unwrap());
+        storage.journal(vec![selector(0, "x")], Wait::None, Some(done));
+        assert!(matches!(receiver.recv().unwrap(), Err(StorageError::NoSpace { .. })));
+        assert!(storage.inner().flush.lock().refused);
     }
 }

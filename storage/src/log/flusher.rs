@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     error::StorageError,
     format::frame::{FRAME_ALIGNMENT, FrameKind, finish_frame},
-    journal::{JournalBuffer, QueueCut},
+    journal::{Chunk, JournalBuffer, QueueCut},
     log::{
         appender::{AppendDone, Appended},
         segment::{FrameLog, FrameLogShared},
@@ -25,6 +25,9 @@ pub(crate) struct FlushQueue {
     /// In the order of the log.
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) journal: JournalBuffer,
+    pub(crate) held: HeldJournal,
+    /// Journal entries have been refused since the last rotation began.
+    pub(crate) refused: bool,
     /// Too much is unsynced, though nobody waits for it.
     pub(crate) hurry: bool,
     pub(crate) stop: bool,
@@ -34,6 +37,16 @@ impl FlushQueue {
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.journal.is_empty() && !self.hurry
     }
+}
+
+/// What could not be written into the journal, for want of room most often. It goes before anything newer.
+/// It wakes nobody: the next entry does, or the next idle sync.
+#[derive(Default)]
+pub(crate) struct HeldJournal {
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) bytes: u64,
+    /// The snapshot of a rotation is complete, but part of it is held here.
+    pub(crate) rotated: bool,
 }
 
 /// Writes the group journal and rotates it.
@@ -61,15 +74,29 @@ impl JournalWriter {
         self.log.begin_first(now_ms)
     }
 
-    /// Writes what has queued up, in order.
+    /// Writes what has queued up, in order. What could not be written stays in the buffer.
     pub(crate) fn write(&mut self, buffer: &mut JournalBuffer, now_ms: i64) -> Result<(), StorageError> {
-        for mut chunk in std::mem::take(&mut buffer.chunks) {
-            let len = chunk.frame.len().next_multiple_of(FRAME_ALIGNMENT) as u64;
-            let place = self.log.place(len, now_ms)?;
-            finish_frame(&mut chunk.frame, FrameKind::Journal, self.epoch, chunk.entries, place, now_ms);
-            self.log.write(&chunk.frame)?;
+        let mut written = 0;
+        let result = buffer.chunks.iter_mut().try_for_each(|chunk| {
+            self.write_chunk(chunk, now_ms)?;
+            written += 1;
+            Ok(())
+        });
+        buffer.chunks.drain(..written);
+        result
+    }
+
+    fn write_chunk(&mut self, chunk: &mut Chunk, now_ms: i64) -> Result<(), StorageError> {
+        let unpadded = chunk.frame.len();
+        let len = unpadded.next_multiple_of(FRAME_ALIGNMENT) as u64;
+        let place = self.log.place(len, now_ms)?;
+        finish_frame(&mut chunk.frame, FrameKind::Journal, self.epoch, chunk.entries, place, now_ms);
+        let result = self.log.write(&chunk.frame);
+        if result.is_err() {
+            // Without the padding, which is no part of the payload, it can be finished again elsewhere.
+            chunk.frame.truncate(unpadded);
         }
-        Ok(())
+        result
     }
 
     /// Writes the ends that a start has found, so that they still count when the queues have grown again.
@@ -100,5 +127,10 @@ impl JournalWriter {
             self.shared.remove_before(begin)?;
         }
         Ok(())
+    }
+
+    /// Ends a rotation whose snapshot has gaps: everything stays, and a later rotation tries again.
+    pub(crate) const fn abandon_rotation(&mut self) {
+        self.rotation = None;
     }
 }
