@@ -303,6 +303,10 @@ impl Finder<'_> {
             self.fence(end..self.known.durable, &path, FilePosition(0), Fault::Truncated);
         }
         let end = self.found.end;
+        if let Some(segment) = last.filter(|segment| segment.sealed_end().is_some() && !self.known.clean) {
+            // A kill may have come between its seal and the sync of that.
+            segment.sync()?;
+        }
         if let Some(segment) = last.filter(|segment| segment.sealed_end().is_none()) {
             if end.0 + FRAME_HEADER_LEN as u64 > segment.limit().0 {
                 // There is no room for a seal.

@@ -1155,8 +1155,14 @@ impl Inner {
         // Above the checkpoint lie rows that no view need show yet.
         let mut needed = checkpoint;
         for topic in self.catalogue.topics() {
-            for view in (0..topic.queues).filter_map(|queue| self.queues.view(topic.id, QueueId(queue))) {
-                needed = first_position(&view)?.map_or(needed, |first| first.min(needed));
+            for queue in (0..topic.queues).map(QueueId) {
+                let Some(view) = self.queues.view(topic.id, queue) else { continue };
+                match first_position(&view)? {
+                    Some(first) => needed = needed.min(first),
+                    // It has rows that no view shows yet; where they lie is not known here.
+                    None if self.queues.next_offset(topic.id, queue) > view.range().start => return Ok(()),
+                    None => {}
+                }
             }
         }
         let freed = self.log.remove_before(needed)?;

@@ -425,7 +425,9 @@ impl Queues {
                 DurabilityClass::Sync => durable,
                 DurabilityClass::Async => written,
             };
-            let visible = state.tail.end_below(end).unwrap_or_default().max(state.visible);
+            // What has moved into files is durable; the tail may hold none of it any more.
+            let filed = state.segments.last().map_or(QueueOffset(0), |segment| segment.range().end);
+            let visible = state.tail.end_below(end).unwrap_or_default().max(filed).max(state.visible);
             state.is_pending = visible < state.next && !state.removed;
             let moved = visible > state.visible;
             if moved {

@@ -248,6 +248,27 @@ fn a_long_log_is_replayed_in_parts() {
 }
 
 #[test]
+fn a_quiet_queue_is_there_after_a_replay_in_parts_and_keeps_its_log() {
+    let mut place = Place::new();
+    place.options.checkpoint_bytes = 32 << 10;
+    let storage = place.open();
+    let quiet = storage.create_topic(new_topic("quiet", DurabilityClass::Sync)).unwrap().id;
+    let busy = storage.create_topic(new_topic("busy", DurabilityClass::Sync)).unwrap().id;
+    append_all(&storage, quiet, 0..20);
+    append_all(&storage, busy, 0..400);
+    place.kill(storage);
+    place.env.lose(Path::new("/data/checkpoint"));
+    for _ in 0..2 {
+        let storage = place.open();
+        assert_eq!(rows(&storage, quiet), numbers(0..20));
+        storage.checkpoint().unwrap();
+        assert_eq!(rows(&storage, quiet), numbers(0..20));
+        assert_eq!(rows(&storage, busy), numbers(0..400));
+        place.kill(storage);
+    }
+}
+
+#[test]
 fn a_damaged_catalogue_stops_the_start() {
     let place = Place::new();
     let storage = place.open();
