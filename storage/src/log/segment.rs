@@ -128,7 +128,10 @@ impl SegmentFile {
     }
 
     pub(crate) fn sync(&self) -> Result<(), StorageError> {
-        self.file.sync_data().map_err(StorageError::io("sync", &self.path))
+        // Also for want of room: what the system dropped then was written, and counted on, before.
+        let failed =
+            |source| StorageError::Io { action: "sync", path: self.path.clone(), source: Arc::new(source) };
+        self.file.sync_data().map_err(failed)
     }
 
     fn write(&self, bytes: &[u8], position: LogPosition) -> Result<(), StorageError> {
