@@ -8,6 +8,7 @@ mod error;
 mod group;
 mod handle;
 pub mod limits;
+mod logged;
 mod name;
 mod near;
 mod publish;

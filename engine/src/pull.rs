@@ -19,11 +19,12 @@ use arrow_schema::SchemaRef;
 use futures::Stream;
 use serde::{Deserialize, Serialize};
 use weir_filter::{Predicate, Selector};
-use weir_storage::{Block, Epoch, Part, QueueId, QueueOffset, QueueView, StoredMessage, TopicId};
+use weir_storage::{Block, Epoch, Part, QueueId, QueueOffset, QueueView, TopicId};
 
 use crate::{
     broker::Broker,
     error::EngineError,
+    logged::Logged,
     name::{GroupName, TopicName},
     reads::{Produce, Progress, produced},
     scan::{Scan, Step, offset_at_time},
@@ -628,12 +629,9 @@ pub(crate) fn read_piece(
     rows: &[u32],
     bytes: usize,
 ) -> Result<RecordBatch, EngineError> {
-    if !projection.needs_messages() {
-        return projection.read(block, rows, &[]);
-    }
-    let rows = &rows[..affordable(block, rows, bytes)?];
-    let messages = messages(block, rows)?;
-    projection.read(block, rows, &messages)
+    let rows = if projection.needs_messages() { &rows[..affordable(block, rows, bytes)?] } else { rows };
+    let logged = Logged::read(projection.sources(), block, rows)?;
+    projection.read(block, rows, &logged)
 }
 
 /// How many of `rows` have about `bytes` in the log, at least one.
@@ -646,9 +644,4 @@ pub(crate) fn affordable(block: &Block, rows: &[u32], bytes: usize) -> Result<us
         fits
     });
     Ok(fitting.count().max(1).min(rows.len()))
-}
-
-/// Reads the messages of `rows` from the log.
-pub(crate) fn messages(block: &Block, rows: &[u32]) -> Result<Vec<StoredMessage>, EngineError> {
-    rows.iter().map(|row| Ok(block.message(*row as usize)?)).collect()
 }

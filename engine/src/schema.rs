@@ -16,19 +16,17 @@ use std::{
 };
 
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch,
-    RecordBatchOptions, StringArray, TimestampMicrosecondArray,
-    builder::{MapBuilder, MapFieldNames, StringBuilder},
-    new_null_array,
+    Array, ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, RecordBatchOptions,
+    StringArray, TimestampMicrosecondArray, new_null_array,
 };
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use weir_columns::{Column, ColumnRef, Kind, KindSet, Presence, Rows, System, Value, Values};
+use weir_columns::{Column, ColumnRef, Kind, KindSet, Presence, Rows, System, Values};
 use weir_filter::{Number, number_of};
-use weir_storage::{Block, QueueId, QueueOffset, QueueView, Segment, StoredMessage, TopicId};
+use weir_storage::{Block, QueueId, QueueOffset, QueueView, Segment, TopicId};
 
-use crate::{error::EngineError, near::near};
+use crate::{error::EngineError, logged::Logged, near::near};
 
 /// Columns that are inferred for a topic; further properties are still found by name.
 const COLUMNS_MAX: usize = 4096;
@@ -167,7 +165,7 @@ impl Source {
         ("delivery_time", Self::DeliveryTime),
     ];
 
-    fn data_type(&self) -> DataType {
+    pub(crate) fn data_type(&self) -> DataType {
         match self {
             Self::QueueId => DataType::Int32,
             Self::QueueOffset | Self::BodySize => DataType::Int64,
@@ -323,7 +321,12 @@ impl Projection {
         self.columns.iter().any(|column| column.source.needs_message())
     }
 
-    /// Returns the columns of some `rows` of `block`, ascending. `messages` are theirs, if they are needed.
+    /// Returns what the columns are made of.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.columns.iter().map(|column| &column.source)
+    }
+
+    /// Returns the columns of some `rows` of `block`, ascending. `logged` holds those that only the log has.
     ///
     /// # Errors
     ///
@@ -332,13 +335,14 @@ impl Projection {
         &self,
         block: &Block,
         rows: &[u32],
-        messages: &[StoredMessage],
+        logged: &Logged,
     ) -> Result<RecordBatch, EngineError> {
-        debug_assert!(!self.needs_messages() || messages.len() == rows.len(), "each row has its message");
         let arrays = self
-            .columns
-            .iter()
-            .map(|column| read_column(&column.source, block, rows, messages))
+            .sources()
+            .map(|source| match logged.column(source) {
+                Some(array) => Ok(Arc::clone(array)),
+                None => read_column(source, block, rows),
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
@@ -346,12 +350,7 @@ impl Projection {
     }
 }
 
-fn read_column(
-    source: &Source,
-    block: &Block,
-    rows: &[u32],
-    messages: &[StoredMessage],
-) -> Result<ArrayRef, EngineError> {
+fn read_column(source: &Source, block: &Block, rows: &[u32]) -> Result<ArrayRef, EngineError> {
     let system = |system| block.column(ColumnRef::System(system));
     Ok(match source {
         Source::QueueId => {
@@ -387,43 +386,10 @@ fn read_column(
         | Source::Body
         | Source::Properties
         | Source::BornHost
-        | Source::DeliveryTime => from_messages(source, messages),
+        | Source::DeliveryTime => {
+            return Err(EngineError::Internal(format!("{source:?} was not read from the log")));
+        }
     })
-}
-
-fn from_messages(source: &Source, messages: &[StoredMessage]) -> ArrayRef {
-    let stored = messages.iter().map(|stored| &stored.message);
-    let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    match source {
-        Source::MessageId => {
-            Arc::new(stored.map(|message| filled(&message.message_id)).collect::<StringArray>())
-        }
-        Source::Keys => {
-            Arc::new(stored.map(|message| filled(&message.keys.join(" "))).collect::<StringArray>())
-        }
-        Source::BornHost => {
-            Arc::new(stored.map(|message| filled(&message.born_host)).collect::<StringArray>())
-        }
-        Source::DeliveryTime => timestamps(stored.map(|message| message.delivery_time_ms)),
-        Source::Properties => properties_map(stored.map(|message| message.properties.as_slice())),
-        _ => Arc::new(BinaryArray::from_iter_values(stored.map(|message| message.body.as_ref()))),
-    }
-}
-
-fn properties_map<'m>(rows: impl Iterator<Item = &'m [(String, Value)]>) -> ArrayRef {
-    let names =
-        MapFieldNames { entry: "entries".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
-    let mut map = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
-        .with_keys_field(Field::new("key", DataType::Utf8, false))
-        .with_values_field(Field::new("value", DataType::Utf8, true));
-    for properties in rows {
-        for (name, value) in properties {
-            map.keys().append_value(name);
-            map.values().append_value(value.to_text());
-        }
-        map.append(true).expect("as many keys as values were appended");
-    }
-    Arc::new(map.finish())
 }
 
 fn timestamps(times_ms: impl Iterator<Item = Option<i64>>) -> ArrayRef {

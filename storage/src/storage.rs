@@ -325,8 +325,12 @@ struct LastCheckpoint {
 }
 
 impl ReadRecords for LogReader {
-    fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError> {
-        Self::read(self, position)
+    fn visit(
+        &self,
+        positions: &mut dyn Iterator<Item = LogPosition>,
+        visit: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        Self::visit(self, positions, visit)
     }
 }
 

@@ -30,11 +30,12 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 use weir_filter::{Dialect, Limits, Predicate, Selector};
-use weir_storage::{Block, QueueId, QueueOffset, QueueView, StoredMessage};
+use weir_storage::{Block, QueueId, QueueOffset, QueueView};
 
 use crate::{
     error::EngineError,
-    pull::{affordable, messages, read_piece},
+    logged::Logged,
+    pull::{affordable, read_piece},
     reads::{Produce, Progress, ReadPool, produced},
     scan::{Scan, Step, offset_at_time},
     schema::{Projection, Source, TableColumn},
@@ -575,8 +576,8 @@ struct Rows {
     rows: Vec<u32>,
     /// How many of `rows` are done with.
     done: usize,
-    /// Their messages, if the stage before had to read them.
-    messages: Option<Vec<StoredMessage>>,
+    /// What the stage before had to read from the log.
+    logged: Option<Logged>,
 }
 
 impl Rows {
@@ -616,7 +617,7 @@ impl TableRun {
         match scan.next()? {
             None => self.scan = None,
             Some(Step::Block { block, matches, .. }) if matches.has_true() => {
-                let rows = Rows { block, rows: matches.set_indices_u32().collect(), done: 0, messages: None };
+                let rows = Rows { block, rows: matches.set_indices_u32().collect(), done: 0, logged: None };
                 match self.exact {
                     Some(_) => self.matched = Some(rows),
                     None => self.ready = Some(rows),
@@ -632,18 +633,21 @@ impl TableRun {
         let reads_log = exact.projection.needs_messages();
         let left = matched.left();
         let rows = if reads_log { &left[..affordable(&matched.block, left, BATCH_BYTES)?] } else { left };
-        let logged = if reads_log { messages(&matched.block, rows)? } else { Vec::new() };
+        let sources = exact.projection.sources();
+        // What the rows that are left need besides costs less now than finding their records again.
+        let logged = if reads_log {
+            Logged::read(sources.chain(self.output.sources()), &matched.block, rows)?
+        } else {
+            Logged::default()
+        };
         let batch = exact.projection.read(&matched.block, rows, &logged)?;
         let verdicts = exact.evaluate(&batch).map_err(EngineError::from)?;
         let survivors: Vec<u32> = verdicts.values().set_indices().map(|index| rows[index]).collect();
         let taken = rows.len();
         if !survivors.is_empty() {
-            let kept = (reads_log && self.output.needs_messages()).then(|| {
-                let kept = logged.into_iter().enumerate().filter(|(index, _)| verdicts.value(*index));
-                kept.map(|(_, message)| message).collect()
-            });
+            let logged = if reads_log { Some(logged.filter(&verdicts)?) } else { None };
             let block = Arc::clone(&matched.block);
-            self.ready = Some(Rows { block, rows: survivors, done: 0, messages: kept });
+            self.ready = Some(Rows { block, rows: survivors, done: 0, logged });
         }
         matched.done += taken;
         if !matched.left().is_empty() {
@@ -656,11 +660,8 @@ impl TableRun {
     fn read(&mut self, mut ready: Rows) -> Result<(), EngineError> {
         let room = self.left.min(BATCH_ROWS - self.pending_rows);
         let rows = &ready.left()[..ready.left().len().min(room)];
-        let piece = match &ready.messages {
-            Some(messages) => {
-                let messages = &messages[ready.done..ready.done + rows.len()];
-                self.output.read(&ready.block, rows, messages)?
-            }
+        let piece = match &ready.logged {
+            Some(logged) => self.output.read(&ready.block, rows, &logged.slice(ready.done, rows.len()))?,
             None => read_piece(&self.output, &ready.block, rows, BATCH_BYTES)?,
         };
         ready.done += piece.num_rows();

@@ -513,6 +513,11 @@ impl<'a> RecordView<'a> {
         self.fields().filter(|(id, _)| *id == field::KEY).filter_map(|(_, bytes)| str::from_utf8(bytes).ok())
     }
 
+    /// Returns the host that the producer named, or its address; empty if none.
+    pub fn born_host(&self) -> &'a str {
+        self.text(field::BORN_HOST).unwrap_or_default()
+    }
+
     /// Returns the message group.
     pub fn message_group(&self) -> Option<&'a str> {
         self.text(field::MESSAGE_GROUP)

@@ -1,4 +1,4 @@
-//! Reads single records: from the buffers that were written last, from maps of sealed segments, and with
+//! Reads records by position: from the buffers that were written last, from maps of sealed segments, and with
 //! `pread` from the active one, whose bytes still change.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
@@ -15,7 +15,9 @@ use crate::{
 };
 
 /// Most records are no longer than this, so that one read gets them.
-const FIRST_READ: usize = 4096;
+const READ_MIN: usize = 4 << 10;
+/// Records that lie close together are read in pieces of up to this size.
+const READ_MAX: usize = 256 << 10;
 
 /// Frames that were written last, in order.
 #[derive(Debug)]
@@ -47,13 +49,12 @@ impl RecentFrames {
         }
     }
 
-    /// Returns the frame that holds a position, and where in it that is.
-    fn at(&self, position: LogPosition) -> Option<(Bytes, usize)> {
+    /// Returns the frame that holds a position, and where it begins.
+    fn at(&self, position: LogPosition) -> Option<(LogPosition, Bytes)> {
         let recent = self.frames.read();
         let after = recent.frames.partition_point(|(start, _)| *start <= position);
         let (start, frame) = recent.frames.get(after.checked_sub(1)?)?;
-        let at = usize::try_from(position.0 - start.0).ok().filter(|at| *at < frame.len())?;
-        Some((frame.clone(), at))
+        (position.0 - start.0 < frame.len() as u64).then(|| (*start, frame.clone()))
     }
 }
 
@@ -69,43 +70,238 @@ pub(crate) struct LogReader {
 impl LogReader {
     /// Reads the message at a position and verifies its checksum.
     pub(crate) fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError> {
-        if let Some((frame, at)) = self.recent.at(position) {
-            let bytes = frame.get(at..).unwrap_or_default();
-            return stored(bytes, position).map_err(|_| StorageError::NoRecord { position });
+        let mut found = None;
+        self.visit(&mut std::iter::once(position), &mut |record| found = Some(record.to_stored()))?;
+        found.ok_or(StorageError::NoRecord { position })
+    }
+
+    /// Reads the rows' records at some positions, in the order given, and verifies their checksums. Ascending
+    /// positions that lie close together are read at once.
+    pub(crate) fn visit(
+        &self,
+        positions: &mut dyn Iterator<Item = LogPosition>,
+        visit: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        let mut stretch = Stretch::None;
+        for position in positions {
+            if !stretch.holds(position) {
+                stretch = self.stretch_at(position, stretch)?;
+            }
+            loop {
+                let fault = match stretch.record(position) {
+                    Ok(record) => break visit(&record),
+                    Err(fault) => fault,
+                };
+                // The piece that was read may end within the record.
+                if !matches!(fault, Fault::Truncated) || !stretch.read_on(position)? {
+                    return Err(stretch.damaged(position, fault));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the bytes at a position. `before` are those that were used last.
+    fn stretch_at(&self, position: LogPosition, before: Stretch) -> Result<Stretch, StorageError> {
+        if let Some((start, bytes)) = self.recent.at(position) {
+            return Ok(Stretch::Frame { start, bytes });
         }
         if self.fences.iter().any(|fence| fence.contains(&position)) {
             return Err(StorageError::Lost { position });
         }
-        let segment = self.shared.segments.at(position);
-        let end = |segment: &SegmentFile| segment.sealed_end().unwrap_or_else(|| self.shared.tip().written);
-        let Some(segment) = segment.filter(|segment| position < end(segment)) else {
+        let Some(segment) = self.shared.segments.at(position) else {
             return Err(StorageError::NoRecord { position });
         };
-        let at = segment.header.file_position(position).0;
-        let corrupt = StorageError::corrupt(&segment.path, at);
-        if let Some(bytes) = segment.mapped(position) {
-            return stored(bytes, position).map_err(corrupt);
+        let end = segment.sealed_end().unwrap_or_else(|| self.shared.tip().written);
+        if position >= end {
+            return Err(StorageError::NoRecord { position });
         }
-        let mut bytes = vec![0; FIRST_READ];
-        let read = segment.read_some(&mut bytes, position)?;
-        bytes.truncate(read);
-        let len = match peek_len(&bytes) {
-            Ok(len) => len,
-            Err(fault) => return Err(corrupt(fault)),
+        if segment.mapped(position).is_some() {
+            let fence = self.fences.iter().map(|fence| fence.start).filter(|start| *start > position).min();
+            return Ok(Stretch::Map { segment, end: fence.unwrap_or(end).min(end), from: position });
+        }
+        let (len, bytes) = match before {
+            Stretch::Piece(piece) if piece.is_close_before(position) => {
+                ((piece.len * 2).min(READ_MAX), piece.bytes)
+            }
+            _ => (READ_MIN, Vec::new()),
         };
-        if len > read {
-            bytes.resize(len, 0);
-            let read = segment.read_some(&mut bytes, position)?;
-            bytes.truncate(read);
-        }
-        stored(&bytes, position).map_err(corrupt)
+        let mut piece = Piece { segment, start: position, end, len, bytes };
+        piece.read(position)?;
+        Ok(Stretch::Piece(piece))
     }
 }
 
-fn stored(bytes: &[u8], position: LogPosition) -> Result<StoredMessage, Fault> {
-    let record = RecordView::decode(bytes, position)?;
-    if !record.kind.is_row() {
-        return Err(Fault::Structure("the kind of the record"));
+/// Bytes of the log in which more than one record may lie.
+enum Stretch {
+    None,
+    /// A frame that was written last.
+    Frame {
+        start: LogPosition,
+        bytes: Bytes,
+    },
+    /// A sealed segment, from a position up to the next fence.
+    Map {
+        segment: Arc<SegmentFile>,
+        from: LogPosition,
+        end: LogPosition,
+    },
+    /// Bytes of the active segment, or of one that cannot be mapped.
+    Piece(Piece),
+}
+
+struct Piece {
+    segment: Arc<SegmentFile>,
+    start: LogPosition,
+    /// Everything below had been written when the bytes were read.
+    end: LogPosition,
+    /// How many bytes are read at once.
+    len: usize,
+    bytes: Vec<u8>,
+}
+
+impl Piece {
+    fn is_close_before(&self, position: LogPosition) -> bool {
+        (self.start.0..=self.start.0 + (self.bytes.len() + READ_MIN) as u64).contains(&position.0)
     }
-    Ok(record.to_stored())
+
+    fn read(&mut self, position: LogPosition) -> Result<(), StorageError> {
+        let written = usize::try_from(self.end.0 - position.0).unwrap_or(usize::MAX);
+        self.start = position;
+        self.bytes.resize(self.len.min(written), 0);
+        let read = self.segment.read_some(&mut self.bytes, position)?;
+        self.bytes.truncate(read);
+        Ok(())
+    }
+}
+
+impl Stretch {
+    fn holds(&self, position: LogPosition) -> bool {
+        let within = |start: LogPosition, len: usize| (start.0..start.0 + len as u64).contains(&position.0);
+        match self {
+            Self::None => false,
+            Self::Frame { start, bytes } => within(*start, bytes.len()),
+            Self::Map { from, end, .. } => (*from..*end).contains(&position),
+            Self::Piece(piece) => within(piece.start, piece.bytes.len()),
+        }
+    }
+
+    /// Decodes the record of a row at a position that this stretch [holds](Self::holds).
+    fn record(&self, position: LogPosition) -> Result<RecordView<'_>, Fault> {
+        let from = |start: LogPosition, bytes| bytes_from(bytes, position.0 - start.0);
+        let bytes = match self {
+            Self::None => &[][..],
+            Self::Frame { start, bytes } => from(*start, bytes),
+            Self::Map { segment, .. } => segment.mapped(position).unwrap_or_default(),
+            Self::Piece(piece) => from(piece.start, &piece.bytes),
+        };
+        let record = RecordView::decode(bytes, position)?;
+        if record.kind.is_row() { Ok(record) } else { Err(Fault::Structure("the kind of the record")) }
+    }
+
+    /// Reads a record that is not whole in this piece, from its start; false if that gave no more bytes.
+    fn read_on(&mut self, position: LogPosition) -> Result<bool, StorageError> {
+        let Self::Piece(piece) = self else { return Ok(false) };
+        let held = bytes_from(&piece.bytes, position.0 - piece.start.0);
+        let (had, len) = (held.len(), peek_len(held).unwrap_or(READ_MIN));
+        let usual = piece.len;
+        piece.len = usual.max(len);
+        let read = piece.read(position);
+        piece.len = usual;
+        read?;
+        Ok(piece.bytes.len() > had)
+    }
+
+    fn damaged(&self, position: LogPosition, fault: Fault) -> StorageError {
+        let segment = match self {
+            // These bytes are as they were written: no row begins here.
+            Self::None | Self::Frame { .. } => return StorageError::NoRecord { position },
+            Self::Map { segment, .. } => segment,
+            Self::Piece(piece) => &piece.segment,
+        };
+        StorageError::corrupt(&segment.path, segment.header.file_position(position).0)(fault)
+    }
+}
+
+fn bytes_from(bytes: &[u8], at: u64) -> &[u8] {
+    usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        thread,
+        time::Duration,
+    };
+
+    use crate::{
+        Append, Block, Events, Message, NewTopic, QueueId, QueueOffset, Storage, StorageError,
+        StorageOptions, TopicId,
+    };
+
+    struct Silent;
+
+    impl Events for Silent {
+        fn visible(&self, _: TopicId, _: QueueId, _: QueueOffset) {}
+        fn failed(&self, error: &StorageError) {
+            panic!("{error}");
+        }
+    }
+
+    /// Small ones, and some that are longer than a piece.
+    fn body(offset: u64) -> Vec<u8> {
+        let len = if offset % 97 == 96 { 600_000 } else { 10 + offset % 3000 };
+        vec![offset as u8; len as usize]
+    }
+
+    fn blocks(storage: &Storage, topic: TopicId) -> Vec<Arc<Block>> {
+        let view = storage.view(topic, QueueId(0)).unwrap();
+        let sealed = view.segments().iter().flat_map(|segment| {
+            (0..segment.blocks()).map(|number| segment.block(number).unwrap()).collect::<Vec<_>>()
+        });
+        sealed.chain(view.runs().iter().cloned()).collect()
+    }
+
+    #[test]
+    fn records_are_the_same_however_many_are_read_at_once() {
+        const MESSAGES: u64 = 1500;
+        let dir = tempfile::tempdir().unwrap();
+        let options = StorageOptions { recent_bytes_max: 300_000, ..StorageOptions::small() };
+        let storage = Storage::open(dir.path(), options, Arc::new(Silent)).unwrap();
+        let topic = storage.create_topic(NewTopic { name: "t".into(), queues: 1, ..NewTopic::default() });
+        let topic = topic.unwrap().id;
+        for first in (0..MESSAGES).step_by(50) {
+            let (sender, receiver) = mpsc::channel();
+            let message = |offset| Message { body: body(offset).into(), ..Message::default() };
+            let batch = (first..first + 50)
+                .map(|offset| Append { topic, queue: QueueId(0), message: message(offset) })
+                .collect();
+            storage.append(batch, Box::new(move |result| sender.send(result).unwrap()));
+            receiver.recv().unwrap().unwrap();
+        }
+        while storage.view(topic, QueueId(0)).unwrap().range().end.0 < MESSAGES {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let ends = storage.ends();
+        assert!(ends.written.0 > 8 << 20, "several segments are sealed, one is active");
+        for step in [1, 2, 40, 200] {
+            let mut seen = Vec::new();
+            for block in blocks(&storage, topic) {
+                let rows = (0..block.len()).step_by(step);
+                let base = block.base().0;
+                let expected: Vec<u64> = rows.clone().map(|row| base + row as u64).collect();
+                let mut visited = Vec::new();
+                block
+                    .visit_records(rows, |record| {
+                        assert!(record.body() == body(record.offset.0), "{}", record.offset);
+                        visited.push(record.offset.0);
+                    })
+                    .unwrap();
+                assert_eq!(visited, expected);
+                seen.extend(visited);
+            }
+            assert!(seen.len() as u64 >= MESSAGES / step as u64);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use crate::{
     env::DiskEnv,
     error::StorageError,
     format::record::{RecordPlace, RecordView, encode_message, record_len},
-    message::{Message, StoredMessage},
+    message::Message,
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
     queue::{
         block::ReadRecords,
@@ -32,8 +32,12 @@ pub struct Building {
 struct NoLog;
 
 impl ReadRecords for NoLog {
-    fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError> {
-        Err(StorageError::NoRecord { position })
+    fn visit(
+        &self,
+        positions: &mut dyn Iterator<Item = LogPosition>,
+        _: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        positions.next().map_or(Ok(()), |position| Err(StorageError::NoRecord { position }))
     }
 }
 

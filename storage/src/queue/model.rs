@@ -11,7 +11,7 @@ use weir_columns::{Column, ColumnRef, Kind, KindSet, Presence, Rows, System, Val
 use crate::{
     error::StorageError,
     format::record::{RecordPlace, RecordView, encode_message},
-    message::{Message, MessageType, StoredMessage},
+    message::{Message, MessageType},
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
     queue::{
         block::{Block, ReadRecords, value_of},
@@ -74,11 +74,18 @@ fn end_of(records: &[(LogPosition, Vec<u8>)]) -> LogPosition {
 }
 
 impl ReadRecords for ModelLog {
-    fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError> {
+    fn visit(
+        &self,
+        positions: &mut dyn Iterator<Item = LogPosition>,
+        visit: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
         let records = self.inner.lock();
-        let found = records.binary_search_by_key(&position, |(at, _)| *at);
-        let number = found.map_err(|_| StorageError::NoRecord { position })?;
-        Ok(RecordView::decode(&records[number].1, position).unwrap().to_stored())
+        for position in positions {
+            let found = records.binary_search_by_key(&position, |(at, _)| *at);
+            let number = found.map_err(|_| StorageError::NoRecord { position })?;
+            visit(&RecordView::decode(&records[number].1, position).unwrap());
+        }
+        Ok(())
     }
 }
 

@@ -97,13 +97,13 @@ fn a_full_disk_refuses_publishers_and_nobody_else() {
     assert_eq!(append(&storage, topic, stored).unwrap().offset, QueueOffset(stored));
     wait_visible(&storage, topic, stored + 1);
     assert_eq!(rows(&storage, topic), numbers(0..stored + 1));
+    assert!(place.told.failures.lock().unwrap().is_empty());
     place.kill(storage);
     let storage = place.open();
     let report = storage.report();
     assert!(report.fences.is_empty());
     assert_eq!(report.cut, None, "nothing of the refused batches is left");
     assert_eq!(rows(&storage, topic), numbers(0..stored + 1));
-    assert!(place.told.failures.lock().unwrap().is_empty());
 }
 
 #[test]
