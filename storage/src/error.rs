@@ -181,6 +181,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Returns whether a sync failed of what somebody counts on: the storage must stop.
+    pub(crate) fn is_failed_sync(&self) -> bool {
+        matches!(self, Self::Io { action: "sync", .. } | Self::Failed { .. })
+    }
+
     /// Returns a function that makes an error of the file system into one of storage.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {

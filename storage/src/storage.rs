@@ -649,11 +649,15 @@ impl Inner {
         change: impl FnOnce(&Catalogue) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         self.check()?;
-        if self.directory.lock().is_none() {
+        // Held, so that nothing is written once a close has given the directory away.
+        let directory = self.directory.lock();
+        if directory.is_none() {
             return Err(StorageError::Closed);
         }
         let result = change(&self.catalogue);
-        if let Err(error @ (StorageError::Io { action: "sync", .. } | StorageError::Failed { .. })) = &result
+        drop(directory);
+        if let Err(error) = &result
+            && error.is_failed_sync()
         {
             self.fail(error.clone());
         }
@@ -1058,7 +1062,7 @@ impl Inner {
                 }
                 match frames.prepare() {
                     Ok(again) => more = again,
-                    Err(error @ StorageError::Io { action: "sync", .. }) => {
+                    Err(error) if error.is_failed_sync() => {
                         self.fail(error);
                         return false;
                     }
@@ -1936,5 +1940,46 @@ mod tests {
         storage.journal(vec![selector(0, "x")], Wait::None, Some(done));
         assert!(matches!(receiver.recv().unwrap(), Err(StorageError::NoSpace { .. })));
         assert!(storage.inner().flush.lock().refused);
+    }
+
+    #[test]
+    fn after_a_failed_sync_every_sync_of_the_file_fails() {
+        for kind in [std::io::ErrorKind::Other, std::io::ErrorKind::StorageFull] {
+            let (storage, env, sync, _) = stepped(StorageOptions::small());
+            let answer = send(&storage, sync, 1);
+            let inner = storage.inner();
+            inner.append_once();
+            env.fail(crate::sim::SimCall::Sync, 0, kind);
+            // As the thread that writes zeros ahead does, just before it tells of its failure.
+            assert!(inner.log.prepare().unwrap_err().is_failed_sync());
+            inner.flush_once(false);
+            let error = answer.try_recv().unwrap().unwrap_err();
+            assert!(matches!(error, StorageError::Failed { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failed_sync_fails_the_storage_whoever_meets_it() {
+        // The sync of a change of the catalogue; then, when it is summed up, those of the sealed segment and of
+        // the new one.
+        for after in [0, 1, 3] {
+            let (storage, env, sync, _) = stepped(StorageOptions::small());
+            let change = |size| {
+                let attributes = "x".repeat(size);
+                storage.alter_topic(sync, 2, DurabilityClass::Sync, attributes)
+            };
+            change(600 << 10).unwrap();
+            env.fail(crate::sim::SimCall::Sync, after, std::io::ErrorKind::StorageFull);
+            let error = change(600 << 10).unwrap_err();
+            assert!(error.is_failed_sync(), "{after}: {error}");
+            assert!(matches!(storage.create_topic(topic("t")), Err(StorageError::Failed { .. })), "{after}");
+            assert!(matches!(send(&storage, sync, 1).try_recv(), Ok(Err(StorageError::Failed { .. }))));
+        }
+        let (storage, env, sync, _) = stepped(StorageOptions::small());
+        let _answer = send(&storage, sync, 1);
+        storage.inner().append_once();
+        env.fail(crate::sim::SimCall::Sync, 0, std::io::ErrorKind::StorageFull);
+        assert!(!storage.inner().upkeep_once());
+        assert!(matches!(storage.checkpoint(), Err(StorageError::Failed { .. })));
     }
 }
