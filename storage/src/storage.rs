@@ -287,6 +287,8 @@ pub(crate) struct Inner {
     build_filled: Condvar,
     /// Up to this position the consume queues hold the log.
     built: AtomicU64,
+    /// The durable end of the log that builder and publishers have been told of.
+    announced: AtomicU64,
 
     upkeep: Mutex<Upkeep>,
     upkeep_wanted: Condvar,
@@ -917,8 +919,9 @@ impl Inner {
     }
 
     fn sync_log(&self) -> Result<(), StorageError> {
-        let before = self.log.durable();
-        if self.log.sync()? > before {
+        let durable = self.log.sync()?.0;
+        // Not the durable end before this sync: the end of a segment moves it, too, and tells nobody.
+        if self.announced.fetch_max(durable, Ordering::AcqRel) < durable {
             self.build.lock().publish = true;
             self.build_filled.notify_one();
             self.make_room();
@@ -1587,6 +1590,7 @@ impl Opening {
             build: Mutex::default(),
             build_filled: Condvar::new(),
             built: AtomicU64::new(found.end.0),
+            announced: AtomicU64::new(found.end.0),
             upkeep: Mutex::default(),
             upkeep_wanted: Condvar::new(),
             keeper: Mutex::default(),
@@ -1981,5 +1985,32 @@ mod tests {
         env.fail(crate::sim::SimCall::Sync, 0, std::io::ErrorKind::StorageFull);
         assert!(!storage.inner().upkeep_once());
         assert!(matches!(storage.checkpoint(), Err(StorageError::Failed { .. })));
+    }
+
+    /// Appends a message that begins a new segment, on a disk that has room for the seal of the last one alone.
+    fn fail_to_begin(storage: &Storage, env: &crate::sim::SimEnv, topic: TopicId) {
+        let (sender, receiver) = mpsc::channel();
+        let message = Message { body: vec![0; 1 << 20].into(), ..message(9) };
+        let batch = vec![Append { topic, queue: QueueId(0), message }];
+        storage.append(batch, Box::new(move |result| sender.send(result).unwrap()));
+        // The seal, the cut behind it, and the header of the next segment.
+        env.fail(crate::sim::SimCall::Write, 2, std::io::ErrorKind::StorageFull);
+        storage.inner().append_once();
+        assert!(matches!(receiver.try_recv().unwrap(), Err(StorageError::NoSpace { .. })));
+    }
+
+    #[test]
+    fn rows_before_a_segment_that_cannot_be_begun_become_visible() {
+        let (storage, env, sync, _) = stepped(StorageOptions::small());
+        let answer = send(&storage, sync, 1);
+        let inner = storage.inner();
+        inner.append_once();
+        inner.build_once();
+        fail_to_begin(&storage, &env, sync);
+        inner.flush_once(false);
+        assert!(answer.try_recv().unwrap().is_ok());
+        assert!(inner.build.lock().publish, "the builder is woken");
+        inner.build_once();
+        assert_eq!(storage.view(sync, QueueId(0)).unwrap().range().end, QueueOffset(1));
     }
 }
