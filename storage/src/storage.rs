@@ -300,8 +300,8 @@ pub(crate) struct Inner {
     low_space: AtomicBool,
     /// The checkpoint file says that this process runs. Before that nothing may be appended.
     is_marked: AtomicBool,
-    /// Rows have ended since the last checkpoint, whose files and segments can go.
-    has_shrunk: AtomicBool,
+    /// Rows have ended since the last checkpoint, whose files and segments can go, or it failed.
+    is_due: AtomicBool,
     failure: OnceLock<StorageError>,
 }
 
@@ -531,7 +531,7 @@ impl Storage {
         let inner = &self.handle.inner;
         inner.change(|catalogue| catalogue.set_first_offset(topic, queue, offset))?;
         inner.queues.set_first_offset(topic, queue, offset);
-        inner.has_shrunk.store(true, Ordering::Release);
+        inner.is_due.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -591,7 +591,7 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// If a file cannot be written.
+    /// If a file cannot be written, or the storage has been closed.
     pub fn checkpoint(&self) -> Result<(), StorageError> {
         self.handle.inner.checkpoint(Mark::Running)
     }
@@ -665,6 +665,11 @@ impl Inner {
         }
         self.want_upkeep(self.catalogue.frames());
         result
+    }
+
+    /// Returns an error after a close: the directory may be another process's by now.
+    fn check_open(&self) -> Result<(), StorageError> {
+        if self.directory.lock().is_none() { Err(StorageError::Closed) } else { Ok(()) }
     }
 
     fn space_of(&self, topic: &TopicEntry) -> FreedSpace {
@@ -1129,8 +1134,8 @@ impl Inner {
 
     fn checkpoint_if_moved(&self) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
-        let has_shrunk = self.has_shrunk.swap(false, Ordering::AcqRel);
-        if !has_shrunk && self.checkpoint.lock().log == self.log.durable().min(built) {
+        let is_due = self.is_due.load(Ordering::Acquire);
+        if !is_due && self.checkpoint.lock().log == self.log.durable().min(built) {
             return Ok(());
         }
         self.checkpoint(Mark::Running)
@@ -1140,12 +1145,25 @@ impl Inner {
     fn checkpoint(&self, mark: Mark) -> Result<(), StorageError> {
         self.check()?;
         let mut last = self.checkpoint.lock();
+        if mark == Mark::Running {
+            self.check_open()?;
+        }
+        // Before the work, so that rows which end meanwhile ask for another.
+        self.is_due.store(false, Ordering::Release);
+        let made = self.make_checkpoint(&mut last, mark);
+        if made.is_err() {
+            self.is_due.store(true, Ordering::Release);
+        }
+        made
+    }
+
+    fn make_checkpoint(&self, last: &mut LastCheckpoint, mark: Mark) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
         let log = self.log.durable().min(built);
-        let queues = self.queues.checkpoint(log)?;
-        last.log = log;
-        last.queues = queues.encode();
-        self.write_checkpoint(&last, mark)?;
+        let queues = self.queues.checkpoint(log)?.encode();
+        let next = LastCheckpoint { log, queues, fences: last.fences.clone() };
+        self.write_checkpoint(&next, mark)?;
+        *last = next;
         self.queues.retire();
         if mark == Mark::Running {
             self.remove_unreachable_log(log)?;
@@ -1164,7 +1182,7 @@ impl Inner {
         for topic in self.catalogue.topics() {
             for queue in (0..topic.queues).map(QueueId) {
                 let Some(view) = self.queues.view(topic.id, queue) else { continue };
-                match first_position(&view)? {
+                match first_position(&view) {
                     Some(first) => needed = needed.min(first),
                     // It has rows that no view shows yet; where they lie is not known here.
                     None if self.queues.next_offset(topic.id, queue) > view.range().start => return Ok(()),
@@ -1246,16 +1264,19 @@ impl Inner {
     }
 }
 
-/// Returns where in the log the first row of a queue lies, if it has rows.
-fn first_position(view: &QueueView) -> Result<Option<LogPosition>, StorageError> {
+/// Returns where in the log the first row of a queue lies, or a position before it, if it has rows.
+fn first_position(view: &QueueView) -> Option<LogPosition> {
     let first = view.range().start;
-    let block = match view.part_at(first) {
-        Some(Part::Segment(segment, number)) => segment.block(number)?,
-        Some(Part::Run(block)) => block,
-        None => return Ok(None),
+    let block = match view.part_at(first)? {
+        // Of a damaged block its directory still knows where its rows begin.
+        Part::Segment(segment, number) => match segment.block(number) {
+            Ok(block) => block,
+            Err(_) => return Some(segment.entry(number).first_position),
+        },
+        Part::Run(block) => block,
     };
     let row = first.since(block.base()).and_then(|row| usize::try_from(row).ok()).unwrap_or_default();
-    Ok(block.positions().values().get(row).copied().map(LogPosition))
+    block.positions().values().get(row).copied().map(LogPosition)
 }
 
 /// Returns the rows in payloads of frames.
@@ -1598,7 +1619,7 @@ impl Opening {
             checkpoint: Mutex::new(last),
             low_space: AtomicBool::new(false),
             is_marked: AtomicBool::new(false),
-            has_shrunk: AtomicBool::new(false),
+            is_due: AtomicBool::new(false),
             failure: OnceLock::new(),
         }
     }
@@ -2012,5 +2033,34 @@ mod tests {
         assert!(inner.build.lock().publish, "the builder is woken");
         inner.build_once();
         assert_eq!(storage.view(sync, QueueId(0)).unwrap().range().end, QueueOffset(1));
+    }
+
+    #[test]
+    fn a_checkpoint_that_found_no_room_is_made_at_the_next_interval() {
+        // Two writes of a file of consume queues, then that of the checkpoint file.
+        for after in 0..3 {
+            let (storage, env, sync, _) = stepped(StorageOptions::small());
+            let _answer = send(&storage, sync, 1);
+            let inner = storage.inner();
+            inner.append_once();
+            inner.flush_once(false);
+            inner.build_once();
+            let fail = |after| env.fail(crate::sim::SimCall::Write, after, std::io::ErrorKind::StorageFull);
+            fail(after);
+            inner.checkpoint_if_moved().unwrap_err();
+            inner.checkpoint_if_moved().unwrap();
+            let files = || env.paths().into_iter().filter(|path| path.starts_with("/data/queues")).count();
+            assert_eq!(files(), 1);
+            storage.set_first_offset(sync, QueueId(0), QueueOffset(1)).unwrap();
+            fail(0);
+            inner.checkpoint_if_moved().unwrap_err();
+            inner.checkpoint_if_moved().unwrap();
+            assert_eq!(files(), 0, "what it no longer lists is gone");
+            let (end, uuid) = (storage.ends().durable, storage.uuid());
+            env.kill();
+            drop(storage);
+            let checkpoint = read_checkpoint(&env, Path::new("/data"), &uuid).unwrap().unwrap();
+            assert_eq!(checkpoint.log, end);
+        }
     }
 }
