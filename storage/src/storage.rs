@@ -2036,6 +2036,40 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_appended_behind_a_seal() {
+        let (storage, env, sync, _) = stepped(StorageOptions::small());
+        let _answer = send(&storage, sync, 1);
+        storage.inner().append_once();
+        fail_to_begin(&storage, &env, sync);
+        let open = || {
+            let options = StorageOptions { env: Arc::new(env.clone()), ..StorageOptions::small() };
+            Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap()
+        };
+        env.kill();
+        drop(storage);
+        env.set_capacity(Some(env.used()));
+        let storage = open();
+        env.set_capacity(None);
+        // Both lie where the seal ends: the checkpoint, and the end that it states.
+        storage.close().unwrap();
+        env.kill();
+        drop(storage);
+        let storage = open();
+        assert!(storage.report().clean);
+        let answer = send(&storage, sync, 2);
+        storage.inner().append_once();
+        storage.inner().flush_once(false);
+        assert!(answer.try_recv().unwrap().is_ok());
+        env.kill();
+        drop(storage);
+        env.lose(Path::new("/data/checkpoint"));
+        let storage = open();
+        assert_eq!(storage.view(sync, QueueId(0)).unwrap().range().end, QueueOffset(2));
+        let segments = env.paths().into_iter().filter(|path| path.starts_with("/data/log"));
+        assert_eq!(segments.count(), 2);
+    }
+
+    #[test]
     fn a_checkpoint_that_found_no_room_is_made_at_the_next_interval() {
         // Two writes of a file of consume queues, then that of the checkpoint file.
         for after in 0..3 {
