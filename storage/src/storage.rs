@@ -736,13 +736,23 @@ impl Inner {
         Ok(())
     }
 
-    /// Says in the checkpoint file that the last stop was not clean, and that the epoch is taken.
-    fn mark_running(&self) -> Result<(), StorageError> {
+    /// Writes what must be on the disk before anything is appended: the ends that the start has found, and, in
+    /// the checkpoint file, that the last stop was not clean and that the epoch is taken.
+    pub(crate) fn mark_running(&self) -> Result<(), StorageError> {
+        self.check()?;
         let last = self.checkpoint.lock();
-        if !self.is_marked.load(Ordering::Acquire) {
-            self.write_checkpoint(&last, Mark::Running)?;
-            self.is_marked.store(true, Ordering::Release);
+        self.check_open()?;
+        if self.is_marked.load(Ordering::Acquire) {
+            return Ok(());
         }
+        if let Err(error) = self.journal_writer.lock().write_cuts(self.options.clock.wall_ms()) {
+            if error.is_failed_sync() {
+                self.fail(error.clone());
+            }
+            return Err(error);
+        }
+        self.write_checkpoint(&last, Mark::Running)?;
+        self.is_marked.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -1355,8 +1365,8 @@ impl Opening {
         let now_ms = self.options.clock.wall_ms();
         let Found { segments, end, new_fences: journal_fences, cut: journal_cut, .. } = journal_found;
         let journal = FrameLog::new(Arc::clone(&self.options.env), journal_settings, epoch, segments, end);
-        let mut journal_writer = JournalWriter::new(journal, epoch, self.options.journal_rotate_bytes);
-        journal_writer.write_cuts(&cuts, now_ms)?;
+        let cut_queues = cuts.len();
+        let mut journal_writer = JournalWriter::new(journal, epoch, self.options.journal_rotate_bytes, cuts);
         let mut rebuilt = rebuilt;
         let begun = rebuilt.log.begin_first(now_ms).and_then(|()| journal_writer.begin_first(now_ms));
         if let Err(error) = begun {
@@ -1372,7 +1382,7 @@ impl Opening {
             fences: rebuilt.fences.clone(),
             journal_fences,
             journal_cut,
-            cut_queues: cuts.len(),
+            cut_queues,
             without_checkpoint: self.checkpoint.as_ref().err().cloned(),
             replayed_bytes,
             duration: self.begun.elapsed(),
@@ -1502,21 +1512,43 @@ impl Opening {
         let LogParts { log, reader, new_fences, cut, found } = parts;
         let mut replay = Replay { queues: &queues, payloads: Vec::new(), bytes: 0 };
         let mut last = self.last_checkpoint(from, &reader);
+        let mut tried = from;
         let range = from..found.end;
         for_each_frame(&log.shared.segments, &reader.fences, range, &mut |header, payload| {
             replay.push(LogPosition(header.position.0 + FRAME_HEADER_LEN as u64), payload);
-            if header.end().0 - last.log.0.max(from.0) >= self.options.checkpoint_bytes {
+            if header.end().0 - tried.0 >= self.options.checkpoint_bytes {
                 replay.flush();
-                last.log = header.end();
-                last.queues = queues.checkpoint(last.log)?.encode();
-                self.write_checkpoint(&last, &found, next)?;
-                queues.retire();
+                tried = header.end();
+                match self.replayed(&queues, tried, &last, &found, next) {
+                    Ok(made) => last = made,
+                    // A full disk must not keep readers away: the rows stay in memory for now.
+                    Err(error @ StorageError::NoSpace { .. }) => {
+                        tracing::warn!(%error, "cannot make a checkpoint");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Ok(())
         })?;
         replay.flush();
         queues.publish(found.end, found.end, &mut |_, _, _| {});
         Ok(Rebuilt { log, reader, queues, fences: new_fences, cut, found, replay_from: from, last })
+    }
+
+    /// Makes a checkpoint of what has been replayed.
+    fn replayed(
+        &self,
+        queues: &Queues,
+        log: LogPosition,
+        last: &LastCheckpoint,
+        found: &FoundEnd,
+        next: &NextLife,
+    ) -> Result<LastCheckpoint, StorageError> {
+        let listed = queues.checkpoint(log)?.encode();
+        let made = LastCheckpoint { log, queues: listed, fences: last.fences.clone() };
+        self.write_checkpoint(&made, found, next)?;
+        queues.retire();
+        Ok(made)
     }
 
     /// Returns what the checkpoint file says, or should say, of the consume queues that are read from `from` on.
@@ -2096,5 +2128,81 @@ mod tests {
             let checkpoint = read_checkpoint(&env, Path::new("/data"), &uuid).unwrap().unwrap();
             assert_eq!(checkpoint.log, end);
         }
+    }
+
+    #[test]
+    fn a_start_on_a_full_disk_writes_the_ends_that_it_found_before_anything_is_appended() {
+        let (storage, env, _, relaxed) = stepped(StorageOptions::small());
+        let inner = storage.inner();
+        let ack = |offset| JournalEntry::Ack {
+            group: GroupId(1),
+            topic: relaxed,
+            queue: QueueId(0),
+            offsets: vec![QueueOffset(offset)],
+        };
+        let mut positions = Vec::new();
+        for number in 0..5 {
+            let answer = send(&storage, relaxed, number);
+            inner.append_once();
+            positions.push(answer.try_recv().unwrap().unwrap()[0].position);
+        }
+        storage.journal(vec![ack(1), ack(4)], Wait::Written, None);
+        inner.flush_once(false);
+        env.kill();
+        drop(storage);
+        let segment = env.paths().into_iter().find(|path| path.starts_with("/data/log")).unwrap();
+        env.damage(&segment, |bytes| bytes[4096 + positions[3].0 as usize + 50] ^= 1);
+        env.set_capacity(Some(env.used()));
+        let open = || {
+            let options = StorageOptions { env: Arc::new(env.clone()), ..StorageOptions::small() };
+            Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap()
+        };
+        let storage = open();
+        assert_eq!(storage.report().cut_queues, 1);
+        assert_eq!(storage.view(relaxed, QueueId(0)).unwrap().range().end, QueueOffset(3));
+        assert_eq!(storage.take_journal(), [ack(1)]);
+        assert!(matches!(send(&storage, relaxed, 9).try_recv(), Ok(Err(StorageError::NoSpace { .. }))));
+        storage.inner().mark_running().unwrap_err();
+        assert!(matches!(send(&storage, relaxed, 9).try_recv(), Ok(Err(StorageError::NoSpace { .. }))));
+        env.set_capacity(None);
+        storage.inner().mark_running().unwrap();
+        for number in 13..15 {
+            let answer = send(&storage, relaxed, number);
+            storage.inner().append_once();
+            assert_eq!(answer.try_recv().unwrap().unwrap()[0].offset, QueueOffset(number - 10));
+        }
+        env.kill();
+        drop(storage);
+        assert_eq!(open().take_journal(), [ack(1)], "offset 4 is another message now");
+    }
+
+    #[test]
+    fn a_long_log_is_replayed_on_a_full_disk() {
+        let options = || StorageOptions { checkpoint_bytes: 1000, ..StorageOptions::small() };
+        let (storage, env, sync, _) = stepped(options());
+        for number in 0..20 {
+            let answer = send(&storage, sync, number);
+            storage.inner().append_once();
+            storage.inner().flush_once(false);
+            answer.try_recv().unwrap().unwrap();
+        }
+        env.kill();
+        drop(storage);
+        env.set_capacity(Some(env.used()));
+        let options = StorageOptions { env: Arc::new(env), ..options() };
+        let storage = Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
+        assert_eq!(storage.view(sync, QueueId(0)).unwrap().range().end, QueueOffset(20));
+    }
+
+    #[test]
+    fn nothing_is_written_after_a_close() {
+        let (storage, env, _, _) = stepped(StorageOptions::small());
+        storage.close().unwrap();
+        let checkpoint =
+            |env: &crate::sim::SimEnv| read_file(env, Path::new("/data/checkpoint"), 1 << 20).unwrap();
+        let before = checkpoint(&env);
+        assert!(matches!(storage.checkpoint(), Err(StorageError::Closed)));
+        assert!(matches!(storage.inner().mark_running(), Err(StorageError::Closed)));
+        assert_eq!(checkpoint(&env), before);
     }
 }
