@@ -521,7 +521,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// If there is no such queue, or the catalogue cannot be written.
+    /// If there is no such queue, `offset` lies behind the end that readers see, or the catalogue cannot be
+    /// written.
     pub fn set_first_offset(
         &self,
         topic: TopicId,
@@ -529,6 +530,12 @@ impl Storage {
         offset: QueueOffset,
     ) -> Result<(), StorageError> {
         let inner = &self.handle.inner;
+        // A row that comes later, below the first offset, would be acknowledged and never seen.
+        if let Some(available) = self.view(topic, queue).map(|view| view.range())
+            && offset > available.end
+        {
+            return Err(StorageError::OffsetOutOfRange { asked: offset, available });
+        }
         inner.change(|catalogue| catalogue.set_first_offset(topic, queue, offset))?;
         inner.queues.set_first_offset(topic, queue, offset);
         inner.is_due.store(true, Ordering::Release);
