@@ -161,6 +161,20 @@ pub enum StorageError {
         unbuilt: u64,
     },
 
+    /// Journal entries waited for room until the end, in vain. Close again once there is some; if the process ends
+    /// without that, they are lost, and the next start works as after a kill.
+    #[error(
+        "the last {bytes} bytes of the group journal could not be written into {}: \
+         free some disk space, then close again",
+        path.display()
+    )]
+    Unwritten {
+        /// How many bytes of entries.
+        bytes: u64,
+        /// The directory of the journal.
+        path: PathBuf,
+    },
+
     /// The storage has been closed. Nothing more is taken.
     #[error("the storage is closed")]
     Closed,

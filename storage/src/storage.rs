@@ -390,7 +390,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// If a file cannot be written. The next start then works as after a kill.
+    /// If a file cannot be written. The next start then works as after a kill. After
+    /// [`Unwritten`](StorageError::Unwritten) the call may be repeated.
     pub fn close(&self) -> Result<(), StorageError> {
         let inner = &self.handle.inner;
         self.handle.stop_threads();
@@ -1277,6 +1278,11 @@ impl Inner {
             self.build_once();
         }
         self.build_once();
+        // The flush above has tried once more.
+        let bytes = self.flush.lock().held.bytes;
+        if bytes > 0 {
+            return Err(StorageError::Unwritten { bytes, path: self.dir.join("journal") });
+        }
         Ok(())
     }
 }
@@ -2004,6 +2010,23 @@ mod tests {
         storage.journal(vec![selector(0, "x")], Wait::None, Some(done));
         assert!(matches!(receiver.recv().unwrap(), Err(StorageError::NoSpace { .. })));
         assert!(storage.inner().flush.lock().refused);
+    }
+
+    #[test]
+    fn entries_that_never_find_room_make_a_close_fail_which_can_be_repeated() {
+        let env = crate::sim::SimEnv::new(3);
+        let (storage, _) = small_journal(&env);
+        env.set_capacity(Some(env.used()));
+        storage.journal(vec![selector(0, "x")], Wait::None, None);
+        storage.inner().flush_once(false);
+        let error = storage.close().unwrap_err();
+        assert!(matches!(error, StorageError::Unwritten { bytes: 4000.., .. }), "{error}");
+        env.set_capacity(None);
+        storage.close().unwrap();
+        env.lose_power();
+        let (storage, _) = small_journal(&env);
+        assert!(storage.report().clean);
+        assert_eq!(storage.take_journal(), [selector(0, "x")]);
     }
 
     #[test]
