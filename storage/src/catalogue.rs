@@ -379,11 +379,14 @@ impl Catalogue {
         changes.write(std::slice::from_ref(&entry), now_ms)?;
         self.shared.sync()?;
         self.state.write().apply(entry);
-        if changes.outgrown() {
-            // The change itself is safe; the next one tries again to sum up.
-            if let Err(error) = self.sum_up(changes, now_ms) {
-                tracing::warn!(%error, "cannot sum up the catalogue");
+        if changes.outgrown()
+            && let Err(error) = self.sum_up(changes, now_ms)
+        {
+            if error.is_failed_sync() {
+                return Err(error);
             }
+            // The change itself is safe; the next one tries again to sum up.
+            tracing::warn!(%error, "cannot sum up the catalogue");
         }
         Ok(())
     }

@@ -226,7 +226,12 @@ impl Env for DiskEnv {
         }
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(content.as_bytes())?;
+        match file.write_all(content.as_bytes()) {
+            // The lock is held without the text, too, and a full disk must not keep readers away.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+            other => other?,
+        }
         Ok(Locking::Held(Box::new(DiskFile(file))))
     }
 

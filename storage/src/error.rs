@@ -161,6 +161,20 @@ pub enum StorageError {
         unbuilt: u64,
     },
 
+    /// Journal entries waited for room until the end, in vain. Close again once there is some; if the process ends
+    /// without that, they are lost, and the next start works as after a kill.
+    #[error(
+        "the last {bytes} bytes of the group journal could not be written into {}: \
+         free some disk space, then close again",
+        path.display()
+    )]
+    Unwritten {
+        /// How many bytes of entries.
+        bytes: u64,
+        /// The directory of the journal.
+        path: PathBuf,
+    },
+
     /// The storage has been closed. Nothing more is taken.
     #[error("the storage is closed")]
     Closed,
@@ -181,6 +195,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Returns whether a sync failed of what somebody counts on: the storage must stop.
+    pub(crate) fn is_failed_sync(&self) -> bool {
+        matches!(self, Self::Io { action: "sync", .. } | Self::Failed { .. })
+    }
+
     /// Returns a function that makes an error of the file system into one of storage.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {

@@ -33,20 +33,28 @@ impl DataDirectory {
     /// Locks a data directory, making it if there is none.
     pub(crate) fn open(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Self, StorageError> {
         env.make_dir(dir).map_err(StorageError::io("create", dir))?;
-        let names = env.list(dir).map_err(StorageError::io("list", dir))?;
-        let has_format = names.iter().any(|name| name == FORMAT);
-        let ours = ["LOCK", "FORMAT.tmp", "key.tmp", "key"];
-        if !has_format && names.iter().any(|name| !ours.contains(&name.as_str())) {
-            return Err(StorageError::Foreign { path: dir.to_owned() });
-        }
+        // Before the lock, so that nothing is left in a directory that is not ours.
+        has_format(env, dir)?;
         let lock = lock(env, dir, clock)?;
-        if !has_format {
+        // Again, because another first start may have been quicker.
+        if !has_format(env, dir)? {
             create(env, dir, clock)?;
         }
         let uuid = read_format(env, dir)?;
         let key = read_key(env, dir)?;
         Ok(Self { uuid, key, _lock: lock })
     }
+}
+
+/// Returns whether this is a data directory already; an error if it cannot become one.
+fn has_format(env: &dyn Env, dir: &Path) -> Result<bool, StorageError> {
+    let names = env.list(dir).map_err(StorageError::io("list", dir))?;
+    let has_format = names.iter().any(|name| name == FORMAT);
+    let ours = [LOCK, "FORMAT.tmp", "key.tmp", KEY];
+    if !has_format && names.iter().any(|name| !ours.contains(&name.as_str())) {
+        return Err(StorageError::Foreign { path: dir.to_owned() });
+    }
+    Ok(has_format)
 }
 
 fn lock(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Box<dyn Hold>, StorageError> {
@@ -153,7 +161,68 @@ fn utc(ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, sync::Arc};
+
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::{
+        clock::VirtualClock,
+        env::{EnvFile, Space},
+        sim::SimEnv,
+    };
+
+    /// A disk on which another process opens the data directory just before this one locks it.
+    #[derive(Debug)]
+    struct Raced(SimEnv, Mutex<Option<[u8; 16]>>);
+
+    impl Env for Raced {
+        fn lock(&self, path: &Path, content: &str) -> io::Result<Locking> {
+            *self.1.lock() = Some(open(&self.0).uuid);
+            self.0.lock(path, content)
+        }
+        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn EnvFile>> {
+            self.0.open(path, how)
+        }
+        fn make_dir(&self, path: &Path) -> io::Result<()> {
+            self.0.make_dir(path)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            self.0.list(dir)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.0.remove(path)
+        }
+        fn remove_dir(&self, path: &Path) -> io::Result<()> {
+            self.0.remove_dir(path)
+        }
+        fn sync_dir(&self, path: &Path) -> io::Result<()> {
+            self.0.sync_dir(path)
+        }
+        fn space(&self, dir: &Path) -> io::Result<Space> {
+            self.0.space(dir)
+        }
+        fn random(&self, out: &mut [u8]) -> io::Result<()> {
+            self.0.random(out)
+        }
+        fn host(&self) -> String {
+            self.0.host()
+        }
+    }
+
+    fn open(env: &dyn Env) -> DataDirectory {
+        DataDirectory::open(env, Path::new("/data"), &VirtualClock::new(0)).unwrap()
+    }
+
+    #[test]
+    fn of_two_first_starts_at_once_one_makes_the_directory() {
+        let env = Raced(SimEnv::new(1), Mutex::default());
+        let uuid = open(&env).uuid;
+        assert_eq!(*env.1.lock(), Some(uuid));
+    }
 
     #[test]
     fn times_are_written_in_utc() {

@@ -167,6 +167,7 @@ impl Model {
                 self.storage().inner().upkeep_once();
             }
             77..79 => {
+                let _ = self.storage().inner().mark_running();
                 let _ = self.storage().checkpoint();
             }
             79..91 => self.acknowledge(),
@@ -358,6 +359,10 @@ impl Model {
             Stop::Clean | Stop::Kill => self.env.kill(),
         }
         drop(storage);
+        if self.random.below(4) == 0 {
+            // A full disk keeps nobody from reading.
+            self.env.set_capacity(Some(self.env.used() + self.random.below(2) * self.random.below(10_000)));
+        }
         self.open_again(stop);
     }
 

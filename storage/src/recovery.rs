@@ -218,6 +218,14 @@ impl Finder<'_> {
     /// Follows the frames of a segment as far as they go.
     fn follow(&mut self, segment: &SegmentFile, next: Option<LogPosition>) -> Result<(), StorageError> {
         let mut window = Window::new(segment);
+        // A start that begins behind the seal does not meet it. Nothing may follow a seal in its file.
+        let before = self.position.0.checked_sub(FRAME_HEADER_LEN as u64).map(LogPosition);
+        if let Some(before) = before.filter(|before| *before >= segment.base())
+            && window.frame(before)?.is_ok_and(|header| header.kind == FrameKind::Seal)
+        {
+            segment.mark_sealed(self.position);
+            return Ok(());
+        }
         loop {
             self.found.end = self.position;
             if let Some(fence) = self.known.fences.iter().find(|fence| fence.contains(&self.position)) {

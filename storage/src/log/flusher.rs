@@ -60,13 +60,15 @@ pub(crate) struct JournalWriter {
     /// Under way: what lies before this position goes when the engine has written its snapshot.
     rotation: Option<LogPosition>,
     rotate_bytes: u64,
+    /// The ends that the start has found, not yet written.
+    cuts: Vec<QueueCut>,
 }
 
 impl JournalWriter {
-    pub(crate) fn new(log: FrameLog, epoch: Epoch, rotate_bytes: u64) -> Self {
+    pub(crate) fn new(log: FrameLog, epoch: Epoch, rotate_bytes: u64, cuts: Vec<QueueCut>) -> Self {
         let shared = Arc::clone(&log.shared);
         let begin = shared.segments.all().first().map_or(shared.tip().written, |segment| segment.base());
-        Self { log, shared, epoch, begin, rotation: None, rotate_bytes }
+        Self { log, shared, epoch, begin, rotation: None, rotate_bytes, cuts }
     }
 
     /// Begins the first segment, so that zeros lie ready before the first entry comes.
@@ -99,14 +101,17 @@ impl JournalWriter {
         result
     }
 
-    /// Writes the ends that a start has found, so that they still count when the queues have grown again.
-    pub(crate) fn write_cuts(&mut self, cuts: &[QueueCut], now_ms: i64) -> Result<(), StorageError> {
+    /// Writes the ends that the start has found, durably, so that they still count when the queues have grown
+    /// again. What fails is tried again by the next call; a cut that is there twice cuts the same.
+    pub(crate) fn write_cuts(&mut self, now_ms: i64) -> Result<(), StorageError> {
         let mut buffer = JournalBuffer::default();
-        for cut in cuts {
+        for cut in &self.cuts {
             buffer.push_cut(cut);
         }
         self.write(&mut buffer, now_ms)?;
-        self.shared.sync().map(|_| ())
+        self.shared.sync()?;
+        self.cuts.clear();
+        Ok(())
     }
 
     /// Begins a rotation if the journal has grown enough; returns whether it did.

@@ -45,13 +45,17 @@ pub(crate) struct SegmentFile {
     zeroed: AtomicU64,
     /// Held while zeros are written, so that they never meet a frame.
     zeroing: Mutex<()>,
+    /// The first sync that failed. The system tells of writes that it dropped once, to whoever syncs next: all
+    /// others would succeed. Held over each sync, so that none ends before the failure of another is known.
+    failed_sync: Mutex<Option<Arc<std::io::Error>>>,
 }
 
 impl SegmentFile {
     fn new(path: PathBuf, header: SegmentHeader, file: Arc<dyn EnvFile>, zeroed: u64) -> Self {
         let zeroed = AtomicU64::new(zeroed);
         let (sealed, map) = (OnceLock::new(), OnceLock::new());
-        Self { path, header, file, sealed, map, zeroed, zeroing: Mutex::new(()) }
+        let (zeroing, failed_sync) = Default::default();
+        Self { path, header, file, sealed, map, zeroed, zeroing, failed_sync }
     }
 
     /// Opens a segment that a start found.
@@ -127,11 +131,19 @@ impl SegmentFile {
         map.as_slice().get(at..)
     }
 
+    /// Makes everything written so far durable. Once this has failed, it always fails.
     pub(crate) fn sync(&self) -> Result<(), StorageError> {
-        // Also for want of room: what the system dropped then was written, and counted on, before.
-        let failed =
-            |source| StorageError::Io { action: "sync", path: self.path.clone(), source: Arc::new(source) };
-        self.file.sync_data().map_err(failed)
+        let mut failed = self.failed_sync.lock();
+        if failed.is_none() {
+            *failed = self.file.sync_data().err().map(Arc::new);
+        }
+        match &*failed {
+            None => Ok(()),
+            // Also for want of room: what the system dropped then was written, and counted on, before.
+            Some(source) => {
+                Err(StorageError::Io { action: "sync", path: self.path.clone(), source: Arc::clone(source) })
+            }
+        }
     }
 
     fn write(&self, bytes: &[u8], position: LogPosition) -> Result<(), StorageError> {
@@ -346,17 +358,21 @@ impl FrameLogShared {
     fn prepare_next(&self) -> Result<bool, StorageError> {
         let path = self.settings.dir.join(NEXT_SEGMENT);
         let target = self.next_target();
-        let mut next = self.next.lock();
-        if next.is_none() {
+        let mut prepared = self.next.lock();
+        if prepared.is_none() {
             let file = create_anew(self.env.as_ref(), &path, Open::Create)?;
-            *next = Some(NextFile { file, zeroed: 0 });
+            *prepared = Some(NextFile { file, zeroed: 0 });
         }
-        let Some(next) = next.as_mut().filter(|next| next.zeroed < target) else {
+        let Some(next) = prepared.as_mut().filter(|next| next.zeroed < target) else {
             return Ok(false);
         };
         let size = usize::try_from(target - next.zeroed).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
         next.file.write_at(&ZEROS[..size], next.zeroed).map_err(StorageError::io("extend", &path))?;
-        next.file.sync_data().map_err(StorageError::io("sync", &path))?;
+        if let Err(error) = next.file.sync_data() {
+            // Nothing counts on the file yet, but nothing may: the next try makes another.
+            *prepared = None;
+            return Err(StorageError::io("sync", &path)(error));
+        }
         next.zeroed += size as u64;
         Ok(next.zeroed < target)
     }

@@ -814,13 +814,18 @@ impl<'a> CheckpointWriter<'a> {
             pieces.extend(large.iter().cloned().map(Piece::Ready));
         }
         for segment in kept {
-            if is_crowded(segment) {
-                for block in 0..segment.blocks() {
-                    let block = segment.block(block)?;
-                    pieces.push(self.put_small(&block)?);
+            let blocks = (0..segment.blocks()).filter(|_| is_crowded(segment));
+            match blocks.map(|block| segment.block(block)).collect::<Result<Vec<_>, _>>() {
+                Ok(blocks) if !blocks.is_empty() => {
+                    for block in blocks {
+                        pieces.push(self.put_small(&block)?);
+                    }
                 }
-            } else {
-                pieces.push(Piece::Ready(Arc::clone(segment)));
+                Ok(_) => pieces.push(Piece::Ready(Arc::clone(segment))),
+                Err(error) => {
+                    tracing::warn!(%error, "a block of a consume queue stays in a file that is mostly dead");
+                    pieces.push(Piece::Ready(Arc::clone(segment)));
+                }
             }
         }
         if !kept.is_empty() && !full.is_empty() {

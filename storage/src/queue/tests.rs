@@ -751,6 +751,34 @@ fn a_shared_file_that_is_mostly_dead_is_left_and_removed() {
     model_of(480).check(&bench.view(1, 39), 0, 480);
 }
 
+#[test]
+fn a_damaged_block_stays_in_a_shared_file_that_is_mostly_dead() {
+    let bench = Bench::new();
+    let add = |bench: &Bench, first| {
+        for queue in 0..40 {
+            let first = if queue < 2 { 0 } else { first };
+            bench.queues.add_queue(TopicId(1), QueueId(queue), SYNC, QueueOffset(first));
+        }
+    };
+    add(&bench, 0);
+    for queue in 0..40 {
+        bench.append_rows(1, queue, 0..60);
+    }
+    let checkpoint = bench.checkpoint();
+    let path = bench.files().remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    // The block of the first queue is the first in the file, behind its header.
+    bytes[64 + 90] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let end = bench.log.end();
+    let (bench, _) = bench.reopen(Some(&checkpoint), end);
+    add(&bench, 60);
+    bench.checkpoint();
+    assert_eq!(bench.files().len(), 2, "the other live block has moved");
+    model_of(60).check(&bench.view(1, 1), 0, 60);
+    bench.view(1, 0).segments()[0].block(0).unwrap_err();
+}
+
 /// A name may have a column in one block and lie in the rest of another.
 #[test]
 fn statistics_say_nothing_of_a_block_that_keeps_the_property_in_its_rest() {

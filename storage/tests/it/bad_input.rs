@@ -281,6 +281,11 @@ fn callers_are_told_what_they_asked_too_much_of() {
     for position in [1, 1 << 40, u64::MAX] {
         assert!(storage.read(weir_storage::LogPosition(position)).is_err());
     }
+    wait_visible(&storage, topic, 1);
+    let ended = storage.set_first_offset(topic, QUEUE, QueueOffset(2)).unwrap_err();
+    assert!(matches!(ended, StorageError::OffsetOutOfRange { asked: QueueOffset(2), .. }), "{ended}");
+    assert_eq!(append(&storage, topic, 1).unwrap().offset, QueueOffset(1));
+    wait_visible(&storage, topic, 2);
     storage.close().unwrap();
     assert!(matches!(append(&storage, topic, 1), Err(StorageError::Closed)));
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, thread};
 
 use weir_storage::{
-    DurabilityClass, GroupId, JournalEntry, NewGroup, NewTopic, QueueId, QueueOffset, Storage, StorageError,
-    StorageOptions, TopicId, Wait,
+    DurabilityClass, GroupId, JournalEntry, NewGroup, NewTopic, Part, QueueId, QueueOffset, Storage,
+    StorageError, StorageOptions, TopicId, Wait,
 };
 
 use crate::support::{
@@ -24,6 +24,8 @@ fn topics_and_groups_live_on_and_their_ids_are_never_given_twice() {
     let first = storage.create_topic(new.clone()).unwrap();
     let second = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap();
     let group = storage.create_group(NewGroup { name: "g".into(), ..NewGroup::default() }).unwrap();
+    append_all(&storage, second.id, 0..7);
+    wait_visible(&storage, second.id, 7);
     storage.set_first_offset(second.id, QUEUE, QueueOffset(7)).unwrap();
     storage.set_first_offset(second.id, QUEUE, QueueOffset(3)).unwrap();
     let altered = storage.alter_topic(first.id, 5, DurabilityClass::Sync, "{}".into()).unwrap();
@@ -141,6 +143,31 @@ fn log_segments_go_when_no_queue_reaches_them() {
     place.env.kill();
     let storage = place.open();
     assert_eq!(append(&storage, topic, 150).unwrap().offset, QueueOffset(150));
+}
+
+#[test]
+fn log_segments_go_though_the_first_block_of_a_queue_is_damaged() {
+    let place = Place::new();
+    let storage = place.open();
+    let quiet = storage.create_topic(new_topic("quiet", DurabilityClass::Sync)).unwrap().id;
+    let busy = storage.create_topic(new_topic("busy", DurabilityClass::Sync)).unwrap().id;
+    append_all(&storage, busy, 0..150);
+    append(&storage, quiet, 0).unwrap();
+    wait_visible(&storage, busy, 150);
+    wait_visible(&storage, quiet, 1);
+    storage.checkpoint().unwrap();
+    place.kill(storage);
+    let [shared] = place.files("queues/shared").try_into().unwrap();
+    // The block of the first topic is the first in the file, behind its header.
+    place.env.damage(&shared, |bytes| bytes[64 + 90] ^= 1);
+    let storage = place.open();
+    assert!(place.files("log").len() >= 3);
+    storage.set_first_offset(busy, QUEUE, QueueOffset(150)).unwrap();
+    storage.checkpoint().unwrap();
+    assert_eq!(place.files("log").len(), 1);
+    let view = storage.view(quiet, QUEUE).unwrap();
+    let Some(Part::Segment(segment, number)) = view.part_at(QueueOffset(0)) else { panic!("{view:?}") };
+    assert!(matches!(segment.block(number), Err(StorageError::Corrupt { .. })), "its readers learn of it");
 }
 
 /// Opens the directory after a kill and the loss of some files.

@@ -1,0 +1,130 @@
+//! Checkpoints while storage is open, and the log that goes with them.
+
+use std::sync::atomic::Ordering;
+
+use super::{CHECKPOINT, Inner, LastCheckpoint, Mark};
+use crate::{
+    env::{Open, replace_file},
+    error::StorageError,
+    format::checkpoint::Checkpoint,
+    offset::{LogPosition, QueueId},
+    queue::view::{Part, QueueView},
+};
+
+impl Inner {
+    /// Writes what must be on the disk before anything is appended: the ends that the start has found, and, in
+    /// the checkpoint file, that the last stop was not clean and that the epoch is taken.
+    pub(crate) fn mark_running(&self) -> Result<(), StorageError> {
+        self.check()?;
+        let last = self.checkpoint.lock();
+        self.check_open()?;
+        if self.is_marked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Err(error) = self.journal_writer.lock().write_cuts(self.options.clock.wall_ms()) {
+            if error.is_failed_sync() {
+                self.fail(error.clone());
+            }
+            return Err(error);
+        }
+        self.write_checkpoint(&last, Mark::Running)?;
+        self.is_marked.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn checkpoint_if_moved(&self) -> Result<(), StorageError> {
+        let built = LogPosition(self.built.load(Ordering::Acquire));
+        let is_due = self.is_due.load(Ordering::Acquire);
+        if !is_due && self.checkpoint.lock().log == self.log.durable().min(built) {
+            return Ok(());
+        }
+        self.checkpoint(Mark::Running)
+    }
+
+    /// Writes the rows that are durable into files of the consume queues, and says so in the checkpoint file.
+    pub(super) fn checkpoint(&self, mark: Mark) -> Result<(), StorageError> {
+        self.check()?;
+        let mut last = self.checkpoint.lock();
+        if mark == Mark::Running {
+            self.check_open()?;
+        }
+        // Before the work, so that rows which end meanwhile ask for another.
+        self.is_due.store(false, Ordering::Release);
+        let made = self.make_checkpoint(&mut last, mark);
+        if made.is_err() {
+            self.is_due.store(true, Ordering::Release);
+        }
+        made
+    }
+
+    pub(super) fn make_checkpoint(&self, last: &mut LastCheckpoint, mark: Mark) -> Result<(), StorageError> {
+        let built = LogPosition(self.built.load(Ordering::Acquire));
+        let log = self.log.durable().min(built);
+        let queues = self.queues.checkpoint(log)?.encode();
+        let next = LastCheckpoint { log, queues, fences: last.fences.clone() };
+        self.write_checkpoint(&next, mark)?;
+        *last = next;
+        self.queues.retire();
+        if mark == Mark::Running {
+            self.remove_unreachable_log(log)?;
+        }
+        Ok(())
+    }
+
+    /// Unlinks the segments of the log that no row of any queue lies in.
+    pub(super) fn remove_unreachable_log(&self, checkpoint: LogPosition) -> Result<(), StorageError> {
+        let oldest = self.log.segments.all().into_iter().next();
+        if oldest.and_then(|oldest| oldest.sealed_end()).is_none_or(|end| end > checkpoint) {
+            return Ok(());
+        }
+        // Above the checkpoint lie rows that no view need show yet.
+        let mut needed = checkpoint;
+        for topic in self.catalogue.topics() {
+            for queue in (0..topic.queues).map(QueueId) {
+                let Some(view) = self.queues.view(topic.id, queue) else { continue };
+                match first_position(&view) {
+                    Some(first) => needed = needed.min(first),
+                    // It has rows that no view shows yet; where they lie is not known here.
+                    None if self.queues.next_offset(topic.id, queue) > view.range().start => return Ok(()),
+                    None => {}
+                }
+            }
+        }
+        let freed = self.log.remove_before(needed)?;
+        if freed > 0 {
+            tracing::info!(freed, before = %needed, "segments of the log that no queue reaches are gone");
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_checkpoint(&self, last: &LastCheckpoint, mark: Mark) -> Result<(), StorageError> {
+        let checkpoint = Checkpoint {
+            uuid: self.uuid,
+            epoch: self.epoch,
+            clean: mark == Mark::Clean,
+            log: last.log,
+            durable: self.log.durable(),
+            journal: self.journal.durable(),
+            store_time_ms: self.appender.lock().store_time_ms(),
+            fences: last.fences.clone(),
+            queues: last.queues.clone(),
+        };
+        let path = self.dir.join(CHECKPOINT);
+        replace_file(self.options.env.as_ref(), &path, &checkpoint.encode(), Open::Create)
+    }
+}
+
+/// Returns where in the log the first row of a queue lies, or a position before it, if it has rows.
+fn first_position(view: &QueueView) -> Option<LogPosition> {
+    let first = view.range().start;
+    let block = match view.part_at(first)? {
+        // Of a damaged block its directory still knows where its rows begin.
+        Part::Segment(segment, number) => match segment.block(number) {
+            Ok(block) => block,
+            Err(_) => return Some(segment.entry(number).first_position),
+        },
+        Part::Run(block) => block,
+    };
+    let row = first.since(block.base()).and_then(|row| usize::try_from(row).ok()).unwrap_or_default();
+    block.positions().values().get(row).copied().map(LogPosition)
+}

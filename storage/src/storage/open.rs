@@ -1,0 +1,457 @@
+//! How a start finds out how the files ended, and goes on from there.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Instant,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    BUILD_BYTES, CHECKPOINT, Events, Inner, LastCheckpoint, RecoveryReport, options::StorageOptions,
+    threads::rows_of,
+};
+use crate::{
+    catalogue::{Catalogue, TopicEntry},
+    env::{Env, Open, read_file, replace_file},
+    error::{Fault, StorageError},
+    format::{
+        checkpoint::Checkpoint, frame::FRAME_HEADER_LEN, journal::decode_entries, segment::SegmentKind,
+    },
+    journal::{JournalEntry, QueueCut, cut_entries},
+    limits::CHECKPOINT_BYTES_MAX,
+    lock::DataDirectory,
+    log::{
+        appender::Appender,
+        flusher::JournalWriter,
+        reader::{LogReader, RecentFrames},
+        segment::{FrameLog, FrameLogSettings},
+    },
+    offset::{Epoch, LogPosition, QueueId},
+    queue::{
+        block::ReadRecords,
+        checkpoint::QueuesCheckpoint,
+        store::{OpenedQueues, Queues, QueuesSettings},
+    },
+    recovery::{Cut, Fence, Found, Known, find_end, for_each_frame},
+};
+
+/// A start under way.
+pub(super) struct Opening {
+    dir: PathBuf,
+    options: StorageOptions,
+    begun: Instant,
+    directory: DataDirectory,
+    catalogue: Catalogue,
+    /// What the checkpoint file says, or why it is not used.
+    checkpoint: Result<Checkpoint, String>,
+}
+
+/// The log as a start found it, with the consume queues over it.
+struct Rebuilt {
+    log: FrameLog,
+    reader: Arc<LogReader>,
+    queues: Queues,
+    fences: Vec<Fence>,
+    cut: Option<Cut>,
+    found: FoundEnd,
+    replay_from: LogPosition,
+    last: LastCheckpoint,
+}
+
+/// How this process begins.
+#[derive(Clone, Copy)]
+struct NextLife {
+    epoch: Epoch,
+    /// The end of the group journal.
+    journal: LogPosition,
+}
+
+#[derive(Clone, Copy)]
+struct FoundEnd {
+    end: LogPosition,
+    store_time_ms: i64,
+}
+
+impl Opening {
+    /// Locks the directory and reads what says how to go on.
+    pub(super) fn new(dir: &Path, options: StorageOptions) -> Result<Self, StorageError> {
+        let begun = Instant::now();
+        let env = &options.env;
+        let directory = DataDirectory::open(env.as_ref(), dir, options.clock.as_ref())?;
+        let catalogue_dir = dir.join("catalogue");
+        let catalogue = Catalogue::open(env, &catalogue_dir, directory.uuid, Arc::clone(&options.clock))?;
+        let checkpoint = read_checkpoint(env.as_ref(), dir, &directory.uuid)?;
+        Ok(Self { dir: dir.to_owned(), options, begun, directory, catalogue, checkpoint })
+    }
+
+    pub(super) fn finish(self, events: Arc<dyn Events>) -> Result<Inner, StorageError> {
+        let checked = self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.log);
+        let log_found = self.find_log(checked)?;
+        let (journal_found, journal_settings) = self.find_journal()?;
+        let clean = self.is_clean(&log_found, &journal_found);
+        let epoch = self.next_epoch(clean, &log_found, &journal_found);
+        let next = NextLife { epoch, journal: journal_found.end };
+        let rebuilt = self.rebuild(log_found, &next)?;
+        let replayed_bytes = rebuilt.found.end.0.saturating_sub(rebuilt.replay_from.0);
+
+        let (entries, cuts) = self.cut_journal(&journal_found, &rebuilt.queues)?;
+        let now_ms = self.options.clock.wall_ms();
+        let Found { segments, end, new_fences: journal_fences, cut: journal_cut, .. } = journal_found;
+        let journal = FrameLog::new(Arc::clone(&self.options.env), journal_settings, epoch, segments, end);
+        let cut_queues = cuts.len();
+        let mut journal_writer = JournalWriter::new(journal, epoch, self.options.journal_rotate_bytes, cuts);
+        let mut rebuilt = rebuilt;
+        let begun = rebuilt.log.begin_first(now_ms).and_then(|()| journal_writer.begin_first(now_ms));
+        if let Err(error) = begun {
+            // A full disk must not keep readers away; the first append tries again.
+            tracing::warn!(%error, "cannot begin a segment");
+        }
+
+        let report = RecoveryReport {
+            clean,
+            epoch,
+            log_end: rebuilt.found.end,
+            cut: rebuilt.cut.clone(),
+            fences: rebuilt.fences.clone(),
+            journal_fences,
+            journal_cut,
+            cut_queues,
+            without_checkpoint: self.checkpoint.as_ref().err().cloned(),
+            replayed_bytes,
+            duration: self.begun.elapsed(),
+        };
+        for fence in report.fences.iter().chain(&report.journal_fences) {
+            tracing::error!(?fence, "damage was found and fenced off: what lay there is lost");
+        }
+        let inner = self.into_inner(events, epoch, report, rebuilt, journal_writer, entries);
+        match inner.mark_running() {
+            Err(error @ StorageError::NoSpace { .. }) => {
+                tracing::warn!(%error, "nothing can be appended before there is room");
+            }
+            other => other?,
+        }
+        inner.look_at_space();
+        Ok(inner)
+    }
+
+    /// Follows the log to its end.
+    fn find_log(&self, from: LogPosition) -> Result<Found, StorageError> {
+        let known = self.checkpoint.as_ref().map_or_else(
+            |_| Known::default(),
+            |checkpoint| Known {
+                from,
+                durable: checkpoint.durable,
+                clean: checkpoint.clean,
+                fences: checkpoint.fences.clone(),
+            },
+        );
+        find_end(self.options.env.as_ref(), &self.log_settings(), &known)
+    }
+
+    fn log_settings(&self) -> FrameLogSettings {
+        FrameLogSettings {
+            kind: SegmentKind::Log,
+            dir: self.dir.join("log"),
+            uuid: self.directory.uuid,
+            segment_bytes_min: self.options.log_segment_bytes_min,
+            segment_bytes_max: self.options.log_segment_bytes_max,
+            zero_ahead_bytes: self.options.zero_ahead_bytes,
+        }
+    }
+
+    fn find_journal(&self) -> Result<(Found, FrameLogSettings), StorageError> {
+        let settings = FrameLogSettings {
+            kind: SegmentKind::Journal,
+            dir: self.dir.join("journal"),
+            uuid: self.directory.uuid,
+            segment_bytes_min: self.options.journal_segment_bytes,
+            segment_bytes_max: self.options.journal_segment_bytes,
+            zero_ahead_bytes: self.options.journal_zero_ahead_bytes,
+        };
+        let known = self.checkpoint.as_ref().map_or_else(
+            |_| Known::default(),
+            |checkpoint| Known { durable: checkpoint.journal, clean: checkpoint.clean, ..Known::default() },
+        );
+        let found = find_end(self.options.env.as_ref(), &settings, &known)?;
+        Ok((found, settings))
+    }
+
+    fn is_clean(&self, log: &Found, journal: &Found) -> bool {
+        let ended =
+            |found: &Found, end| found.end == end && found.new_fences.is_empty() && found.cut.is_none();
+        self.checkpoint.as_ref().is_ok_and(|checkpoint| {
+            checkpoint.clean && ended(log, checkpoint.durable) && ended(journal, checkpoint.journal)
+        })
+    }
+
+    fn next_epoch(&self, clean: bool, log: &Found, journal: &Found) -> Epoch {
+        let known = self.checkpoint.as_ref().map_or(Epoch(0), |checkpoint| checkpoint.epoch);
+        if clean { known } else { Epoch(known.max(log.epoch).max(journal.epoch).0 + 1) }
+    }
+
+    /// Opens the consume queues, and reads into them what the log holds beyond their files.
+    fn rebuild(&self, found: Found, next: &NextLife) -> Result<Rebuilt, StorageError> {
+        let listed =
+            self.checkpoint.as_ref().ok().map(|checkpoint| QueuesCheckpoint::decode(&checkpoint.queues));
+        let listed = listed.and_then(Result::ok);
+        let from = match (&listed, &self.checkpoint) {
+            (Some(_), Ok(checkpoint)) => checkpoint.log,
+            _ => LogPosition(0),
+        };
+        let found =
+            if listed.is_none() && self.checkpoint.is_ok() { self.find_log(LogPosition(0))? } else { found };
+        let (parts, opened) = self.open_queues(found, listed.as_ref(), next.epoch)?;
+        if !opened.rebuild && opened.dropped.is_empty() {
+            return self.replay(parts, opened.queues, from, next);
+        }
+        drop(opened);
+        drop(parts);
+        let (parts, opened) = self.open_queues(self.find_log(LogPosition(0))?, None, next.epoch)?;
+        self.replay(parts, opened.queues, LogPosition(0), next)
+    }
+
+    fn open_queues(
+        &self,
+        found: Found,
+        listed: Option<&QueuesCheckpoint>,
+        epoch: Epoch,
+    ) -> Result<(LogParts, OpenedQueues), StorageError> {
+        let env = &self.options.env;
+        let Found { segments, end, fences, new_fences, cut, store_time_ms, .. } = found;
+        let log = FrameLog::new(Arc::clone(env), self.log_settings(), epoch, segments, end);
+        let reader = Arc::new(LogReader {
+            shared: Arc::clone(&log.shared),
+            recent: RecentFrames::new(self.options.recent_bytes_max),
+            fences,
+        });
+        let settings = QueuesSettings { epoch, uuid: self.directory.uuid };
+        let records: Arc<dyn ReadRecords> = Arc::clone(&reader) as _;
+        let opened = Queues::open(&self.dir, Arc::clone(env), records, listed, end, settings)?;
+        for topic in self.catalogue.topics() {
+            add_queues(&opened.queues, &topic);
+        }
+        Ok((LogParts { log, reader, new_fences, cut, found: FoundEnd { end, store_time_ms } }, opened))
+    }
+
+    /// Reads into the consume queues what the log holds beyond their files. A long log is read in parts, each
+    /// of which goes into files, so that memory does not grow with it.
+    fn replay(
+        &self,
+        parts: LogParts,
+        queues: Queues,
+        from: LogPosition,
+        next: &NextLife,
+    ) -> Result<Rebuilt, StorageError> {
+        let LogParts { log, reader, new_fences, cut, found } = parts;
+        let mut replay = Replay { queues: &queues, payloads: Vec::new(), bytes: 0 };
+        let mut last = self.last_checkpoint(from, &reader);
+        let mut tried = from;
+        let range = from..found.end;
+        for_each_frame(&log.shared.segments, &reader.fences, range, &mut |header, payload| {
+            replay.push(LogPosition(header.position.0 + FRAME_HEADER_LEN as u64), payload);
+            if header.end().0 - tried.0 >= self.options.checkpoint_bytes {
+                replay.flush();
+                tried = header.end();
+                match self.replayed(&queues, tried, &last, &found, next) {
+                    Ok(made) => last = made,
+                    // A full disk must not keep readers away: the rows stay in memory for now.
+                    Err(error @ StorageError::NoSpace { .. }) => {
+                        tracing::warn!(%error, "cannot make a checkpoint");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })?;
+        replay.flush();
+        queues.publish(found.end, found.end, &mut |_, _, _| {});
+        Ok(Rebuilt { log, reader, queues, fences: new_fences, cut, found, replay_from: from, last })
+    }
+
+    /// Makes a checkpoint of what has been replayed.
+    fn replayed(
+        &self,
+        queues: &Queues,
+        log: LogPosition,
+        last: &LastCheckpoint,
+        found: &FoundEnd,
+        next: &NextLife,
+    ) -> Result<LastCheckpoint, StorageError> {
+        let listed = queues.checkpoint(log)?.encode();
+        let made = LastCheckpoint { log, queues: listed, fences: last.fences.clone() };
+        self.write_checkpoint(&made, found, next)?;
+        queues.retire();
+        Ok(made)
+    }
+
+    /// Returns what the checkpoint file says, or should say, of the consume queues that are read from `from` on.
+    fn last_checkpoint(&self, from: LogPosition, reader: &LogReader) -> LastCheckpoint {
+        // Consume queues that are built from the whole log have no files yet.
+        let listed = self.checkpoint.as_ref().ok().filter(|_| from > LogPosition(0));
+        let queues = listed.map(|checkpoint| checkpoint.queues.clone());
+        LastCheckpoint {
+            log: from,
+            queues: queues.unwrap_or_else(|| QueuesCheckpoint::default().encode()),
+            fences: reader.fences.clone(),
+        }
+    }
+
+    fn write_checkpoint(
+        &self,
+        last: &LastCheckpoint,
+        found: &FoundEnd,
+        next: &NextLife,
+    ) -> Result<(), StorageError> {
+        let known = self.checkpoint.as_ref().map_or(i64::MIN, |checkpoint| checkpoint.store_time_ms);
+        let checkpoint = Checkpoint {
+            uuid: self.directory.uuid,
+            epoch: next.epoch,
+            clean: false,
+            log: last.log,
+            durable: found.end,
+            journal: next.journal,
+            store_time_ms: known.max(found.store_time_ms),
+            fences: last.fences.clone(),
+            queues: last.queues.clone(),
+        };
+        let path = self.dir.join(CHECKPOINT);
+        replace_file(self.options.env.as_ref(), &path, &checkpoint.encode(), Open::Create)
+    }
+
+    fn cut_journal(
+        &self,
+        found: &Found,
+        queues: &Queues,
+    ) -> Result<(Vec<JournalEntry>, Vec<QueueCut>), StorageError> {
+        let mut stored = Vec::new();
+        for_each_frame(&found.segments, &found.fences, LogPosition(0)..found.end, &mut |header, payload| {
+            match decode_entries(payload) {
+                Ok(entries) => stored.extend(entries),
+                Err(fault) => {
+                    tracing::error!(position = %header.position, %fault, "entries of the group journal cannot be understood");
+                }
+            }
+            Ok(())
+        })?;
+        let end_of = |topic, queue: QueueId| {
+            let known = self.catalogue.topic(topic).filter(|topic| queue.0 < topic.queues);
+            known.map(|_| queues.next_offset(topic, queue))
+        };
+        Ok(cut_entries(stored, &end_of))
+    }
+
+    fn into_inner(
+        self,
+        events: Arc<dyn Events>,
+        epoch: Epoch,
+        report: RecoveryReport,
+        rebuilt: Rebuilt,
+        journal_writer: JournalWriter,
+        entries: Vec<JournalEntry>,
+    ) -> Inner {
+        let Rebuilt { log, reader, queues, found, last, .. } = rebuilt;
+        let store_time_ms = self.checkpoint.as_ref().map_or(i64::MIN, |checkpoint| checkpoint.store_time_ms);
+        Inner {
+            dir: self.dir,
+            options: self.options,
+            events,
+            uuid: self.directory.uuid,
+            key: self.directory.key,
+            directory: Mutex::new(Some(self.directory)),
+            epoch,
+            report,
+            catalogue: self.catalogue,
+            queues,
+            log: Arc::clone(&log.shared),
+            journal: Arc::clone(&journal_writer.shared),
+            reader,
+            replayed: Mutex::new(entries),
+            intake: Mutex::default(),
+            intake_filled: Condvar::new(),
+            room: Condvar::new(),
+            appender: Mutex::new(Appender::new(log, epoch, store_time_ms.max(found.store_time_ms))),
+            flush: Mutex::default(),
+            flush_filled: Condvar::new(),
+            journal_writer: Mutex::new(journal_writer),
+            build: Mutex::default(),
+            build_filled: Condvar::new(),
+            built: AtomicU64::new(found.end.0),
+            announced: AtomicU64::new(found.end.0),
+            upkeep: Mutex::default(),
+            upkeep_wanted: Condvar::new(),
+            keeper: Mutex::default(),
+            keeper_wanted: Condvar::new(),
+            checkpoint: Mutex::new(last),
+            low_space: AtomicBool::new(false),
+            is_marked: AtomicBool::new(false),
+            is_due: AtomicBool::new(false),
+            failure: OnceLock::new(),
+        }
+    }
+}
+
+/// The log as a start found it.
+struct LogParts {
+    log: FrameLog,
+    reader: Arc<LogReader>,
+    new_fences: Vec<Fence>,
+    cut: Option<Cut>,
+    found: FoundEnd,
+}
+
+/// Gathers payloads, so that the consume queues get runs of a good size.
+struct Replay<'a> {
+    queues: &'a Queues,
+    payloads: Vec<(LogPosition, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Replay<'_> {
+    fn push(&mut self, position: LogPosition, payload: &[u8]) {
+        self.payloads.push((position, payload.to_vec()));
+        self.bytes += payload.len();
+        if self.bytes >= BUILD_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let payloads = self.payloads.iter().map(|(position, payload)| (*position, payload.as_slice()));
+        self.queues.add(rows_of(payloads));
+        self.payloads.clear();
+        self.bytes = 0;
+    }
+}
+
+pub(super) fn add_queues(queues: &Queues, topic: &TopicEntry) {
+    for queue in (0..topic.queues).map(QueueId) {
+        queues.add_queue(topic.id, queue, topic.class, topic.first_offset(queue));
+    }
+}
+
+/// Reads the checkpoint file. Without one, or with a damaged one, a start reads the whole log.
+pub(super) fn read_checkpoint(
+    env: &dyn Env,
+    dir: &Path,
+    uuid: &[u8; 16],
+) -> Result<Result<Checkpoint, String>, StorageError> {
+    let path = dir.join(CHECKPOINT);
+    let bytes = match read_file(env, &path, CHECKPOINT_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Err("there is no checkpoint file".to_owned()));
+        }
+        Err(error) => return Err(error),
+    };
+    match Checkpoint::decode(&bytes) {
+        Ok(checkpoint) if checkpoint.uuid == *uuid => Ok(Ok(checkpoint)),
+        Ok(_) => Ok(Err("the checkpoint file belongs to another data directory".to_owned())),
+        Err(Fault::Version(found)) => Err(StorageError::Newer { path, found, supported: 1 }),
+        Err(fault) => Ok(Err(format!("the checkpoint file is damaged: {fault}"))),
+    }
+}

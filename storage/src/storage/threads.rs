@@ -1,0 +1,534 @@
+//! The steps of the threads, the loops around them, and how they end.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use super::{BUILD_BYTES, Inner, Mark};
+use crate::{
+    error::StorageError,
+    format::record::{RecordView, records_of},
+    journal::{JournalBuffer, JournalDone, JournalEntry, Wait},
+    limits::JOURNAL_HELD_BYTES_MAX,
+    log::{
+        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, batch_len},
+        flusher::{HeldJournal, Waiting},
+        segment::FrameLogShared,
+    },
+    offset::LogPosition,
+};
+
+/// Zeros that could not be written are tried again after this time.
+const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
+/// How often the free space is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Inner {
+    // ---- the appender
+
+    pub(super) fn append(&self, messages: Vec<Append>, done: AppendDone) {
+        if messages.is_empty() {
+            return done(Ok(Vec::new()));
+        }
+        let admitted = self.check().and_then(|()| self.check_space()).and_then(|()| batch_len(&messages));
+        let bytes = match admitted {
+            Ok(bytes) => bytes,
+            Err(error) => return done(Err(error)),
+        };
+        let mut intake = self.intake.lock();
+        let deadline = Instant::now() + self.options.busy_after;
+        while let Some((unsynced, unbuilt)) = self.overload(&intake) {
+            if intake.closed || self.failure.get().is_some() {
+                break;
+            }
+            if self.room.wait_until(&mut intake, deadline).timed_out() && self.overload(&intake).is_some() {
+                drop(intake);
+                return done(Err(StorageError::Busy { unsynced, unbuilt }));
+            }
+        }
+        let refused = if intake.closed { Err(StorageError::Closed) } else { self.check() };
+        match refused {
+            Ok(()) => {
+                let was_empty = intake.is_empty();
+                intake.push(Batch { messages, bytes, done });
+                drop(intake);
+                if was_empty {
+                    self.intake_filled.notify_one();
+                }
+            }
+            Err(error) => {
+                drop(intake);
+                done(Err(error));
+            }
+        }
+    }
+
+    pub(super) fn check_space(&self) -> Result<(), StorageError> {
+        if self.low_space.load(Ordering::Relaxed) {
+            return Err(StorageError::NoSpace { action: "append to", path: self.dir.clone() });
+        }
+        self.check_marked()
+    }
+
+    pub(super) fn check_marked(&self) -> Result<(), StorageError> {
+        if !self.is_marked.load(Ordering::Acquire) {
+            return Err(StorageError::NoSpace { action: "append to", path: self.dir.clone() });
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes unsynced and unbuilt if they are too many.
+    pub(super) fn overload(&self, intake: &Intake) -> Option<(u64, u64)> {
+        let durable = self.log.durable().0;
+        let built = self.built.load(Ordering::Acquire);
+        let written = self.log.tip().written.0;
+        let unsynced = intake.bytes + written.saturating_sub(durable);
+        let unbuilt = intake.bytes + written.saturating_sub(built);
+        let over = unsynced >= self.options.unsynced_bytes_max || unbuilt >= self.options.unbuilt_bytes_max;
+        over.then_some((unsynced, unbuilt))
+    }
+
+    pub(super) fn make_room(&self) {
+        // Under the lock, so that nobody who has just found no room misses the call.
+        drop(self.intake.lock());
+        self.room.notify_all();
+    }
+
+    pub(super) fn run_appender(&self) {
+        loop {
+            {
+                let mut intake = self.intake.lock();
+                while intake.is_empty() {
+                    if intake.closed {
+                        return;
+                    }
+                    self.intake_filled.wait(&mut intake);
+                }
+            }
+            self.append_once();
+        }
+    }
+
+    /// Writes one frame with what has queued up.
+    pub(crate) fn append_once(&self) {
+        let mut appender = self.appender.lock();
+        let batches = self.intake.lock().take();
+        if let Err(error) = self.check() {
+            return batches.into_iter().for_each(|batch| (batch.done)(Err(error.clone())));
+        }
+        match appender.append(batches, self, self.options.clock.wall_ms()) {
+            None => {}
+            Some(Outcome::Written(frame, written)) => self.pass_on(frame, written),
+            Some(Outcome::Failed(error, dones)) => {
+                if let StorageError::Failed { .. } = &error {
+                    self.fail(error.clone());
+                }
+                for done in dones {
+                    done(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Passes a frame to readers, builder and flusher.
+    pub(super) fn pass_on(&self, frame: WrittenFrame, written: Vec<WrittenBatch>) {
+        let end = frame.header.end().0;
+        self.reader.recent.push(frame.header.position, frame.bytes.clone());
+        self.build.lock().frames.push_back(frame);
+        self.build_filled.notify_one();
+        let mut answers = Vec::new();
+        let hurry = end.saturating_sub(self.log.durable().0) >= self.options.unsynced_bytes_max / 2;
+        {
+            let mut flush = self.flush.lock();
+            for WrittenBatch { appended, done, must_sync } in written {
+                if must_sync {
+                    flush.waiting.push(Waiting { appended, done });
+                } else {
+                    answers.push((done, appended));
+                }
+            }
+            flush.hurry |= hurry;
+            if !flush.is_empty() {
+                self.flush_filled.notify_one();
+            }
+        }
+        for (done, appended) in answers {
+            done(Ok(appended));
+        }
+        self.want_upkeep(&self.log);
+    }
+
+    // ---- the flusher
+
+    pub(super) fn journal(&self, entries: &[JournalEntry], wait: Wait, done: Option<JournalDone>) {
+        let mut flush = self.flush.lock();
+        let refused = if flush.stop { Err(StorageError::Closed) } else { self.check() };
+        let refused = refused.and_then(|()| self.check_marked()).and_then(|()| {
+            if flush.held.bytes < JOURNAL_HELD_BYTES_MAX {
+                return Ok(());
+            }
+            Err(StorageError::NoSpace { action: "append to", path: self.dir.join("journal") })
+        });
+        flush.refused |= refused.is_err();
+        if refused.is_err() || wait == Wait::None {
+            if refused.is_ok() {
+                flush.journal.push(entries, wait, None);
+                self.flush_filled.notify_one();
+            }
+            drop(flush);
+            if let Some(done) = done {
+                done(refused);
+            }
+            return;
+        }
+        flush.journal.push(entries, wait, done);
+        drop(flush);
+        self.flush_filled.notify_one();
+    }
+
+    pub(super) fn run_flusher(&self) {
+        loop {
+            let mut idle = false;
+            let mut is_last = false;
+            {
+                let mut flush = self.flush.lock();
+                while flush.is_empty() && !idle && !is_last {
+                    is_last = flush.stop;
+                    if is_last && flush.held.chunks.is_empty() {
+                        return;
+                    }
+                    if !is_last {
+                        let interval = self.options.async_sync_interval;
+                        idle = self.flush_filled.wait_for(&mut flush, interval).timed_out();
+                    }
+                }
+            }
+            self.flush_once(idle || is_last);
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Makes durable what somebody waits for (or everything, with `all`), and answers those who wait.
+    pub(crate) fn flush_once(&self, all: bool) {
+        let (waiting, mut journal, hurry) = {
+            let mut flush = self.flush.lock();
+            let mut journal = std::mem::take(&mut flush.journal);
+            let HeldJournal { mut chunks, rotated, .. } = std::mem::take(&mut flush.held);
+            chunks.append(&mut journal.chunks);
+            journal.chunks = chunks;
+            journal.rotated |= rotated;
+            (std::mem::take(&mut flush.waiting), journal, std::mem::take(&mut flush.hurry))
+        };
+        let must_sync = journal.must_sync();
+        let synced = self.check().and_then(|()| {
+            if all || hurry || must_sync || !waiting.is_empty() {
+                self.sync_log()?;
+            }
+            Ok(())
+        });
+        if let Err(error) = synced {
+            self.fail(error);
+        }
+        let synced = self.check();
+        for Waiting { appended, done } in waiting {
+            done(synced.clone().map(|()| appended));
+        }
+        let written = synced.and_then(|()| self.flush_journal(&mut journal, all));
+        if !journal.chunks.is_empty() {
+            self.hold(&mut journal);
+        }
+        // Who is told an error may find the entry in the journal later all the same: nothing was promised, and
+        // every entry keeps its place in the order. Dropping it would drop those that nobody waits for, too.
+        for (_, done) in journal.waiting {
+            done(written.clone());
+        }
+    }
+
+    /// Keeps what could not be written, so that it is written before anything newer.
+    pub(super) fn hold(&self, journal: &mut JournalBuffer) {
+        let chunks = std::mem::take(&mut journal.chunks);
+        let bytes = chunks.iter().map(|chunk| chunk.frame.len() as u64).sum();
+        tracing::warn!(bytes, "entries of the group journal wait until they can be written");
+        self.flush.lock().held = HeldJournal { chunks, bytes, rotated: std::mem::take(&mut journal.rotated) };
+    }
+
+    pub(super) fn sync_log(&self) -> Result<(), StorageError> {
+        let durable = self.log.sync()?.0;
+        // Not the durable end before this sync: the end of a segment moves it, too, and tells nobody.
+        if self.announced.fetch_max(durable, Ordering::AcqRel) < durable {
+            self.build.lock().publish = true;
+            self.build_filled.notify_one();
+            self.make_room();
+        }
+        Ok(())
+    }
+
+    /// The log has been synced before: an entry never becomes durable before the rows that it names.
+    pub(super) fn flush_journal(&self, buffer: &mut JournalBuffer, all: bool) -> Result<(), StorageError> {
+        let mut writer = self.journal_writer.lock();
+        let must_sync = buffer.must_sync();
+        if let Err(error) = writer.write(buffer, self.options.clock.wall_ms()) {
+            if let StorageError::Failed { .. } = &error {
+                self.fail(error.clone());
+            }
+            return Err(error);
+        }
+        if (must_sync || all)
+            && let Err(error) = self.journal.sync()
+        {
+            self.fail(error);
+            return self.check();
+        }
+        if std::mem::take(&mut buffer.rotated) {
+            if self.flush.lock().refused {
+                tracing::warn!("entries were refused while the group journal rotated: it is kept whole");
+                writer.abandon_rotation();
+                return Ok(());
+            }
+            writer.end_rotation()?;
+        }
+        self.want_upkeep(&self.journal);
+        if self.check_marked().is_err() {
+            // A snapshot would be refused.
+            return Ok(());
+        }
+        match writer.begin_rotation() {
+            Ok(true) => {
+                // What was refused before is in the snapshot if it happened at all.
+                self.flush.lock().refused = false;
+                self.events.rotate_journal();
+            }
+            Ok(false) => {}
+            Err(error) => {
+                if let StorageError::Failed { .. } = &error {
+                    self.fail(error);
+                    return self.check();
+                }
+                tracing::warn!(%error, "cannot rotate the group journal");
+            }
+        }
+        Ok(())
+    }
+
+    // ---- the builder
+
+    pub(super) fn run_builder(&self) {
+        loop {
+            {
+                let mut build = self.build.lock();
+                while build.frames.is_empty() && !build.publish {
+                    if build.stop {
+                        return;
+                    }
+                    self.build_filled.wait(&mut build);
+                }
+            }
+            self.build_once();
+        }
+    }
+
+    /// Puts frames that were written into the consume queues, and makes rows visible.
+    pub(crate) fn build_once(&self) {
+        let frames = {
+            let mut build = self.build.lock();
+            build.publish = false;
+            let mut bytes = 0;
+            let mut frames = Vec::new();
+            while bytes < BUILD_BYTES {
+                let Some(frame) = build.frames.pop_front() else {
+                    break;
+                };
+                bytes += frame.bytes.len();
+                frames.push(frame);
+            }
+            frames
+        };
+        if let Some(last) = frames.last() {
+            let payloads = frames.iter().map(|frame| (frame.payload_position(), frame.payload()));
+            self.queues.add(rows_of(payloads));
+            self.built.store(last.header.end().0, Ordering::Release);
+            self.make_room();
+        }
+        let built = LogPosition(self.built.load(Ordering::Acquire));
+        self.publish(built);
+        let since = built.0.saturating_sub(self.checkpoint.try_lock().map_or(built.0, |last| last.log.0));
+        if since >= self.options.checkpoint_bytes {
+            self.want_checkpoint();
+        }
+    }
+
+    pub(super) fn publish(&self, built: LogPosition) {
+        let durable = self.log.durable().min(built);
+        let mut each = |topic, queue, end| self.events.visible(topic, queue, end);
+        self.queues.publish(built, durable, &mut each);
+    }
+
+    // ---- upkeep: zeros ahead of the ends
+
+    pub(super) fn want_upkeep(&self, frames: &FrameLogShared) {
+        if frames.wants_preparing() {
+            self.upkeep.lock().wanted = true;
+            self.upkeep_wanted.notify_one();
+        }
+    }
+
+    pub(super) fn run_upkeep(&self) {
+        loop {
+            let done = self.upkeep_once();
+            let mut upkeep = self.upkeep.lock();
+            if !done && !upkeep.stop {
+                self.upkeep_wanted.wait_for(&mut upkeep, UPKEEP_PAUSE);
+            }
+            while !upkeep.wanted && !upkeep.stop {
+                self.upkeep_wanted.wait(&mut upkeep);
+            }
+            if upkeep.stop {
+                return;
+            }
+            upkeep.wanted = false;
+        }
+    }
+
+    /// Writes zeros until enough of them lie ahead of every end; returns whether that worked.
+    pub(crate) fn upkeep_once(&self) -> bool {
+        for frames in [self.log.as_ref(), self.journal.as_ref(), self.catalogue.frames()] {
+            let mut more = frames.wants_preparing();
+            while more {
+                if self.failure.get().is_some() || self.upkeep.lock().stop {
+                    return false;
+                }
+                match frames.prepare() {
+                    Ok(again) => more = again,
+                    Err(error) if error.is_failed_sync() => {
+                        self.fail(error);
+                        return false;
+                    }
+                    Err(error) => {
+                        // Frames do not need the zeros; they only make syncs quicker.
+                        tracing::warn!(%error, "cannot write zeros ahead");
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    // ---- the keeper: checkpoints and free space
+
+    pub(super) fn want_checkpoint(&self) {
+        self.keeper.lock().wanted = true;
+        self.keeper_wanted.notify_one();
+    }
+
+    pub(super) fn run_keeper(&self) {
+        let mut since_checkpoint = Duration::ZERO;
+        let tick = SPACE_INTERVAL.min(self.options.checkpoint_interval);
+        loop {
+            let wanted = {
+                let mut keeper = self.keeper.lock();
+                if !keeper.wanted && !keeper.stop {
+                    self.keeper_wanted.wait_for(&mut keeper, tick);
+                }
+                if keeper.stop {
+                    return;
+                }
+                std::mem::take(&mut keeper.wanted)
+            };
+            self.look_at_space();
+            // As long as it fails, callers are told that there is no room.
+            let _ = self.mark_running();
+            since_checkpoint += tick;
+            if wanted || since_checkpoint >= self.options.checkpoint_interval {
+                since_checkpoint = Duration::ZERO;
+                let made = if wanted { self.checkpoint(Mark::Running) } else { self.checkpoint_if_moved() };
+                if let Err(error) = made {
+                    tracing::warn!(%error, "cannot make a checkpoint");
+                }
+            }
+        }
+    }
+
+    pub(super) fn look_at_space(&self) {
+        if self.options.free_bytes_min == 0 {
+            return;
+        }
+        if let Ok(space) = self.options.env.space(&self.dir) {
+            let low = space.free < self.options.free_bytes_min;
+            if low != self.low_space.swap(low, Ordering::Relaxed) {
+                tracing::warn!(free = space.free, low, "the free space of the disk has crossed its bound");
+            }
+        }
+    }
+
+    // ---- the end
+
+    pub(super) fn stop_appender(&self) {
+        drop(self.intake.lock());
+        self.intake_filled.notify_all();
+        self.room.notify_all();
+    }
+
+    pub(super) fn stop_flusher(&self) {
+        self.flush.lock().stop = true;
+        self.flush_filled.notify_all();
+    }
+
+    pub(super) fn stop_builder(&self) {
+        self.build.lock().stop = true;
+        self.build_filled.notify_all();
+    }
+
+    pub(super) fn stop_upkeep(&self) {
+        self.upkeep.lock().stop = true;
+        self.upkeep_wanted.notify_all();
+    }
+
+    pub(super) fn stop_keeper(&self) {
+        self.keeper.lock().stop = true;
+        self.keeper_wanted.notify_all();
+    }
+
+    pub(super) fn stop_all(&self) {
+        self.stop_appender();
+        self.stop_flusher();
+        self.stop_builder();
+        self.stop_upkeep();
+        self.stop_keeper();
+    }
+
+    /// Does what the threads have left: nobody else is at work.
+    pub(super) fn finish_steps(&self) -> Result<(), StorageError> {
+        while !self.intake.lock().is_empty() {
+            self.append_once();
+        }
+        self.flush_once(true);
+        self.check()?;
+        while !self.build.lock().frames.is_empty() {
+            self.build_once();
+        }
+        self.build_once();
+        // The flush above has tried once more.
+        let bytes = self.flush.lock().held.bytes;
+        if bytes > 0 {
+            return Err(StorageError::Unwritten { bytes, path: self.dir.join("journal") });
+        }
+        Ok(())
+    }
+}
+
+/// Returns the rows in payloads of frames.
+pub(super) fn rows_of<'a>(
+    payloads: impl Iterator<Item = (LogPosition, &'a [u8])>,
+) -> impl Iterator<Item = RecordView<'a>> {
+    payloads.flat_map(|(position, payload)| records_of(payload, position)).filter_map(|record| match record {
+        Ok(view) => view.kind.is_row().then_some(view),
+        Err((position, fault)) => {
+            tracing::error!(%position, %fault, "a record of the log cannot be understood; its frame's rest is skipped");
+            None
+        }
+    })
+}
