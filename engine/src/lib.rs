@@ -9,7 +9,6 @@ mod group;
 mod handle;
 pub mod limits;
 mod name;
-mod near;
 mod publish;
 mod pull;
 mod reading;

@@ -1,7 +1,7 @@
 //! DataFusion as it is set up here: what it may use, and how a statement becomes a plan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -11,8 +11,7 @@ use datafusion::{
         datatypes::{DataType, SchemaRef},
         error::ArrowError,
     },
-    common::TableReference,
-    common::{DataFusionError, config::ConfigOptions},
+    common::{Column, DataFusionError, SchemaError, TableReference, config::ConfigOptions},
     execution::{
         SessionState, SessionStateBuilder,
         context::SQLOptions,
@@ -31,7 +30,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use weir_filter::Limits;
+use weir_filter::{Limits, did_you_mean, near};
 
 use super::{
     numbers::{NumberOfText, NumbersInText, Operators},
@@ -43,7 +42,6 @@ use crate::{
     broker::{Broker, BrokerOptions},
     error::EngineError,
     limits::QUERY_WAIT_MAX,
-    near::near,
     reads::ReadPool,
     tables::{CATALOG, Catalog, PUBLIC, SelectorMarker, Tables},
 };
@@ -350,10 +348,6 @@ pub(crate) fn no_table(tables: &Tables, schema: &str, name: &str) -> EngineError
     EngineError::Sql(format!("there is no table {schema}.{name}{}", did_you_mean(&near)))
 }
 
-fn did_you_mean(near: &[String]) -> String {
-    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
-}
-
 /// The types of `$1`, `$2`, …, where their use tells.
 fn parameter_types(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>, EngineError> {
     let mut numbered = BTreeMap::new();
@@ -443,9 +437,51 @@ impl From<DataFusionError> for EngineError {
                 Ok(source) => Self::from(source),
                 Err(source) => Self::Sql(shortened(&source.strip_backtrace())),
             },
+            DataFusionError::SchemaError(fault, backtrace) => match *fault {
+                SchemaError::FieldNotFound { field, valid_fields } => no_column(&field, &valid_fields),
+                fault => Self::Sql(shortened(
+                    &DataFusionError::SchemaError(Box::new(fault), backtrace).strip_backtrace(),
+                )),
+            },
             error => Self::Sql(shortened(&error.strip_backtrace())),
         }
     }
+}
+
+/// Returns the error for a column that does not exist: what may have been meant, then what there is.
+fn no_column(field: &Column, valid: &[Column]) -> EngineError {
+    /// A topic may have thousands of columns.
+    const LISTED_MAX: usize = 20;
+    let of_relation = |column: &&Column| field.relation.is_none() || column.relation == field.relation;
+    let mut names: Vec<&str> = valid.iter().filter(of_relation).map(Column::name).collect();
+    if names.is_empty() {
+        names = valid.iter().map(Column::name).collect();
+    }
+    // Of a join, each side may have the column.
+    let mut known = HashSet::new();
+    names.retain(|name| known.insert(*name));
+    let near = near(&field.name, names.iter().copied());
+    let near: Vec<String> = near.iter().map(|name| as_written(name)).collect();
+    let listed: Vec<String> = names.iter().take(LISTED_MAX).map(|name| as_written(name)).collect();
+    let there_are = match names.len().saturating_sub(LISTED_MAX) {
+        _ if names.is_empty() => String::new(),
+        0 => format!("; the columns here are {}", listed.join(", ")),
+        more => format!("; the columns here are {} and {more} more", listed.join(", ")),
+    };
+    let hint = if near.is_empty() { "; strings stand in single quotes" } else { "" };
+    let written: String = field.flat_name().chars().take(200).collect();
+    EngineError::Sql(shortened(&format!(
+        "there is no column {written}{}{there_are}{hint}",
+        did_you_mean(&near)
+    )))
+}
+
+/// A name as SQL text has it: in quotes, unless it is a plain word.
+fn as_written(name: &str) -> String {
+    let mut chars = name.chars();
+    let is_word = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_word { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// Messages of DataFusion may list thousands of columns.

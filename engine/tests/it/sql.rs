@@ -220,12 +220,29 @@ async fn errors_say_what_was_meant() {
     for (sql, hint) in [
         ("SELECT * FROM tt", "did you mean t?"),
         ("SELECT * FROM publik.t", "did you mean public?"),
-        ("SELECT wort FROM t", "word"),
+        ("SELECT wort FROM t", "there is no column wort; did you mean word?"),
+        ("SELECT x.wort FROM t x", "there is no column x.wort; did you mean word?"),
+        ("SELECT n FROM t WHERE upper(wort) = 'W1' ORDER BY n", "did you mean word?"),
+        ("SELECT n FROM t GROUP BY n HAVING max(wort) = 'w'", "did you mean word?"),
+        ("SELECT a.n FROM t a JOIN t b ON a.m = b.n", "did you mean n?"),
+        ("SELECT n FROM t WHERE word = \"w1\"", "strings stand in single quotes"),
         ("SELECT * FROM other.public.t", "the only one is weir"),
     ] {
         let message = query(&fixture.broker, sql).await.unwrap_err().to_string();
         assert!(message.contains(hint), "{sql}: {message}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_column_lists_few_of_many() {
+    let fixture = Fixture::new().await;
+    fixture.topic(1).await;
+    let properties = (0..100).map(|n| (format!("property {n}"), Value::I64(n))).collect();
+    publish(&fixture.broker, vec![Message { properties, ..Message::default() }]).await;
+    let message = query(&fixture.broker, "SELECT \"proprety 17\" FROM t").await.unwrap_err().to_string();
+    assert!(message.contains("did you mean \"property 17\""), "{message}");
+    assert!(message.contains("and 88 more") && message.len() < 600, "{message}");
+    assert!(message.find("did you mean") < message.find("the columns here are"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
