@@ -146,7 +146,7 @@ impl Counter {
                 frame.cost.add(&cost);
             }
             None => {
-                frame.cost.add(&Cost { tables: 1, named: BTreeMap::from([(parts, 1)]), ..Cost::default() })
+                frame.cost.add(&Cost { tables: 1, named: BTreeMap::from([(parts, 1)]), ..Cost::default() });
             }
         }
     }
