@@ -498,8 +498,13 @@ fn no_column(field: &Column, valid: &[Column]) -> EngineError {
     let listed: Vec<String> = names.iter().take(LISTED_MAX).map(|name| as_written(name)).collect();
     let there_are = match names.len().saturating_sub(LISTED_MAX) {
         _ if names.is_empty() => String::new(),
-        0 => format!("; the columns here are {}", listed.join(", ")),
-        more => format!("; the columns here are {} and {more} more", listed.join(", ")),
+        0 => format!("columns here are {}", listed.join(", ")),
+        more => format!("columns here are {} and {more} more", listed.join(", ")),
+    };
+    let there_are = match (there_are.as_str(), near.is_empty()) {
+        ("", _) => String::new(),
+        (columns, true) => format!("; the {columns}"),
+        (columns, false) => format!(" The {columns}"),
     };
     let hint = if near.is_empty() { "; strings stand in single quotes" } else { "" };
     let written: String = field.flat_name().chars().take(200).collect();

@@ -343,7 +343,7 @@ async fn an_unknown_column_lists_few_of_many() {
     let message = query(&fixture.broker, "SELECT \"proprety 17\" FROM t").await.unwrap_err().to_string();
     assert!(message.contains("did you mean \"property 17\""), "{message}");
     assert!(message.contains("and 88 more") && message.len() < 600, "{message}");
-    assert!(message.find("did you mean") < message.find("the columns here are"), "{message}");
+    assert!(message.find("did you mean") < message.find("The columns here are"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
