@@ -128,10 +128,10 @@ impl ExprPlanner for Operators {
         match operator {
             Operator::Divide => {
                 new_left = cast_expr(new_left, DataType::Float64);
-                new_right = nullif(cast_expr(new_right, DataType::Float64), lit(0.0_f64));
+                new_right = no_zero(cast_expr(new_right, DataType::Float64));
             }
             Operator::Modulo if right == Side::Int => new_right = nullif(new_right, lit(0_i64)),
-            Operator::Modulo => new_right = nullif(new_right, lit(0.0_f64)),
+            Operator::Modulo => new_right = no_zero(new_right),
             _ => {}
         }
         Ok(PlannerResult::Planned(Expr::BinaryExpr(BinaryExpr::new(
@@ -160,6 +160,11 @@ impl Operators {
     fn number(&self, expr: Expr, side: Side) -> Expr {
         if side == Side::Text { self.number.call(vec![expr]) } else { expr }
     }
+}
+
+/// Null where `divisor`, a float, is zero. Arrow takes the two zeros of floats for different values.
+fn no_zero(divisor: Expr) -> Expr {
+    nullif(nullif(divisor, lit(0.0_f64)), lit(-0.0_f64))
 }
 
 /// What an operand is, as far as it matters here.
