@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use weir_filter::SelectorError;
+use weir_filter::{SelectorError, did_you_mean};
 use weir_storage::{QueueOffset, StorageError};
 
 use crate::name::{GroupName, NameError, TopicName};
@@ -17,11 +17,11 @@ pub enum EngineError {
     Name(#[from] NameError),
 
     /// There is no such topic. Create it, or correct the name.
-    #[error("topic {topic} does not exist{}", suggestion(near))]
+    #[error("topic {topic} does not exist{}", did_you_mean(near))]
     TopicNotFound { topic: TopicName, near: Vec<String> },
 
     /// There is no such group.
-    #[error("group {group} does not exist{}", suggestion(near))]
+    #[error("group {group} does not exist{}", did_you_mean(near))]
     GroupNotFound { group: GroupName, near: Vec<String> },
 
     /// A topic or group of that name exists already.
@@ -118,10 +118,6 @@ pub enum HandleFault {
     /// The lease ended and the message was handed out again, or a newer handle replaced this one.
     #[error("is expired")]
     Expired,
-}
-
-fn suggestion(near: &[String]) -> String {
-    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
 }
 
 impl From<StorageError> for EngineError {

@@ -10,7 +10,6 @@ mod handle;
 pub mod limits;
 mod logged;
 mod name;
-mod near;
 mod publish;
 mod pull;
 mod reading;

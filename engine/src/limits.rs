@@ -65,6 +65,26 @@ pub const SQL_DEPTH_MAX: usize = 64;
 pub const SQL_COSTLY_DEPTH_MAX: usize = 6;
 /// Parameters of a SQL statement.
 pub const SQL_PARAMETERS_MAX: usize = 1024;
+/// Operators, function calls and SELECTs of a SQL statement, a common table expression counted as often as it
+/// is named. The time of planning grows with the square of it.
+pub const SQL_OPERATORS_MAX: usize = 512;
+/// The same when the planner has written out what names stand for, some of it twice.
+pub const SQL_PLAN_OPERATORS_MAX: usize = 2048;
+/// Tables of a SQL statement, a common table expression counted as often as it is named.
+pub const SQL_TABLES_MAX: usize = 64;
+/// Columns of all tables that a SQL statement names.
+pub const SQL_COLUMNS_MAX: usize = 32_768;
+/// Columns of all tables that a SQL statement names, times the `*` of its select lists. The time of planning
+/// grows with the square of it. One `*` over the widest topic is less.
+pub const SQL_STAR_COLUMNS_MAX: usize = 5000;
+/// Grouping sets of a GROUP BY; each row is taken once for each of them.
+pub const SQL_GROUPING_SETS_MAX: usize = 256;
+/// UTF-8 bytes of a pattern (LIKE, regular expressions, formats of times) in a SQL statement.
+pub const SQL_PATTERN_BYTES_MAX: usize = 1024;
+/// UTF-8 bytes that `||` or `concat` makes of the rows of one batch, up to 8,192.
+pub const SQL_CONCAT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a SQL statement may be planned.
+pub const SQL_PLAN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a SQL query may take, its reading by the client included.
 pub const QUERY_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 /// How long a SQL query waits for its turn.

@@ -23,10 +23,10 @@ use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use weir_columns::{Column, ColumnRef, Kind, KindSet, Presence, Rows, System, Values};
-use weir_filter::{Number, number_of};
+use weir_filter::{Number, did_you_mean, near, number_of};
 use weir_storage::{Block, QueueId, QueueOffset, QueueView, Segment, TopicId};
 
-use crate::{error::EngineError, logged::Logged, near::near};
+use crate::{error::EngineError, logged::Logged};
 
 /// Columns that are inferred for a topic; further properties are still found by name.
 const COLUMNS_MAX: usize = 4096;
@@ -282,7 +282,7 @@ fn unknown(name: &str, known: impl Iterator<Item = String>) -> EngineError {
         [] => format!(
             "there is no column {name:?}: it is none of the system, and no retained message has such a property"
         ),
-        near => format!("there is no column {name:?}; did you mean {}?", near.join(" or ")),
+        near => format!("there is no column {name:?}{}", did_you_mean(near)),
     })
 }
 

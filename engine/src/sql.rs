@@ -1,15 +1,20 @@
 //! Ad-hoc SQL over topics and over the broker itself.
 //!
 //! ```text
-//! text ─ limits ─ parser ─ selectors marked ─ planner ─ analyzer ─► plan_sql: schema, parameters, ticket
+//! text ─ limits ─ parser ─ functions, cost ─ selectors marked ─ planner ─ checks ─ analyzer ─► plan_sql:
+//!                                                                        schema, parameters, ticket
 //! ticket ─ the same again, on the snapshot that it holds ─ optimizer ─► run_sql: batches
 //! ```
 //!
 //! Queries run on a runtime of their own with few threads, bounded memory and bounded time, so that they
 //! cannot hold up messages. Its threads have deep stacks: planners recurse, and text comes from outside.
 
+pub(crate) mod concat;
+pub(crate) mod cost;
 pub(crate) mod engine;
+pub(crate) mod functions;
 pub(crate) mod numbers;
+pub(crate) mod plan;
 pub(crate) mod result;
 pub(crate) mod selectors;
 pub(crate) mod text;
@@ -21,8 +26,8 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use datafusion::{
     common::DataFusionError,
-    execution::SendableRecordBatchStream,
-    physical_plan::{execute_stream, stream::RecordBatchStreamAdapter},
+    execution::{SendableRecordBatchStream, TaskContext},
+    physical_plan::{ExecutionPlan, execute_stream, stream::RecordBatchStreamAdapter},
     scalar::ScalarValue,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -38,7 +43,7 @@ use self::engine::Prepared;
 use crate::{
     broker::Broker,
     error::{EngineError, LimitKind},
-    limits::QUERY_TIME_MAX,
+    limits::{QUERY_TIME_MAX, SQL_PLAN_TIME_MAX},
     schema::ColumnType,
     tables::{RAW_SUFFIX, SYSTEM, SystemTable, Table, Tables, TopicSnapshot, schema_of},
 };
@@ -190,7 +195,12 @@ impl Broker {
     }
 
     async fn plan_here(&self, request: SqlRequest) -> Result<SqlPlan, EngineError> {
-        let _turn = self.reading().queries.turn_to_plan().await?;
+        let broker = self.clone();
+        let work = async move { broker.plan_now(request).await };
+        self.reading().queries.planned(SQL_PLAN_TIME_MAX, work).await
+    }
+
+    async fn plan_now(&self, request: SqlRequest) -> Result<SqlPlan, EngineError> {
         let parameters = request.parameters.as_ref().map(parameter_values).transpose()?;
         let encoded = request.parameters.as_ref().map(encode_row).transpose()?;
         let tables = self.tables(BTreeMap::new());
@@ -218,6 +228,15 @@ impl Broker {
     ) -> Result<(SchemaRef, SendableRecordBatchStream), EngineError> {
         let deadline = Instant::now() + QUERY_TIME_MAX;
         let slot = self.reading().queries.slot().await?;
+        let broker = self.clone();
+        let work = async move { broker.open_now(ticket).await };
+        let Opened { schema, plan, context } =
+            self.reading().queries.planned(SQL_PLAN_TIME_MAX, work).await?;
+        let batches = execute_stream(plan, context)?;
+        Ok((Arc::clone(&schema), driven(batches, schema, slot, deadline)))
+    }
+
+    async fn open_now(&self, ticket: SqlTicket) -> Result<Opened, EngineError> {
         let parameters = match &ticket.parameters {
             Some(encoded) => parameter_values(&decode_row(encoded)?)?,
             None => Vec::new(),
@@ -231,9 +250,15 @@ impl Broker {
         }
         let Prepared { state, plan, schema, .. } = prepared;
         let plan = state.create_physical_plan(&plan).await?;
-        let batches = execute_stream(plan, state.task_ctx())?;
-        Ok((Arc::clone(&schema), driven(batches, schema, slot, deadline)))
+        Ok(Opened { schema, plan, context: state.task_ctx() })
     }
+}
+
+/// A statement that is ready to run.
+struct Opened {
+    schema: SchemaRef,
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
 }
 
 /// A task that ends with its handle.

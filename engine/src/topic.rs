@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use weir_filter::near;
 use weir_storage::{
     DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, TopicEntry, TopicId, Wait,
 };
@@ -23,7 +24,6 @@ use crate::{
     group::Subscription,
     limits::{QUEUES_DEFAULT, QUEUES_MAX, RETENTION_DEFAULT, TOPICS_MAX},
     name::TopicName,
-    near::near,
     serial,
 };
 

@@ -15,6 +15,7 @@ mod expressions;
 mod lexer;
 mod limits;
 mod made;
+mod near;
 #[cfg(feature = "oracle")]
 pub mod oracle;
 mod parser;
@@ -32,6 +33,7 @@ mod values;
 pub use dialect::{Dialect, UnknownDialect};
 pub use error::{EvaluateError, SelectorError};
 pub use limits::Limits;
+pub use near::{did_you_mean, near};
 pub use predicate::{Predicate, Verdicts};
 pub use selector::Selector;
 pub use types::{Number, Truth, number_of};

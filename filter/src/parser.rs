@@ -24,6 +24,7 @@ use crate::{
     error::SelectorError,
     lexer::{self, Keyword, Spanned, Symbol, Token, excerpt},
     limits::Limits,
+    near::near,
     syntax::{Arithmetic, Comparison, Connective, Expr, ExprKind, Literal, Search},
 };
 
@@ -427,9 +428,9 @@ impl<'a> Parser<'a> {
         {
             return Ok(ExprKind::System(system));
         }
-        let near = nearest(system).map_or_else(
+        let near = near(system, System::ALL.map(System::name)).first().map_or_else(
             || format!("there are {}", System::ALL.map(|system| format!("sys.{}", system.name())).join(", ")),
-            |near| format!("did you mean sys.{}?", near.name()),
+            |near| format!("did you mean sys.{near}?"),
         );
         let name = excerpt(name);
         self.fail(format!("there is no system value {name}; {near} (in double quotes it is a property)"))
@@ -446,31 +447,4 @@ fn comparison(symbol: Symbol) -> Option<Comparison> {
         Symbol::GreaterEqual => Comparison::GreaterEqual,
         _ => return None,
     })
-}
-
-/// The system value whose name is most like `name`, if any is alike at all.
-fn nearest(name: &str) -> Option<System> {
-    let name: Vec<char> = name.chars().take(24).map(|c| c.to_ascii_lowercase()).collect();
-    System::ALL
-        .into_iter()
-        .map(|system| (edits(&name, system.name()), system))
-        .filter(|(edits, system)| *edits * 2 <= system.name().len().max(4))
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, system)| system)
-}
-
-/// How many characters must be inserted, removed or replaced to turn one text into the other.
-fn edits(from: &[char], to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.iter().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }

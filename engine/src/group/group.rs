@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use weir_filter::near;
 use weir_storage::{GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, TopicId, Wait};
 
 use super::{
@@ -15,7 +16,6 @@ use crate::{
     error::{EngineError, LimitKind},
     limits::{GROUPS_MAX, LEASE_MAX},
     name::{GroupName, TopicName},
-    near::near,
     scan::offset_at_time,
     topic::{IfExists, Topic},
 };

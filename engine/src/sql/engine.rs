@@ -1,9 +1,10 @@
 //! DataFusion as it is set up here: what it may use, and how a statement becomes a plan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use datafusion::{
@@ -11,16 +12,15 @@ use datafusion::{
         datatypes::{DataType, SchemaRef},
         error::ArrowError,
     },
-    common::TableReference,
-    common::{DataFusionError, config::ConfigOptions},
+    common::{Column, DataFusionError, SchemaError, TableReference, config::ConfigOptions},
     execution::{
-        SessionState, SessionStateBuilder,
+        SessionState, SessionStateBuilder, SessionStateDefaults,
         context::SQLOptions,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::FairSpillPool,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
-    logical_expr::LogicalPlan,
+    logical_expr::{LogicalPlan, planner::ExprPlanner},
     optimizer::Analyzer,
     prelude::SessionConfig,
     scalar::ScalarValue,
@@ -28,14 +28,17 @@ use datafusion::{
 };
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
-use weir_filter::Limits;
+use weir_filter::{Limits, did_you_mean, near};
 
 use super::{
+    concat::Concat,
+    cost::Cost,
+    functions::{self, Registry},
     numbers::{NumberOfText, NumbersInText, Operators},
-    result,
+    plan as plans, result,
     selectors::{self, Properties},
     text,
 };
@@ -43,7 +46,6 @@ use crate::{
     broker::{Broker, BrokerOptions},
     error::EngineError,
     limits::QUERY_WAIT_MAX,
-    near::near,
     reads::ReadPool,
     tables::{CATALOG, Catalog, PUBLIC, SelectorMarker, Tables},
 };
@@ -54,28 +56,6 @@ const STACK_BYTES: usize = 64 << 20;
 const PARTITIONS: usize = 2;
 /// How many statements are planned at once.
 const PLANNED_AT_ONCE: usize = 2;
-/// Functions that make much of little, outside of what the memory pool counts.
-const REMOVED_FUNCTIONS: [&str; 19] = [
-    "replace",
-    "regexp_replace",
-    "translate",
-    "overlay",
-    "array_to_string",
-    "list_to_string",
-    "array_join",
-    "repeat",
-    "lpad",
-    "rpad",
-    "space",
-    "array_repeat",
-    "list_repeat",
-    "array_resize",
-    "list_resize",
-    "range",
-    "generate_series",
-    "array_range",
-    "list_range",
-];
 
 /// Where queries run, and what they may use.
 pub(crate) struct Queries {
@@ -124,9 +104,46 @@ impl Queries {
         }
     }
 
-    /// Waits for the right to plan a statement.
-    pub(crate) async fn turn_to_plan(&self) -> Result<OwnedSemaphorePermit, EngineError> {
-        acquire(&self.planners).await
+    /// Waits for the right to plan, then does `work`, for `limit` at most.
+    ///
+    /// Planners do not yield, so `work` has a thread of its own. If it takes longer, or nobody waits for it
+    /// any more, it is given up at the next point where it waits; until then it keeps the right to plan, so
+    /// that no more of them run than may.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, and that it takes too long.
+    pub(crate) async fn planned<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let runtime = self.handle()?.clone();
+        let turn = acquire(&self.planners).await?;
+        let (waiting, given_up) = oneshot::channel::<()>();
+        let planning = self.handle()?.spawn_blocking(move || {
+            let _turn = turn;
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    _ = given_up => Err(EngineError::Closed),
+                    done = work => done,
+                }
+            })
+        });
+        let done = timeout(limit, planning).await;
+        drop(waiting);
+        match done {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) if error.is_panic() => Err(EngineError::Internal(
+                "the planner of queries panicked; the log of the broker says where".to_owned(),
+            )),
+            Ok(Err(_)) => Err(EngineError::Closed),
+            Err(_) => Err(EngineError::Sql(format!(
+                "the statement cannot be planned in {} seconds; make it shorter, or name fewer columns and tables",
+                limit.as_secs()
+            ))),
+        }
     }
 
     /// Waits for the right to run a query.
@@ -173,7 +190,7 @@ impl QueryRuntime {
     fn start(threads: usize) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
-            .max_blocking_threads(threads * 2 + PARTITIONS)
+            .max_blocking_threads(threads * 2 + PARTITIONS + PLANNED_AT_ONCE)
             .thread_stack_size(STACK_BYTES)
             .thread_name("weir-query")
             .enable_time()
@@ -204,23 +221,23 @@ fn base_state(memory_bytes: usize) -> Result<SessionState, DataFusionError> {
     options.catalog.create_default_catalog_and_schema = false;
     let config =
         SessionConfig::from(options).with_information_schema(true).with_target_partitions(PARTITIONS);
-    let mut state = SessionStateBuilder::new()
-        .with_config(config)
-        .with_runtime_env(runtime_env(memory_bytes)?)
-        .with_default_features()
-        .build();
-    for function in REMOVED_FUNCTIONS {
-        datafusion::execution::FunctionRegistry::deregister_udf(&mut state, function)?;
-    }
+    let Registry { mut scalar, aggregate, window } = Registry::new();
     let number = Arc::new(NumberOfText::function());
-    datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::clone(&number))?;
-    datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(SelectorMarker::function()))?;
-    let mut planners = state.expr_planners().to_vec();
-    planners.insert(0, Arc::new(Operators(Arc::clone(&number))));
+    let operators = Operators { number: Arc::clone(&number), concat: Arc::new(Concat::operator()) };
+    scalar.extend([Arc::clone(&number), Arc::new(SelectorMarker::function())]);
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(operators)];
+    planners.extend(SessionStateDefaults::default_expr_planners());
     // Before types are coerced, because coercion turns text into numbers by a cast that may fail.
     let mut rules = Analyzer::new().rules;
     rules.insert(0, Arc::new(NumbersInText(number)));
-    Ok(SessionStateBuilder::new_from_existing(state)
+    Ok(SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime_env(memory_bytes)?)
+        .with_default_features()
+        .with_scalar_functions(scalar)
+        .with_higher_order_functions(Vec::new())
+        .with_aggregate_functions(aggregate)
+        .with_window_functions(window)
         .with_expr_planners(planners)
         .with_analyzer_rules(rules)
         .build())
@@ -256,9 +273,12 @@ impl Broker {
         values: Option<&[ScalarValue]>,
     ) -> Result<Prepared, EngineError> {
         let statement = text::parse(sql)?;
+        functions::check(&statement)?;
+        let cost = Cost::of(&statement)?;
         let schema = if schema.is_empty() { PUBLIC } else { schema };
         let state = self.reading().queries.session(tables, schema)?;
         look_up(&state, tables, schema, &statement).await?;
+        cost.check_columns(|name| columns_of(tables, schema, name))?;
         let marking = Marking { tables, schema, limits: self.reading().queries.limits() };
         let mut plan = plan(&state, marking.marked(&statement, &[])).await?;
         let parameters = parameter_types(&plan)?;
@@ -271,6 +291,7 @@ impl Broker {
                 self::plan(&state, marking.marked(&statement, &literals)).await?.with_param_values(values)?;
         }
         reads_only().verify_plan(&plan)?;
+        plans::check(&plan)?;
         let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
         let schema = result::announced(plan.schema().as_arrow());
         Ok(Prepared { state, plan, schema, parameters })
@@ -337,6 +358,16 @@ async fn look_up(
     Ok(())
 }
 
+/// How many columns a table has that was looked up.
+fn columns_of(tables: &Tables, schema: &str, name: &[String]) -> Option<usize> {
+    let (schema, table) = match name {
+        [table] => (schema, table.as_str()),
+        [schema, table] | [_, schema, table] => (schema.as_str(), table.as_str()),
+        _ => return None,
+    };
+    Some(tables.known_topic(schema, table)?.shape().width())
+}
+
 /// Returns the error for a table that does not exist.
 pub(crate) fn no_table(tables: &Tables, schema: &str, name: &str) -> EngineError {
     let schemas = tables.schemas();
@@ -348,10 +379,6 @@ pub(crate) fn no_table(tables: &Tables, schema: &str, name: &str) -> EngineError
     let names = tables.names(schema);
     let near = near(name, names.iter().map(String::as_str));
     EngineError::Sql(format!("there is no table {schema}.{name}{}", did_you_mean(&near)))
-}
-
-fn did_you_mean(near: &[String]) -> String {
-    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
 }
 
 /// The types of `$1`, `$2`, …, where their use tells.
@@ -443,9 +470,56 @@ impl From<DataFusionError> for EngineError {
                 Ok(source) => Self::from(source),
                 Err(source) => Self::Sql(shortened(&source.strip_backtrace())),
             },
+            DataFusionError::SchemaError(fault, backtrace) => match *fault {
+                SchemaError::FieldNotFound { field, valid_fields } => no_column(&field, &valid_fields),
+                fault => Self::Sql(shortened(
+                    &DataFusionError::SchemaError(Box::new(fault), backtrace).strip_backtrace(),
+                )),
+            },
             error => Self::Sql(shortened(&error.strip_backtrace())),
         }
     }
+}
+
+/// Returns the error for a column that does not exist: what may have been meant, then what there is.
+fn no_column(field: &Column, valid: &[Column]) -> EngineError {
+    /// A topic may have thousands of columns.
+    const LISTED_MAX: usize = 20;
+    let of_relation = |column: &&Column| field.relation.is_none() || column.relation == field.relation;
+    let mut names: Vec<&str> = valid.iter().filter(of_relation).map(Column::name).collect();
+    if names.is_empty() {
+        names = valid.iter().map(Column::name).collect();
+    }
+    // Of a join, each side may have the column.
+    let mut known = HashSet::new();
+    names.retain(|name| known.insert(*name));
+    let near = near(&field.name, names.iter().copied());
+    let near: Vec<String> = near.iter().map(|name| as_written(name)).collect();
+    let listed: Vec<String> = names.iter().take(LISTED_MAX).map(|name| as_written(name)).collect();
+    let there_are = match names.len().saturating_sub(LISTED_MAX) {
+        _ if names.is_empty() => String::new(),
+        0 => format!("columns here are {}", listed.join(", ")),
+        more => format!("columns here are {} and {more} more", listed.join(", ")),
+    };
+    let there_are = match (there_are.as_str(), near.is_empty()) {
+        ("", _) => String::new(),
+        (columns, true) => format!("; the {columns}"),
+        (columns, false) => format!(" The {columns}"),
+    };
+    let hint = if near.is_empty() { "; strings stand in single quotes" } else { "" };
+    let written: String = field.flat_name().chars().take(200).collect();
+    EngineError::Sql(shortened(&format!(
+        "there is no column {written}{}{there_are}{hint}",
+        did_you_mean(&near)
+    )))
+}
+
+/// A name as SQL text has it: in quotes, unless it is a plain word.
+fn as_written(name: &str) -> String {
+    let mut chars = name.chars();
+    let is_word = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_word { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// Messages of DataFusion may list thousands of columns.
@@ -454,5 +528,61 @@ fn shortened(message: &str) -> String {
     match message.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}…", &message[..end]),
         None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::limits::SQL_PLAN_TIME_MAX;
+
+    #[tokio::test]
+    async fn a_planner_that_does_not_yield_is_given_up_and_keeps_its_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let queries = Queries::new(&BrokerOptions::new(dir.path().join("data")));
+        let (release, stuck) = mpsc::channel::<()>();
+        let stuck = async move {
+            let _ = stuck.recv();
+            Ok(())
+        };
+        let error = queries.planned(Duration::from_millis(1), stuck).await.unwrap_err();
+        assert!(matches!(error, EngineError::Sql(_)), "{error}");
+        assert_eq!(queries.planners.available_permits(), PLANNED_AT_ONCE - 1);
+        // Others are planned meanwhile.
+        assert_eq!(queries.planned(SQL_PLAN_TIME_MAX, async { Ok(7) }).await.unwrap(), 7);
+        drop(release);
+        while queries.planners.available_permits() < PLANNED_AT_ONCE {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn planning_ends_when_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let queries = Queries::new(&BrokerOptions::new(dir.path().join("data")));
+        let (started, has_started) = oneshot::channel::<()>();
+        let endless = async move {
+            let _ = started.send(());
+            std::future::pending::<Result<(), EngineError>>().await
+        };
+        tokio::select! {
+            _ = queries.planned(SQL_PLAN_TIME_MAX, endless) => panic!("it never ends"),
+            _ = has_started => {}
+        }
+        while queries.planners.available_permits() < PLANNED_AT_ONCE {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_planner_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let queries = Queries::new(&BrokerOptions::new(dir.path().join("data")));
+        let panics = futures::future::lazy(|_| -> Result<(), EngineError> { panic!("on purpose") });
+        let error = queries.planned(SQL_PLAN_TIME_MAX, panics).await.unwrap_err();
+        assert!(matches!(error, EngineError::Internal(_)), "{error}");
+        assert_eq!(queries.planners.available_permits(), PLANNED_AT_ONCE);
     }
 }

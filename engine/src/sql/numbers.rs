@@ -1,6 +1,7 @@
 //! Arithmetic and comparison in SQL, where a condition is no selector: as near to selectors as types allow.
 //!
 //! - `/` is division of doubles; division and remainder by zero are null.
+//! - `||` has a bound on what it makes.
 //! - Text beside a number is the number that it reads as in a selector, else null: one odd value among a
 //!   million rows must not fail a query.
 //!
@@ -36,6 +37,11 @@ use datafusion::{
 };
 use weir_filter::{Number, number_of};
 
+use super::concat::{has_text, is_operator};
+
+/// The function that reads text as a number.
+pub(crate) const NUMBER: &str = "weir$number";
+
 /// Reads text as selectors do: `weir$number('05')` is 5.0, and null for what is no number.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NumberOfText {
@@ -51,7 +57,7 @@ impl NumberOfText {
 
 impl ScalarUDFImpl for NumberOfText {
     fn name(&self) -> &str {
-        "weir$number"
+        NUMBER
     }
 
     fn signature(&self) -> &Signature {
@@ -84,10 +90,18 @@ fn double(number: Number) -> f64 {
 
 /// Plans the operators of arithmetic and comparison.
 #[derive(Debug)]
-pub(crate) struct Operators(pub(crate) Arc<ScalarUDF>);
+pub(crate) struct Operators {
+    /// Reads text as a number.
+    pub(crate) number: Arc<ScalarUDF>,
+    /// Stands for `||`.
+    pub(crate) concat: Arc<ScalarUDF>,
+}
 
 impl ExprPlanner for Operators {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        if expr.op == BinaryOperator::StringConcat {
+            return Ok(self.joined(expr, schema));
+        }
         let Some(operator) = operator(&expr.op) else { return Ok(PlannerResult::Original(expr)) };
         let (Ok(left_type), Ok(right_type)) = (expr.left.get_type(schema), expr.right.get_type(schema))
         else {
@@ -114,10 +128,10 @@ impl ExprPlanner for Operators {
         match operator {
             Operator::Divide => {
                 new_left = cast_expr(new_left, DataType::Float64);
-                new_right = nullif(cast_expr(new_right, DataType::Float64), lit(0.0_f64));
+                new_right = no_zero(cast_expr(new_right, DataType::Float64));
             }
             Operator::Modulo if right == Side::Int => new_right = nullif(new_right, lit(0_i64)),
-            Operator::Modulo => new_right = nullif(new_right, lit(0.0_f64)),
+            Operator::Modulo => new_right = no_zero(new_right),
             _ => {}
         }
         Ok(PlannerResult::Planned(Expr::BinaryExpr(BinaryExpr::new(
@@ -129,9 +143,28 @@ impl ExprPlanner for Operators {
 }
 
 impl Operators {
-    fn number(&self, expr: Expr, side: Side) -> Expr {
-        if side == Side::Text { self.0.call(vec![expr]) } else { expr }
+    /// `||`, as one call for a whole chain of it.
+    fn joined(&self, expr: RawBinaryExpr, schema: &DFSchema) -> PlannerResult<RawBinaryExpr> {
+        let is_text = |expr: &Expr| expr.get_type(schema).is_ok_and(|data_type| has_text(&data_type));
+        if !is_text(&expr.left) || !is_text(&expr.right) {
+            return PlannerResult::Original(expr);
+        }
+        let mut parts = match expr.left {
+            Expr::ScalarFunction(call) if is_operator(call.func.name()) => call.args,
+            left => vec![left],
+        };
+        parts.push(expr.right);
+        PlannerResult::Planned(self.concat.call(parts))
     }
+
+    fn number(&self, expr: Expr, side: Side) -> Expr {
+        if side == Side::Text { self.number.call(vec![expr]) } else { expr }
+    }
+}
+
+/// Null where `divisor`, a float, is zero. Arrow takes the two zeros of floats for different values.
+fn no_zero(divisor: Expr) -> Expr {
+    nullif(nullif(divisor, lit(0.0_f64)), lit(-0.0_f64))
 }
 
 /// What an operand is, as far as it matters here.

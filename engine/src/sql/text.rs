@@ -47,7 +47,8 @@ fn parser_message(message: &str) -> String {
     }
 }
 
-fn within(what: &'static str, actual: usize, limit: usize) -> Result<(), EngineError> {
+/// Refuses what is more than `limit`.
+pub(crate) fn within(what: &'static str, actual: usize, limit: usize) -> Result<(), EngineError> {
     if actual <= limit {
         return Ok(());
     }

@@ -63,6 +63,11 @@ impl Shape {
         let schema = Arc::clone(Projection::new(columns.clone()).schema());
         Self { key, columns, schema }
     }
+
+    /// Returns how many columns there are.
+    pub(crate) fn width(&self) -> usize {
+        self.columns.len()
+    }
 }
 
 impl Properties for Shape {

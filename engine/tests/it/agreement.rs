@@ -136,7 +136,11 @@ fn condition(random: &mut StdRng, depth: usize) -> String {
 
 fn predicate(random: &mut StdRng) -> String {
     let not = if random.random_bool(0.3) { "NOT " } else { "" };
-    match random.random_range(0..10) {
+    match random.random_range(0..14) {
+        10 => format!("({}) IS {not}NULL", condition(random, 1)),
+        11 => format!("({}){}({})", condition(random, 1), equality(random), condition(random, 1)),
+        12 => format!("({}){}{}", predicate(random), equality(random), name(random)),
+        13 => name(random).to_owned(),
         0..4 => format!("{}{}{}", operand(random, 2), comparison(random), operand(random, 2)),
         4 => format!("{} {not}BETWEEN {} AND {}", operand(random, 1), operand(random, 1), operand(random, 1)),
         5 => format!(
@@ -147,7 +151,9 @@ fn predicate(random: &mut StdRng) -> String {
             literal(random)
         ),
         6 => {
-            let pattern = ["a%", "%", "a!_c", "_", "b!%", "a\\b", "a\\%", "%'%"].choose(random).unwrap();
+            let pattern = ["a%", "%", "a!_c", "_", "b!%", "a\\b", "a\\%", "%'%", "", "%%", "!!", "__%"]
+                .choose(random)
+                .unwrap();
             let escape = ["", " ESCAPE '!'", " ESCAPE '\\'"].choose(random).unwrap();
             format!("{} {not}LIKE '{}'{escape}", name(random), pattern.replace('\'', "''"))
         }
@@ -155,6 +161,10 @@ fn predicate(random: &mut StdRng) -> String {
         8 => format!("sys.tag {} 'red'", comparison(random)),
         _ => format!("{} = {}", name(random), if random.random_bool(0.5) { "TRUE" } else { "false" }),
     }
+}
+
+fn equality(random: &mut StdRng) -> &'static str {
+    [" = ", " <> "].choose(random).unwrap()
 }
 
 fn comparison(random: &mut StdRng) -> &'static str {
@@ -166,7 +176,9 @@ fn operand(random: &mut StdRng, depth: usize) -> String {
         return if random.random_bool(0.6) { name(random).to_owned() } else { literal(random) };
     }
     let operator = ["+", " - ", "*", " / ", " % "].choose(random).unwrap();
-    match random.random_range(0..3) {
+    match random.random_range(0..5) {
+        3 => format!("+{}", name(random)),
+        4 => format!("-(-{})", operand(random, depth - 1)),
         0 => format!("({}{operator}{})", operand(random, depth - 1), operand(random, depth - 1)),
         1 => format!("- {}", operand(random, depth - 1)),
         _ => format!("{}{operator}{}", operand(random, depth - 1), operand(random, depth - 1)),
@@ -199,6 +211,14 @@ fn literal(random: &mut StdRng) -> String {
         "0.0",
         "'05'",
         "'true'",
+        "1E-1",
+        "2.5e+0",
+        "-0.0",
+        "5.",
+        "'5.0'",
+        "'1e1'",
+        "TRUE",
+        "false",
     ]
     .choose(random)
     .unwrap())

@@ -162,6 +162,49 @@ async fn hostile_text_is_an_error() {
         format!("SELECT {}{}1{}", "(".repeat(40), "NOT ".repeat(300), ")".repeat(40)),
         "SELECT repeat('x', 2000000000)".to_owned(),
         "SELECT range(0, 10000000000)".to_owned(),
+        // Too much for the planner.
+        format!("SELECT {}", terms(1001, "1", " + ")),
+        format!("SELECT n FROM t WHERE n = 1{}", " + n".repeat(1000)),
+        format!("SELECT {}", terms(200, "sum(n) OVER (ORDER BY n + 1)", ", ")),
+        format!("SELECT count(*) FROM {}", (0..80).map(|i| format!("t t{i}")).collect::<Vec<_>>().join(", ")),
+        format!("SELECT n FROM t {}", "UNION ALL SELECT n FROM t ".repeat(600)),
+        format!(
+            "SELECT 1 FROM t GROUP BY CUBE({})",
+            (0..14).map(|i| format!("n + {i}")).collect::<Vec<_>>().join(", ")
+        ),
+        format!(
+            "WITH c0 AS (SELECT n FROM t){} SELECT n FROM c39",
+            (1..40).map(|i| format!(", c{i} AS (SELECT x.n FROM c{0} x, c{0} y)", i - 1)).collect::<String>()
+        ),
+        nested(40, "SELECT n FROM t", |inner| format!("SELECT n + n AS n FROM ({inner})")) + " WHERE n > 3",
+        format!(
+            "SELECT n FROM ({}) WHERE n > 3",
+            nested(40, "SELECT n FROM t", |inner| format!("SELECT n + n AS n FROM ({inner})"))
+        ),
+        nested(40, "n", |inner| format!("coalesce({inner}, n)")).replacen("coalesce", "SELECT coalesce", 1)
+            + " FROM t",
+        format!(
+            "SELECT n FROM t WHERE upper(word) BETWEEN 'a' AND 'b'{}",
+            " BETWEEN false AND true".repeat(40)
+        ),
+        // Much of little.
+        nested(40, "SELECT word FROM t", |inner| format!("SELECT word || word AS word FROM ({inner})")),
+        nested(12, "SELECT body FROM t", |inner| {
+            format!("SELECT concat(body, body, body, body) AS body FROM ({inner})")
+        }),
+        "SELECT array_agg(n) FROM t".to_owned(),
+        "SELECT string_agg(word, ',') FROM t".to_owned(),
+        "SELECT [n, n] FROM t".to_owned(),
+        "SELECT (n, n) FROM t".to_owned(),
+        "SELECT {'a': n} FROM t".to_owned(),
+        "SELECT unnest([1, 2])".to_owned(),
+        "SELECT * FROM unnest([1, 2])".to_owned(),
+        "SELECT overlay(word placing word from 1 for 0) FROM t".to_owned(),
+        // A pattern for each row.
+        "SELECT n FROM t WHERE regexp_like(word, word)".to_owned(),
+        "SELECT n FROM t WHERE word ~ word".to_owned(),
+        "SELECT n FROM t WHERE upper(word) LIKE word || '%'".to_owned(),
+        format!("SELECT regexp_like(word, '{}') FROM t", "x".repeat(2000)),
         "WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT * FROM a) SELECT * FROM a".to_owned(),
         "\0\u{202e}'\"".to_owned(),
     ];
@@ -172,14 +215,72 @@ async fn hostile_text_is_an_error() {
     }
 }
 
+fn nested(times: usize, inner: &str, around: impl Fn(&str) -> String) -> String {
+    (0..times).fold(inner.to_owned(), |inner, _| around(&inner))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_is_put_together_is_bounded() {
+    let fixture = numbers(10).await;
+    let broker = &fixture.broker;
+    let long = "x".repeat(10_000);
+    for sql in [
+        format!("SELECT n || '{long}' AS a, concat(word, '{long}', NULL) AS b FROM t"),
+        "SELECT word || NULL AS a, concat(NULL, n) AS b FROM t".to_owned(),
+        "SELECT word || '-' || n || '-' || 1.5 AS a, NULL || 'x' AS b FROM t WHERE n = 3".to_owned(),
+    ] {
+        query(broker, &sql).await.unwrap_or_else(|error| panic!("{sql:.60}: {error}"));
+    }
+    let joined = query(broker, "SELECT word || '-' || n || '-' || 1.5 FROM t WHERE n = 3").await.unwrap();
+    assert_eq!(joined.column(0).as_string::<i32>().value(0), "w3-3-1.5");
+    assert_eq!(
+        joined.schema().field(0).name(),
+        "t.word || Utf8(\"-\") || t.n || Utf8(\"-\") || Float64(1.5)"
+    );
+    // 16 times 16 times … of a long text.
+    let grown = nested(5, &format!("SELECT '{long}' AS a FROM t"), |inner| {
+        format!("SELECT concat({}) AS a FROM ({inner})", ["a"; 8].join(", "))
+    });
+    let error = query(broker, &format!("SELECT length(a) FROM ({grown})")).await.unwrap_err();
+    assert!(matches!(error, EngineError::Limit { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_function_is_named_with_those_that_are_near() {
+    let fixture = numbers(1).await;
+    for (sql, hint) in [
+        ("SELECT lenght(word) FROM t", "there is no function lenght here; did you mean length?"),
+        ("SELECT repeat(word, 3) FROM t", "there is no function repeat here"),
+        ("SELECT * FROM generate_series(1, 2)", "there is no function generate_series here"),
+        ("SELECT \"UPPER\"(word) FROM t", "did you mean upper?"),
+        ("SELECT n FROM t WHERE array_agg(n) = 1", "docs/queries.md"),
+    ] {
+        let message = query(&fixture.broker, sql).await.unwrap_err().to_string();
+        assert!(message.contains(hint), "{sql}: {message}");
+    }
+    for sql in [
+        "SELECT UPPER(word), count(DISTINCT n), Sum(n) FILTER (WHERE n > 0) FROM t GROUP BY 1",
+        "SELECT extract(year FROM store_time), substring(word FROM 1 FOR 1), position('w' IN word), trim(word), ceil(1.5) FROM t",
+        "SELECT row_number() OVER w, lag(n) OVER w FROM t WINDOW w AS (ORDER BY n)",
+        "SELECT properties['n'], map_keys(properties) FROM \"t$raw\"",
+        "SELECT DISTINCT ON (word) word, n FROM t ORDER BY word, n",
+        "SELECT date_trunc('hour', store_time), now() - store_time, current_date FROM t",
+        "SELECT n FROM t WHERE upper(word) LIKE 'W' || '%' AND regexp_like(word, '^w[0-9]') AND word ~ 'w.'",
+        "SELECT * FROM t WHERE word NOT ILIKE '%X%'",
+        "SELECT CASE n WHEN 1 THEN 'a' END, nullif(n, 0), greatest(n, 1), n IS DISTINCT FROM 1 FROM t",
+    ] {
+        query(&fixture.broker, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
 /// These are long, but within the limits: they must neither abort nor take long.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_text_is_planned() {
     let fixture = numbers(10).await;
     let terms = |count: usize, term: &str, between: &str| vec![term; count].join(between);
     for (sql, rows) in [
-        (format!("SELECT n FROM t WHERE {}", terms(300, "upper(word) = 'W1'", " OR ")), 2),
-        (format!("SELECT n FROM t WHERE {}", terms(300, "upper(word) = 'W1'", " AND ")), 2),
+        (format!("SELECT n FROM t WHERE {}", terms(150, "upper(word) = 'W1'", " OR ")), 2),
+        (format!("SELECT n FROM t WHERE {}", terms(150, "upper(word) = 'W1'", " AND ")), 2),
         (format!("SELECT n FROM t WHERE n = 1{}", " + 0".repeat(200)), 1),
         (format!("SELECT n FROM t WHERE n IN ({})", terms(3000, "1", ", ")), 1),
         (format!("SELECT {}", terms(200, "1", " + ")), 1),
@@ -220,12 +321,29 @@ async fn errors_say_what_was_meant() {
     for (sql, hint) in [
         ("SELECT * FROM tt", "did you mean t?"),
         ("SELECT * FROM publik.t", "did you mean public?"),
-        ("SELECT wort FROM t", "word"),
+        ("SELECT wort FROM t", "there is no column wort; did you mean word?"),
+        ("SELECT x.wort FROM t x", "there is no column x.wort; did you mean word?"),
+        ("SELECT n FROM t WHERE upper(wort) = 'W1' ORDER BY n", "did you mean word?"),
+        ("SELECT n FROM t GROUP BY n HAVING max(wort) = 'w'", "did you mean word?"),
+        ("SELECT a.n FROM t a JOIN t b ON a.m = b.n", "did you mean n?"),
+        ("SELECT n FROM t WHERE word = \"w1\"", "strings stand in single quotes"),
         ("SELECT * FROM other.public.t", "the only one is weir"),
     ] {
         let message = query(&fixture.broker, sql).await.unwrap_err().to_string();
         assert!(message.contains(hint), "{sql}: {message}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_column_lists_few_of_many() {
+    let fixture = Fixture::new().await;
+    fixture.topic(1).await;
+    let properties = (0..100).map(|n| (format!("property {n}"), Value::I64(n))).collect();
+    publish(&fixture.broker, vec![Message { properties, ..Message::default() }]).await;
+    let message = query(&fixture.broker, "SELECT \"proprety 17\" FROM t").await.unwrap_err().to_string();
+    assert!(message.contains("did you mean \"property 17\""), "{message}");
+    assert!(message.contains("and 88 more") && message.len() < 600, "{message}");
+    assert!(message.find("did you mean") < message.find("The columns here are"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

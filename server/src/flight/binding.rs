@@ -14,13 +14,12 @@ use arrow_flight::FlightData;
 use arrow_ipc::{DateUnit, Precision, TimeUnit as IpcTimeUnit, Type};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use tonic::{Status, Streaming};
+use weir_engine::limits::SQL_PARAMETERS_MAX;
 
 use super::ticket::check_size;
 
 /// Bytes of the values bound to one statement.
 const PARAMETERS_BYTES_MAX: usize = 1024 * 1024;
-/// Parameters of a statement.
-const PARAMETERS_MAX: usize = 4096;
 
 /// Returns the one row that the messages of a `DoPut` hold.
 pub(crate) async fn row(first: FlightData, rest: &mut Streaming<FlightData>) -> Result<RecordBatch, Status> {
@@ -56,7 +55,7 @@ fn read_schema(message: &FlightData) -> Result<Schema, Status> {
         return Err(unreadable("expected a schema before the row"));
     };
     let fields = schema.fields().unwrap_or_default();
-    if fields.len() > PARAMETERS_MAX || schema.endianness() != arrow_ipc::Endianness::Little {
+    if fields.len() > SQL_PARAMETERS_MAX || schema.endianness() != arrow_ipc::Endianness::Little {
         return Err(unreadable("there are too many values, or their bytes are not little-endian"));
     }
     fields.iter().map(read_field).collect::<Result<Vec<_>, _>>().map(Schema::new)

@@ -25,14 +25,14 @@ use parking_lot::Mutex;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use tonic::{Status, Streaming};
-use weir_engine::{Broker, EngineError, SqlPlan, SqlRequest, SqlTicket};
+use weir_engine::{Broker, EngineError, SqlPlan, SqlRequest, SqlTicket, limits::SQL_BYTES_MAX};
 
 use super::{
     binding,
     command::Compression,
     encode::{self, DataStream},
     info,
-    ticket::{self, Purpose, SQL_BYTES_MAX, check_size},
+    ticket::{self, Purpose, check_size},
 };
 use crate::status::to_flight;
 

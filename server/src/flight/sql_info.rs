@@ -17,8 +17,8 @@ use arrow_flight::sql::{
 };
 use arrow_schema::SchemaRef;
 use tonic::Status;
+use weir_engine::limits::SQL_BYTES_MAX;
 
-use super::ticket::SQL_BYTES_MAX;
 use crate::context::VERSION;
 
 static DATA: LazyLock<Result<SqlInfoData, String>> =
@@ -167,13 +167,13 @@ fn lists(infos: &mut SqlInfoDataBuilder) {
         (SqlKeywords, "ILIKE LIMIT OFFSET QUALIFY RECURSIVE REGEXP SIMILAR"),
         (
             SqlNumericFunctions,
-            "abs acos asin atan atan2 ceil cos degrees exp floor ln log log10 log2 mod pi power radians round \
-             sign sin sqrt tan trunc",
+            "abs acos asin atan atan2 ceil cos degrees exp floor ln log log10 log2 pi power radians round \
+             signum sin sqrt tan trunc",
         ),
         (
             SqlStringFunctions,
-            "ascii btrim character_length chr concat lower ltrim left length lpad octet_length replace repeat \
-             reverse right rpad rtrim split_part starts_with strpos substr translate trim upper",
+            "ascii btrim character_length chr concat lower ltrim left length octet_length reverse right \
+             rtrim split_part starts_with strpos substr trim upper",
         ),
         (SqlSystemFunctions, "coalesce nullif"),
         (

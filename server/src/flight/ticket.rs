@@ -16,9 +16,6 @@ use super::command::{Compression, PULL_VERSION, PullCommand};
 /// Bytes of a descriptor, a ticket or the body of an action other than `Produce`.
 pub(crate) const COMMAND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes of the text of a query.
-pub(crate) const SQL_BYTES_MAX: usize = 1024 * 1024;
-
 /// How everything begins that we sign. No protobuf message and no JSON begins with a zero byte.
 const MAGIC: &[u8] = b"\0weir\x01";
 

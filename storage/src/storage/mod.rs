@@ -34,6 +34,7 @@ use self::open::{Opening, add_queues};
 use crate::{
     catalogue::{Catalogue, DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry},
     error::StorageError,
+    format::record::RecordView,
     journal::{JournalDone, JournalEntry, Wait},
     lock::DataDirectory,
     log::{
