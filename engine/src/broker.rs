@@ -24,6 +24,7 @@ use crate::{
     clients::Clients,
     error::EngineError,
     group::{Group, Replay, Subscription},
+    limits::RETENTION_DISK_PERCENT_DEFAULT,
     name::{GroupName, TopicName},
     reading::Reading,
     reads::ReadPool,
@@ -46,6 +47,9 @@ pub struct BrokerOptions {
     pub auto_create_topics: bool,
     /// Whether a group is made when it first receives. Default: yes.
     pub auto_create_groups: bool,
+    /// The oldest rows end while more than this share of the disk is in use, whoever uses it; in percent, 100
+    /// for never. Default: [`RETENTION_DISK_PERCENT_DEFAULT`].
+    pub retention_disk_percent: u8,
     /// How large and deep selectors may be.
     pub selector_limits: Limits,
     /// How many threads may read at once for receives and pulls.
@@ -68,6 +72,7 @@ impl BrokerOptions {
             storage: StorageOptions::default(),
             auto_create_topics: false,
             auto_create_groups: true,
+            retention_disk_percent: RETENTION_DISK_PERCENT_DEFAULT,
             selector_limits: Limits::default(),
             read_threads: cores.max(2),
             query_memory_bytes: 256 << 20,

@@ -8,7 +8,7 @@ use std::{ops::Range, sync::Arc};
 use arrow_buffer::BooleanBuffer;
 use weir_columns::Rows;
 use weir_filter::{EvaluateError, Predicate};
-use weir_storage::{Block, Part, QueueOffset, QueueView, Segment, StorageError};
+use weir_storage::{Block, LogPosition, Part, QueueOffset, QueueView, Segment, StorageError};
 
 use crate::error::EngineError;
 
@@ -173,6 +173,53 @@ pub(crate) fn offset_at_time(view: &QueueView, time_ms: i64) -> Result<QueueOffs
     let number = runs.partition_point(|run| last_time(run) < time_ms);
     let found = runs.get(number).map_or(range.end, |run| in_block(run, time_ms));
     Ok(found.clamp(range.start, range.end))
+}
+
+/// Returns the first offset in `view` whose record begins at `position` of the log or behind it; the end if
+/// there is none.
+///
+/// # Errors
+///
+/// If a block cannot be read.
+pub(crate) fn offset_at_position(
+    view: &QueueView,
+    position: LogPosition,
+) -> Result<QueueOffset, EngineError> {
+    let range = view.range();
+    let first = |block: &Block| block.positions().value(0);
+    // The last block that begins before the position; all before it lie before the position as well.
+    let runs = view.runs();
+    let run = runs.partition_point(|run| first(run) < position.0);
+    let block = match run.checked_sub(1) {
+        Some(run) => Some(Arc::clone(&runs[run])),
+        None => last_block_before(view, position)?,
+    };
+    let found = block.map_or(range.start, |block| {
+        let rows = block.positions().values().partition_point(|at| *at < position.0);
+        block.base().plus(rows as u64)
+    });
+    Ok(found.clamp(range.start, range.end))
+}
+
+/// Returns the last sealed block that begins before a position of the log.
+fn last_block_before(view: &QueueView, position: LogPosition) -> Result<Option<Arc<Block>>, EngineError> {
+    for segment in view.segments().iter().rev() {
+        let mut found = None;
+        let (mut low, mut high) = (0, segment.blocks());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let block = segment.block(middle)?;
+            if block.positions().value(0) < position.0 {
+                (low, found) = (middle + 1, Some(block));
+            } else {
+                high = middle;
+            }
+        }
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// How many of `0..count` come before the first for which `before` does not hold.

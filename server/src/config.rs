@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use weir_engine::limits::RETENTION_DISK_PERCENT_DEFAULT;
 
 use crate::context::{Address, TlsMode};
 
@@ -31,6 +32,9 @@ pub struct Config {
     pub auto_create_topics: bool,
     /// Creates groups that consumers name. Default: yes.
     pub auto_create_groups: bool,
+    /// The oldest messages end while more than this share of the disk is in use; in percent, 100 for never.
+    /// Default: 80.
+    pub retention_disk_percent: Percent,
     /// Where to listen. Default: one listener at `127.0.0.1:8081` without TLS.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
@@ -79,6 +83,11 @@ pub struct QueryConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct NodeName(String);
+
+/// A share in percent, from 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+pub struct Percent(u8);
 
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +176,7 @@ impl Default for Config {
             node_name: NodeName::default(),
             auto_create_topics: false,
             auto_create_groups: true,
+            retention_disk_percent: Percent(RETENTION_DISK_PERCENT_DEFAULT),
             listeners: Vec::new(),
             query: QueryConfig::default(),
         }
@@ -240,6 +250,23 @@ impl TryFrom<String> for NodeName {
             ));
         }
         Ok(Self(name))
+    }
+}
+
+impl From<Percent> for u8 {
+    fn from(percent: Percent) -> Self {
+        percent.0
+    }
+}
+
+impl TryFrom<u8> for Percent {
+    type Error = String;
+
+    fn try_from(percent: u8) -> Result<Self, String> {
+        if !(1..=100).contains(&percent) {
+            return Err(format!("{percent} is no share; it is 1 to 100 percent"));
+        }
+        Ok(Self(percent))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Topics and groups: making, changing, finding and deleting them; what publishing asks of them; retention.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use weir_engine::{
-    DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message, QueueId, QueueOffset,
-    ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
+    DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message, PullRequest, QueueId,
+    QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
 };
+use weir_storage::SimEnv;
 
 use crate::fixture::{Fixture, group, numbered, numbers, topic};
 
@@ -171,6 +172,54 @@ async fn rows_end_when_their_time_is_over_and_groups_go_on_behind_them() {
     let queue = weir.broker.group(&group("g")).unwrap().topics[0].queues[0];
     assert_eq!((queue.committed.0, queue.leased), (10, 2));
     assert!(weir.ack(&held).await.iter().all(Result::is_ok), "what retention ended is done");
+}
+
+/// Publishes 7 MB, more than one segment of the log, and returns the next number.
+async fn fill_log(weir: &Fixture, t: &TopicName, first: i64) -> i64 {
+    for number in (first..first + 700).step_by(100) {
+        let body = |number| Message { body: vec![0; 10_000].into(), ..numbered(number) };
+        weir.broker.publish(t, (number..number + 100).map(body).collect()).await.unwrap();
+    }
+    first + 700
+}
+
+#[tokio::test]
+async fn the_oldest_rows_end_while_the_disk_is_too_full() {
+    let env = SimEnv::new(5);
+    let weir = Fixture::with(|options| options.storage.env = Arc::new(env.clone())).await;
+    let (t, kept) = (weir.topic(2).await, topic("kept"));
+    let spec = TopicSpec { queues: 1, retention: None, ..TopicSpec::default() };
+    weir.broker.create_topic(&kept, spec).await.unwrap();
+    let published = fill_log(&weir, &t, 0).await;
+    let held = weir.broker.receive(ReceiveRequest { max_messages: 3, ..weir.request("TRUE") }).await.unwrap();
+    weir.broker.publish(&kept, vec![numbered(1)]).await.unwrap();
+    let later = fill_log(&weir, &t, published).await;
+    let first = || weir.broker.topic(&t).unwrap().queues.iter().map(|queue| queue.first.0).sum::<u64>();
+    weir.advance(60);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(first(), 0, "there is room");
+
+    // What the topic that keeps everything holds lies behind the rows that end.
+    let used = env.used();
+    env.set_capacity(Some(used * 100 / 81));
+    while env.used() * 100 > used * 100 / 81 * 80 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        weir.advance(1);
+    }
+    let ended = first();
+    assert!(ended > 0 && ended < later as u64, "{ended} of {later}");
+    assert!(weir.ack(&held).await.iter().all(Result::is_ok));
+    let all = weir.broker.plan_pull(&PullRequest::new(t.clone())).await.unwrap();
+    assert_eq!(all.rows, Some(later as u64 - ended), "the others can still be read");
+
+    // Now it holds the oldest ones.
+    env.set_capacity(Some(env.used()));
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        weir.advance(1);
+    }
+    assert!(first() <= published as u64 + 3, "rows behind those of a topic that keeps everything stay");
+    assert_eq!(weir.broker.topic(&kept).unwrap().queues[0].first, QueueOffset(0));
 }
 
 #[tokio::test]

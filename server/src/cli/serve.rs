@@ -88,6 +88,7 @@ async fn open(config: &Config, data: &std::path::Path) -> Result<Broker, Failure
     let mut options = BrokerOptions::new(data);
     options.auto_create_topics = config.auto_create_topics;
     options.auto_create_groups = config.auto_create_groups;
+    options.retention_disk_percent = config.retention_disk_percent.into();
     options.node_name = config.node_name.to_string();
     if let Some(bytes) = config.query.memory_bytes {
         options.query_memory_bytes = bytes.get();

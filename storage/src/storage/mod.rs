@@ -33,6 +33,7 @@ use parking_lot::{Condvar, Mutex};
 use self::open::{Opening, add_queues};
 use crate::{
     catalogue::{Catalogue, DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry},
+    env::Space,
     error::StorageError,
     format::record::RecordView,
     journal::{JournalDone, JournalEntry, Wait},
@@ -508,6 +509,22 @@ impl Storage {
         }
         inner.flush.lock().journal.rotated = true;
         inner.flush_filled.notify_one();
+    }
+
+    /// Returns the room on the disk that holds the data directory.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn space(&self) -> Result<Space, StorageError> {
+        let inner = &self.handle.inner;
+        inner.options.env.space(&inner.dir).map_err(StorageError::io("ask for the free space of", &inner.dir))
+    }
+
+    /// Returns where the oldest segment of the log ends, if it has had its last write. A checkpoint unlinks it
+    /// once no row of any queue lies before that.
+    pub fn oldest_sealed_end(&self) -> Option<LogPosition> {
+        self.handle.inner.log.segments.all().first()?.sealed_end()
     }
 
     /// Makes a checkpoint now: the next start reads the log from here on only.
