@@ -68,6 +68,10 @@ pub enum EngineError {
     #[error("ticket {0}")]
     Ticket(String),
 
+    /// SQL text names a schema or a table that does not exist. The message says what is near.
+    #[error("{0}")]
+    TableNotFound(String),
+
     /// SQL text cannot be planned or run. The message says why.
     #[error("{0}")]
     Sql(String),

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The most rows of a batch, whatever is asked for.
-const BATCH_ROWS_MAX: usize = 1 << 17;
+const BATCH_ROWS_MAX: usize = 1 << 20;
 /// About the most bytes of a batch, whatever is asked for.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How long rows wait for others to share a batch with.

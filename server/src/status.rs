@@ -73,7 +73,9 @@ impl Exit {
     /// Returns how a process ends that opens a broker or asks it without a network.
     pub fn of_engine(error: &EngineError) -> Self {
         match error {
-            EngineError::TopicNotFound { .. } | EngineError::GroupNotFound { .. } => Self::NotFound,
+            EngineError::TopicNotFound { .. }
+            | EngineError::GroupNotFound { .. }
+            | EngineError::TableNotFound(_) => Self::NotFound,
             EngineError::Storage(StorageError::Io { .. } | StorageError::Corrupt { .. })
             | EngineError::DiskFull => Self::Disk,
             EngineError::Storage(_) | EngineError::Closed => Self::Failed,
@@ -129,7 +131,8 @@ pub(crate) fn to_flight(error: EngineError) -> Status {
         | EngineError::Sql(_) => tonic::Code::InvalidArgument,
         EngineError::TopicNotFound { .. }
         | EngineError::GroupNotFound { .. }
-        | EngineError::QueueNotFound { .. } => tonic::Code::NotFound,
+        | EngineError::QueueNotFound { .. }
+        | EngineError::TableNotFound(_) => tonic::Code::NotFound,
         EngineError::Exists { .. } => tonic::Code::AlreadyExists,
         EngineError::Unsupported(_) => tonic::Code::Unimplemented,
         EngineError::OffsetOutOfRange { .. } | EngineError::Truncated { .. } => tonic::Code::OutOfRange,

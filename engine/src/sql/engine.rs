@@ -374,11 +374,11 @@ pub(crate) fn no_table(tables: &Tables, schema: &str, name: &str) -> EngineError
     if !schemas.contains(schema) {
         let schemas: Vec<&str> = schemas.iter().map(String::as_str).collect();
         let near = near(schema, schemas.iter().copied());
-        return EngineError::Sql(format!("there is no schema {schema:?}{}", did_you_mean(&near)));
+        return EngineError::TableNotFound(format!("there is no schema {schema:?}{}", did_you_mean(&near)));
     }
     let names = tables.names(schema);
     let near = near(name, names.iter().map(String::as_str));
-    EngineError::Sql(format!("there is no table {schema}.{name}{}", did_you_mean(&near)))
+    EngineError::TableNotFound(format!("there is no table {schema}.{name}{}", did_you_mean(&near)))
 }
 
 /// The types of `$1`, `$2`, …, where their use tells.

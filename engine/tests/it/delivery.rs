@@ -288,7 +288,7 @@ async fn at_most_4096_rows_of_a_queue_are_open() {
 async fn a_long_poll_is_answered_by_a_visible_row() {
     let weir = Fixture::new().await;
     weir.topic(4).await;
-    let request = ReceiveRequest { wait: Duration::from_secs(20), ..weir.request("n = 5") };
+    let request = ReceiveRequest { max_messages: 1, wait: Duration::from_secs(20), ..weir.request("n = 5") };
     let polls: Vec<_> = (0..8)
         .map(|_| {
             let (broker, request) = (weir.broker.clone(), request.clone());

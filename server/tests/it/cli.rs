@@ -32,7 +32,7 @@ impl Served {
     }
 
     fn start_with(data: &Path, words: &[&str]) -> Self {
-        let mut process = weir()
+        let process = weir()
             .arg("serve")
             .args(words)
             .arg("--data")
@@ -41,6 +41,11 @@ impl Served {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        Self::over(process, data)
+    }
+
+    /// Waits until a broker that was started is ready.
+    fn over(mut process: Child, data: &Path) -> Self {
         let (sender, lines) = mpsc::channel();
         let output = process.stdout.take().unwrap();
         thread::spawn(move || {
@@ -259,7 +264,7 @@ fn faults_have_their_exit_codes_and_say_what_to_do() {
     refused(&broker.run(&["pull", "t", "--where", "a >"]), 4, "^");
     refused(&broker.run(&["pull", "x"]), 3, "does not exist");
     refused(&broker.run(&["query", "SELEC 1"]), 4, "SELEC");
-    refused(&broker.run(&["query", "SELECT * FROM x"]), 4, "x");
+    refused(&broker.run(&["query", "SELECT * FROM x"]), 3, "there is no table public.x");
     refused(&broker.run(&["frobnicate"]), 2, "Usage");
     refused(&run(&["topic", "list", "--server", "http://x"], ""), 2, "grpc://HOST:PORT");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -310,6 +315,81 @@ fn a_configuration_that_makes_no_sense_is_refused_with_its_place() {
     // The flag wins over the file.
     let broker = Served::start_with(&dir.path().join("flag"), &["--config", path]);
     assert!(!dir.path().join("kept").exists());
+    broker.stop();
+}
+
+/// Writes a certificate for this machine with its key, and a certificate that has not signed it.
+fn write_certificates(dir: &Path) {
+    let made =
+        || rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let server = made();
+    fs::write(dir.join("server.pem"), server.cert.pem()).unwrap();
+    fs::write(dir.join("server.key"), server.signing_key.serialize_pem()).unwrap();
+    fs::write(dir.join("other.pem"), made().cert.pem()).unwrap();
+}
+
+#[test]
+fn a_listener_speaks_tls_alone_or_beside_plaintext() {
+    let dir = data();
+    write_certificates(dir.path());
+    let file = dir.path().join("weir.toml");
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for (mode, plaintext) in [("on", false), ("both", true)] {
+        let listener = "address = \"127.0.0.1:0\"\ncertificate = \"server.pem\"\nkey = \"server.key\"\n";
+        fs::write(&file, format!("[[listener]]\n{listener}tls = \"{mode}\"\n")).unwrap();
+        let broker = Served::start_with(&dir.path().join(mode), &["--config", file.to_str().unwrap()]);
+        let (_, address) = broker.uri.split_once("://").unwrap();
+        let list = |scheme: &str, ca: &str| {
+            run(
+                &["topic", "list", "--json", "--server", &format!("{scheme}://{address}"), "--ca", &path(ca)],
+                "",
+            )
+        };
+        let ran = list("grpc+tls", "server.pem");
+        assert_eq!((ran.code, ran.out.trim()), (0, "{\"topics\":[]}"), "{mode}: {}", ran.err);
+        let ran = list("grpc+tls", "other.pem");
+        refused(&ran, 5, "certificate");
+        let ran = list("grpc", "server.pem");
+        assert_eq!(ran.code, if plaintext { 0 } else { 5 }, "{mode}: {}", ran.err);
+        // Whoever says nothing, or nonsense, disturbs nobody.
+        let _silent = TcpStream::connect(address).unwrap();
+        TcpStream::connect(address).unwrap().write_all(&[0x16; 200]).unwrap();
+        assert_eq!(list("grpc+tls", "server.pem").code, 0);
+        broker.stop();
+    }
+}
+
+#[test]
+fn a_broker_whose_disk_fails_ends_with_its_own_code_and_keeps_what_it_acknowledged() {
+    let dir = data();
+    let (library, fails) = (dir.path().join("fault.so"), dir.path().join("fails"));
+    let built = Command::new("rustc")
+        .args(["--edition", "2024", "--crate-type", "cdylib", "-o"])
+        .args([&library, Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/fdatasync.rs").as_path()])
+        .status();
+    assert!(built.unwrap().success());
+    let path = dir.path().join("data");
+    let process = weir()
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(&path)
+        .env("LD_PRELOAD", &library)
+        .env("FAIL_SYNC", &fails)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let broker = Served::over(process, &path);
+    assert_eq!(broker.run(&["topic", "create", "t", "--queues", "1"]).code, 0);
+    let store = || broker.run_with_input(&["produce", "t", "-"], "{\"body\":\"x\"}\n");
+    assert_eq!(store().code, 0);
+    fs::write(&fails, "").unwrap();
+    // The broker may have met the fault by itself, and be gone.
+    let ran = store();
+    assert!(ran.code != 0, "{ran:?}");
+    assert_eq!(broker.ended(STOP_MAX), Some(74));
+    let broker = Served::start(&path);
+    let count = broker.json(&["query", "SELECT count(*) AS n FROM t"]);
+    assert!(count[0]["n"].as_u64().unwrap() >= 1, "{count}");
     broker.stop();
 }
 
