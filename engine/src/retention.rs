@@ -15,8 +15,10 @@ use crate::{
     topic::Topic,
 };
 
-/// How often old rows are looked for, and how full the disk is.
+/// How often it is asked how full the disk is.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Old rows are looked for every so many times.
+const ROUNDS: u64 = 6;
 
 /// Ends old rows until the broker closes.
 pub(crate) fn spawn(core: &Arc<Core>) {
@@ -24,10 +26,11 @@ pub(crate) fn spawn(core: &Arc<Core>) {
 }
 
 async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) {
-    loop {
+    for round in 0_u64.. {
         let Some(core) = core.upgrade() else { return };
+        let is_due = round.is_multiple_of(ROUNDS);
         let topics: Vec<Arc<Topic>> = core.topics.read().by_id.values().cloned().collect();
-        for topic in topics {
+        for topic in topics.into_iter().filter(|_| is_due) {
             if let Err(error) = end_old_rows(&core, &topic).await {
                 tracing::warn!(%error, topic = %topic.name, "old rows cannot end now");
             }

@@ -116,9 +116,11 @@ impl LogReader {
         if position >= end {
             return Err(StorageError::NoRecord { position });
         }
+        // Behind a fence the next stretch begins.
+        let fence = self.fences.iter().map(|fence| fence.start).filter(|start| *start > position).min();
+        let end = fence.unwrap_or(end).min(end);
         if segment.mapped(position).is_some() {
-            let fence = self.fences.iter().map(|fence| fence.start).filter(|start| *start > position).min();
-            return Ok(Stretch::Map { segment, end: fence.unwrap_or(end).min(end), from: position });
+            return Ok(Stretch::Map { segment, end, from: position });
         }
         let (len, bytes) = match before {
             Stretch::Piece(piece) if piece.is_close_before(position) => {
