@@ -160,66 +160,53 @@ pub(crate) fn evaluation_error(error: EvaluateError<StorageError>) -> EngineErro
 ///
 /// If a block cannot be read.
 pub(crate) fn offset_at_time(view: &QueueView, time_ms: i64) -> Result<QueueOffset, EngineError> {
-    let range = view.range();
-    let segments = view.segments();
-    let last_time_of = |segment: &Segment| *segment.block_times(segment.blocks() - 1).end();
-    let number = partition(segments.len(), |number| last_time_of(&segments[number]) < time_ms);
-    if let Some(segment) = segments.get(number) {
-        let number = partition(segment.blocks(), |number| *segment.block_times(number).end() < time_ms);
-        let found = in_block(&*segment.block(number)?, time_ms);
-        return Ok(found.clamp(range.start, range.end));
-    }
-    let runs = view.runs();
-    let number = runs.partition_point(|run| last_time(run) < time_ms);
-    let found = runs.get(number).map_or(range.end, |run| in_block(run, time_ms));
-    Ok(found.clamp(range.start, range.end))
+    let is_before = |segment: &Segment, number| *segment.block_times(number).end() < time_ms;
+    let found = match first_part(view, is_before, |run| last_time(run) < time_ms) {
+        Some(Part::Segment(segment, number)) => in_block(&*segment.block(number)?, time_ms),
+        Some(Part::Run(run)) => in_block(&run, time_ms),
+        None => view.range().end,
+    };
+    Ok(found.clamp(view.range().start, view.range().end))
 }
 
 /// Returns the first offset in `view` whose record begins at `position` of the log or behind it; the end if
-/// there is none.
-///
-/// # Errors
-///
-/// If a block cannot be read.
-pub(crate) fn offset_at_position(
-    view: &QueueView,
-    position: LogPosition,
-) -> Result<QueueOffset, EngineError> {
-    let range = view.range();
-    let first = |block: &Block| block.positions().value(0);
-    // The last block that begins before the position; all before it lie before the position as well.
-    let runs = view.runs();
-    let run = runs.partition_point(|run| first(run) < position.0);
-    let block = match run.checked_sub(1) {
-        Some(run) => Some(Arc::clone(&runs[run])),
-        None => last_block_before(view, position)?,
+/// there is none. Of a block that cannot be read, and so by nobody, all rows count as before it.
+pub(crate) fn offset_at_position(view: &QueueView, position: LogPosition) -> QueueOffset {
+    let is_before = |segment: &Segment, number| *segment.block_positions(number).end() < position;
+    let last = |run: &Block| run.positions().values().last().copied();
+    let found = match first_part(view, is_before, |run| last(run) < Some(position.0)) {
+        Some(Part::Segment(segment, number)) if *segment.block_positions(number).start() >= position => {
+            segment.block_range(number).start
+        }
+        Some(Part::Segment(segment, number)) => match segment.block(number) {
+            Ok(block) => behind_position(&block, position),
+            Err(_) => segment.block_range(number).end,
+        },
+        Some(Part::Run(run)) => behind_position(&run, position),
+        None => view.range().end,
     };
-    let found = block.map_or(range.start, |block| {
-        let rows = block.positions().values().partition_point(|at| *at < position.0);
-        block.base().plus(rows as u64)
-    });
-    Ok(found.clamp(range.start, range.end))
+    found.clamp(view.range().start, view.range().end)
 }
 
-/// Returns the last sealed block that begins before a position of the log.
-fn last_block_before(view: &QueueView, position: LogPosition) -> Result<Option<Arc<Block>>, EngineError> {
-    for segment in view.segments().iter().rev() {
-        let mut found = None;
-        let (mut low, mut high) = (0, segment.blocks());
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            let block = segment.block(middle)?;
-            if block.positions().value(0) < position.0 {
-                (low, found) = (middle + 1, Some(block));
-            } else {
-                high = middle;
-            }
-        }
-        if found.is_some() {
-            return Ok(found);
-        }
+/// Positions never fall.
+fn behind_position(block: &Block, position: LogPosition) -> QueueOffset {
+    block.base().plus(block.positions().values().partition_point(|at| *at < position.0) as u64)
+}
+
+/// Finds the first block or run that does not lie before what is looked for. No block is opened.
+fn first_part(
+    view: &QueueView,
+    is_block_before: impl Fn(&Segment, usize) -> bool,
+    is_run_before: impl Fn(&Block) -> bool,
+) -> Option<Part> {
+    let segments = view.segments();
+    let is_segment_before = |segment: &Segment| is_block_before(segment, segment.blocks() - 1);
+    if let Some(segment) = segments.get(segments.partition_point(|segment| is_segment_before(segment))) {
+        let number = partition(segment.blocks(), |number| is_block_before(segment, number));
+        return Some(Part::Segment(Arc::clone(segment), number));
     }
-    Ok(None)
+    let runs = view.runs();
+    runs.get(runs.partition_point(|run| is_run_before(run))).map(|run| Part::Run(Arc::clone(run)))
 }
 
 /// How many of `0..count` come before the first for which `before` does not hold.

@@ -36,7 +36,7 @@ pub enum Open {
 pub struct Space {
     /// Bytes that this process may still write.
     pub free: u64,
-    /// Size of the disk in bytes.
+    /// Size of the disk in bytes, without what only the system may use.
     pub total: u64,
 }
 
@@ -239,7 +239,10 @@ impl Env for DiskEnv {
         let found = rustix::fs::statvfs(dir)?;
         Ok(Space {
             free: found.f_bavail.saturating_mul(found.f_frsize),
-            total: found.f_blocks.saturating_mul(found.f_frsize),
+            // As `df` counts: what is reserved for the system is neither free nor in use.
+            total: (found.f_blocks.saturating_sub(found.f_bfree))
+                .saturating_add(found.f_bavail)
+                .saturating_mul(found.f_frsize),
         })
     }
 

@@ -58,6 +58,8 @@ struct Disk {
     /// Files opened in an earlier life cannot be used.
     life: u64,
     capacity: Option<u64>,
+    /// What unlinked files still take up, if unlinking gives no room back.
+    kept: Option<u64>,
     faults: Vec<Fault>,
     /// The power fails after so many calls that change something.
     power_fails_after: Option<u64>,
@@ -107,6 +109,7 @@ impl SimEnv {
             locks: BTreeMap::new(),
             life: 0,
             capacity: None,
+            kept: None,
             faults: Vec::new(),
             power_fails_after: None,
             is_off: false,
@@ -158,6 +161,11 @@ impl SimEnv {
         self.disk.lock().capacity = bytes;
     }
 
+    /// Lets unlinked files take up room as before, as if each had another name or lay in a snapshot.
+    pub fn keep_room_of_removed(&self) {
+        self.disk.lock().kept = Some(0);
+    }
+
     /// Returns the sum of the lengths of all files.
     pub fn used(&self) -> u64 {
         self.disk.lock().used()
@@ -201,7 +209,8 @@ impl Disk {
     }
 
     fn used(&self) -> u64 {
-        self.names.values().map(|file| self.files[*file].bytes.len() as u64).sum()
+        let named: u64 = self.names.values().map(|file| self.files[*file].bytes.len() as u64).sum();
+        named + self.kept.unwrap_or(0)
     }
 
     /// Meets a call; fails it if something says so.
@@ -354,7 +363,9 @@ impl Env for SimEnv {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
         disk.call(SimCall::Name)?;
-        disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let file = *disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let len = disk.files[file].bytes.len() as u64;
+        disk.kept = disk.kept.map(|kept| kept + len);
         disk.change_names(vec![(path.to_owned(), None)]);
         Ok(())
     }

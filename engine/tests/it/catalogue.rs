@@ -1,9 +1,9 @@
 //! Topics and groups: making, changing, finding and deleting them; what publishing asks of them; retention.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use weir_engine::{
-    DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message, PullRequest, QueueId,
+    Broker, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message, PullRequest, QueueId,
     QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
 };
 use weir_storage::SimEnv;
@@ -202,10 +202,8 @@ async fn the_oldest_rows_end_while_the_disk_is_too_full() {
     // What the topic that keeps everything holds lies behind the rows that end.
     let used = env.used();
     env.set_capacity(Some(used * 100 / 81));
-    while env.used() * 100 > used * 100 / 81 * 80 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        weir.advance(1);
-    }
+    pass_minutes(&weir, 2).await;
+    assert!(env.used() * 100 <= used * 100 / 81 * 80);
     let ended = first();
     assert!(ended > 0 && ended < later as u64, "{ended} of {later}");
     assert!(weir.ack(&held).await.iter().all(Result::is_ok));
@@ -214,12 +212,63 @@ async fn the_oldest_rows_end_while_the_disk_is_too_full() {
 
     // Now it holds the oldest ones.
     env.set_capacity(Some(env.used()));
-    for _ in 0..100 {
+    pass_minutes(&weir, 2).await;
+    assert!(first() <= published as u64 + 3, "rows behind those of a topic that keeps everything stay");
+    assert_eq!(weir.broker.topic(&kept).unwrap().queues[0].first, QueueOffset(0));
+}
+
+/// Lets so many minutes go by, and what is done every minute with them.
+async fn pass_minutes(weir: &Fixture, minutes: u64) {
+    for _ in 0..minutes * 60 {
         tokio::time::sleep(Duration::from_millis(5)).await;
         weir.advance(1);
     }
-    assert!(first() <= published as u64 + 3, "rows behind those of a topic that keeps everything stay");
-    assert_eq!(weir.broker.topic(&kept).unwrap().queues[0].first, QueueOffset(0));
+    // What fell due with the last second is still being done.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+fn log_segments(env: &SimEnv) -> usize {
+    env.paths().iter().filter(|path| path.extension().is_some_and(|extension| extension == "log")).count()
+}
+
+#[tokio::test]
+async fn few_rows_end_though_unlinked_files_give_no_room_back() {
+    let env = SimEnv::new(6);
+    let weir = Fixture::with(|options| options.storage.env = Arc::new(env.clone())).await;
+    let t = weir.topic(1).await;
+    let next = fill_log(&weir, &t, 0).await;
+    fill_log(&weir, &t, next).await;
+    let before = log_segments(&env);
+    assert!(before > 3, "{before}");
+    env.keep_room_of_removed();
+    // One byte too much: one segment is more than enough.
+    env.set_capacity(Some((env.used() - 1) * 100 / 80));
+    pass_minutes(&weir, 1).await;
+    let gone = before - log_segments(&env);
+    assert_eq!(gone, 1, "of {before} segments in a minute");
+}
+
+#[tokio::test]
+async fn rows_end_though_a_block_is_damaged() {
+    let env = SimEnv::new(7);
+    let mut weir = Fixture::with(|options| options.storage.env = Arc::new(env.clone())).await;
+    let t = weir.topic(1).await;
+    for first in (0..10_000).step_by(500) {
+        let body = |number| Message { body: vec![0; 1000].into(), ..numbered(number) };
+        weir.broker.publish(&t, (first..first + 500).map(body).collect()).await.unwrap();
+    }
+    weir.broker.close().await.unwrap();
+    let is_queue = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "queue");
+    let damaged = env.paths().iter().find(is_queue).cloned().unwrap();
+    // The header of the first block.
+    env.damage(&damaged, |bytes| bytes[64 + 8] ^= 1);
+    weir.broker = Broker::open(weir.options.clone()).await.unwrap();
+    let before = log_segments(&env);
+    env.set_capacity(Some((env.used() - 1) * 100 / 80));
+    pass_minutes(&weir, 2).await;
+    let first = weir.broker.topic(&t).unwrap().queues[0].first;
+    assert_eq!(first, QueueOffset(8192), "nobody can read the rows of the damaged block");
+    assert!(log_segments(&env) < before);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::{
         ALIGNMENT, BLOCK_ROWS, BlockEntry, BlockHeader, COLUMNS_MAX, Damage, FILE_HEADER_LEN,
         FIXED_COLUMNS_MAX, FileHeader, FileKind, StatisticsEntry, Tail, seal,
     },
-    offset::QueueOffset,
+    offset::{LogPosition, QueueOffset},
     queue::{
         block::{Block, ReadRecords, Source, corrupt},
         statistics::{self, StatisticsBuilder, system_number},
@@ -258,6 +258,16 @@ impl Segment {
     pub fn block_times(&self, number: usize) -> std::ops::RangeInclusive<i64> {
         let entry = self.entry(number);
         entry.store_time_min..=entry.store_time_max
+    }
+
+    /// Returns where in the log the records of block `number` begin: the first and the last.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn block_positions(&self, number: usize) -> std::ops::RangeInclusive<LogPosition> {
+        let entry = self.entry(number);
+        entry.first_position..=entry.last_position
     }
 
     /// Returns the length of all blocks in bytes.

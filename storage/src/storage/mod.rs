@@ -19,6 +19,7 @@ mod threads;
 use std::{
     collections::VecDeque,
     fmt,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -235,7 +236,7 @@ struct Upkeep {
 struct LastCheckpoint {
     log: LogPosition,
     queues: Vec<u8>,
-    fences: Vec<std::ops::Range<LogPosition>>,
+    fences: Vec<Range<LogPosition>>,
 }
 
 impl ReadRecords for LogReader {
@@ -521,10 +522,11 @@ impl Storage {
         inner.options.env.space(&inner.dir).map_err(StorageError::io("ask for the free space of", &inner.dir))
     }
 
-    /// Returns where the oldest segment of the log ends, if it has had its last write. A checkpoint unlinks it
-    /// once no row of any queue lies before that.
-    pub fn oldest_sealed_end(&self) -> Option<LogPosition> {
-        self.handle.inner.log.segments.all().first()?.sealed_end()
+    /// Returns where the oldest segment of the log lies, if it has had its last write. A checkpoint unlinks it
+    /// once no row of any queue lies in it.
+    pub fn oldest_sealed_segment(&self) -> Option<Range<LogPosition>> {
+        let oldest = self.handle.inner.log.segments.all().into_iter().next()?;
+        Some(oldest.base()..oldest.sealed_end()?)
     }
 
     /// Makes a checkpoint now: the next start reads the log from here on only.
