@@ -164,7 +164,7 @@ impl Model {
             }
             62..74 => self.storage().inner().build_once(),
             74..77 => {
-                self.storage().inner().upkeep_once();
+                let _ = self.storage().inner().upkeep_once();
             }
             77..79 => {
                 let _ = self.storage().inner().mark_running();

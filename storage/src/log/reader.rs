@@ -10,7 +10,6 @@ use crate::{
     error::{Fault, StorageError},
     format::record::{RecordView, peek_len},
     log::segment::{FrameLogShared, SegmentFile},
-    message::StoredMessage,
     offset::LogPosition,
 };
 
@@ -68,13 +67,6 @@ pub(crate) struct LogReader {
 }
 
 impl LogReader {
-    /// Reads the message at a position and verifies its checksum.
-    pub(crate) fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError> {
-        let mut found = None;
-        self.visit(&mut std::iter::once(position), &mut |record| found = Some(record.to_stored()))?;
-        found.ok_or(StorageError::NoRecord { position })
-    }
-
     /// Reads the rows' records at some positions, in the order given, and verifies their checksums. Ascending
     /// positions that lie close together are read at once.
     pub(crate) fn visit(

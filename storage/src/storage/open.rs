@@ -259,7 +259,7 @@ impl Opening {
                 tried = header.end();
                 match self.replayed(&queues, tried, &last, &found, next) {
                     Ok(made) => last = made,
-                    // A full disk must not keep readers away: the rows stay in memory for now.
+                    // A full disk must not keep readers away: the rows stay in memory until a checkpoint finds room.
                     Err(error @ StorageError::NoSpace { .. }) => {
                         tracing::warn!(%error, "cannot make a checkpoint");
                     }

@@ -352,7 +352,7 @@ fn a_failed_sync_fails_the_storage_whoever_meets_it() {
     let _answer = send(&storage, sync, 1);
     storage.inner().append_once();
     env.fail(SimCall::Sync, 0, io::ErrorKind::StorageFull);
-    assert!(!storage.inner().upkeep_once());
+    assert!(storage.inner().upkeep_once().is_err());
     assert!(matches!(storage.checkpoint(), Err(StorageError::Failed { .. })));
 }
 

@@ -376,11 +376,21 @@ impl Inner {
     }
 
     pub(super) fn run_upkeep(&self) {
+        let mut has_failed = false;
         loop {
             let done = self.upkeep_once();
             let mut upkeep = self.upkeep.lock();
-            if !done && !upkeep.stop {
-                self.upkeep_wanted.wait_for(&mut upkeep, UPKEEP_PAUSE);
+            match done {
+                Ok(()) => has_failed = false,
+                Err(error) => {
+                    // Frames do not need the zeros; they only make syncs quicker. It is said once.
+                    if !std::mem::replace(&mut has_failed, true) {
+                        tracing::warn!(%error, "cannot write zeros ahead");
+                    }
+                    // Whoever wants zeros meanwhile does not make it come sooner.
+                    let until = Instant::now() + UPKEEP_PAUSE;
+                    while !upkeep.stop && !self.upkeep_wanted.wait_until(&mut upkeep, until).timed_out() {}
+                }
             }
             while !upkeep.wanted && !upkeep.stop {
                 self.upkeep_wanted.wait(&mut upkeep);
@@ -392,29 +402,23 @@ impl Inner {
         }
     }
 
-    /// Writes zeros until enough of them lie ahead of every end; returns whether that worked.
-    pub(crate) fn upkeep_once(&self) -> bool {
+    /// Writes zeros until enough of them lie ahead of every end, or the storage stops.
+    pub(crate) fn upkeep_once(&self) -> Result<(), StorageError> {
         for frames in [self.log.as_ref(), self.journal.as_ref(), self.catalogue.frames()] {
             let mut more = frames.wants_preparing();
             while more {
-                if self.failure.get().is_some() || self.upkeep.lock().stop {
-                    return false;
+                if self.upkeep.lock().stop {
+                    return Ok(());
                 }
-                match frames.prepare() {
-                    Ok(again) => more = again,
-                    Err(error) if error.is_failed_sync() => {
-                        self.fail(error);
-                        return false;
+                self.check()?;
+                more = frames.prepare().inspect_err(|error| {
+                    if error.is_failed_sync() {
+                        self.fail(error.clone());
                     }
-                    Err(error) => {
-                        // Frames do not need the zeros; they only make syncs quicker.
-                        tracing::warn!(%error, "cannot write zeros ahead");
-                        return false;
-                    }
-                }
+                })?;
             }
         }
-        true
+        Ok(())
     }
 
     // ---- the keeper: checkpoints and free space
@@ -426,6 +430,7 @@ impl Inner {
 
     pub(super) fn run_keeper(&self) {
         let mut since_checkpoint = Duration::ZERO;
+        let mut has_failed = false;
         let tick = SPACE_INTERVAL.min(self.options.checkpoint_interval);
         loop {
             let wanted = {
@@ -439,8 +444,14 @@ impl Inner {
                 std::mem::take(&mut keeper.wanted)
             };
             self.look_at_space();
-            // As long as it fails, callers are told that there is no room.
-            let _ = self.mark_running();
+            // As long as it fails, callers are told that there is no room. It is said once.
+            let marked = self.mark_running();
+            if let Err(error) = &marked
+                && !has_failed
+            {
+                tracing::warn!(%error, "nothing can be stored until what the start found is written");
+            }
+            has_failed = marked.is_err();
             since_checkpoint += tick;
             if wanted || since_checkpoint >= self.options.checkpoint_interval {
                 since_checkpoint = Duration::ZERO;
