@@ -325,7 +325,8 @@ async fn errors_say_what_was_meant() {
         ("SELECT x.wort FROM t x", "there is no column x.wort; did you mean word?"),
         ("SELECT n FROM t WHERE upper(wort) = 'W1' ORDER BY n", "did you mean word?"),
         ("SELECT n FROM t GROUP BY n HAVING max(wort) = 'w'", "did you mean word?"),
-        ("SELECT a.n FROM t a JOIN t b ON a.m = b.n", "did you mean n?"),
+        ("SELECT a.n FROM t a JOIN t b ON a.wort = b.word", "did you mean word?"),
+        ("SELECT m FROM t", "there is no column m; the columns here are"),
         ("SELECT n FROM t WHERE word = \"w1\"", "strings stand in single quotes"),
         ("SELECT * FROM other.public.t", "the only one is weir"),
     ] {
