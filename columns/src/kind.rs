@@ -3,6 +3,8 @@
 //! A property of a RocketMQ client is text without a type. Whether such text is a number is decided
 //! here, once, for every dialect: `Int` and `Float` are numbers to all of them, `Odd` to some.
 
+use serde::{Deserialize, Serialize};
+
 /// What one value is. One byte per distinct value on disk; the discriminants are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -67,7 +69,7 @@ impl Kind {
 }
 
 /// A set of kinds: bit `n` is the kind with discriminant `n`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KindSet(pub u16);
 
 impl KindSet {
@@ -80,6 +82,12 @@ impl KindSet {
     /// Returns whether `kind` is in the set.
     pub const fn contains(self, kind: Kind) -> bool {
         self.0 & (1 << kind as u8) != 0
+    }
+
+    /// Returns the kinds of both sets.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// Returns whether any kind of `other` is in the set.

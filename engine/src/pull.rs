@@ -386,7 +386,7 @@ impl Planning {
         if asked.is_empty() {
             return Err(EngineError::Invalid("a pull needs at least one column".to_owned()));
         }
-        let inferred = self.broker.reading().inference.properties(self.topic, &self.views)?;
+        let inferred = self.broker.property_types(self.topic, &self.views)?;
         let mut columns: Vec<TableColumn> = Vec::with_capacity(asked.len());
         for PullColumn(name) in asked {
             if columns.iter().any(|column| column.name == *name) {

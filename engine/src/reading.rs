@@ -6,7 +6,7 @@ use crate::{
     broker::{Broker, BrokerOptions},
     error::EngineError,
     reads::ReadPool,
-    schema::Inference,
+    schema::{ColumnType, Inference},
     sql::engine::Queries,
 };
 
@@ -36,6 +36,19 @@ impl Broker {
     /// Returns what is kept for readers.
     pub(crate) fn reading(&self) -> &Reading {
         &self.core.reading
+    }
+
+    /// Returns the properties that a topic has had, by name, with the types of their columns.
+    ///
+    /// # Errors
+    ///
+    /// If a block cannot be read.
+    pub(crate) fn property_types(
+        &self,
+        topic: TopicId,
+        views: &[(QueueId, QueueView)],
+    ) -> Result<Vec<(String, ColumnType)>, EngineError> {
+        self.reading().inference.properties(&self.core.storage, topic, views)
     }
 
     /// Returns a queue as it is now.

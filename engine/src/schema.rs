@@ -24,7 +24,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use weir_columns::{Column, ColumnRef, Kind, KindSet, Presence, Rows, System, Values};
 use weir_filter::{Number, did_you_mean, near, number_of};
-use weir_storage::{Block, QueueId, QueueOffset, QueueView, Segment, TopicId};
+use weir_storage::{
+    Block, QueueId, QueueOffset, QueueView, Segment, Storage, TopicId, limits::PROPERTY_KINDS_BYTES_MAX,
+};
 
 use crate::{error::EngineError, logged::Logged};
 
@@ -504,7 +506,8 @@ fn boolean_of(values: &Values, place: usize) -> Option<bool> {
     }
 }
 
-/// The types of the properties of all topics that were asked for, as far as their rows were looked at.
+/// The types of the properties of all topics that were asked for, as far as their rows were looked at. They
+/// only widen: what readers were told is kept in the catalogue.
 #[derive(Debug, Default)]
 pub(crate) struct Inference {
     topics: Mutex<HashMap<TopicId, Arc<Mutex<TopicKinds>>>>,
@@ -516,6 +519,10 @@ struct TopicKinds {
     /// Up to where each queue was looked at.
     seen: HashMap<QueueId, QueueOffset>,
     kinds: BTreeMap<String, KindSet>,
+    /// What of `kinds` the catalogue does not have.
+    unkept: BTreeMap<String, KindSet>,
+    /// How many bytes the names take.
+    name_bytes: usize,
 }
 
 impl Inference {
@@ -526,15 +533,26 @@ impl Inference {
     /// If a block cannot be read.
     pub(crate) fn properties(
         &self,
+        storage: &Storage,
         topic: TopicId,
         views: &[(QueueId, QueueView)],
     ) -> Result<Vec<(String, ColumnType)>, EngineError> {
-        let known = Arc::clone(self.topics.lock().entry(topic).or_default());
+        let kept = || TopicKinds::kept(storage.topic(topic).map(|entry| entry.property_kinds.clone()));
+        let known =
+            Arc::clone(self.topics.lock().entry(topic).or_insert_with(|| Arc::new(Mutex::new(kept()))));
         let mut known = known.lock();
         for (queue, view) in views {
             let from = known.seen.get(queue).copied().unwrap_or_default();
             known.look_at(view, from)?;
             known.seen.insert(*queue, view.range().end.max(from));
+        }
+        if !known.unkept.is_empty() {
+            match storage.add_property_kinds(topic, &known.unkept) {
+                Ok(()) => known.unkept.clear(),
+                // Readers can do without: only when rows have expired and the broker starts anew, types may
+                // be narrower than they were.
+                Err(error) => tracing::warn!(%error, %topic, "the types of properties cannot be kept now"),
+            }
         }
         Ok(known.kinds.iter().map(|(name, kinds)| (name.clone(), ColumnType::of(*kinds))).collect())
     }
@@ -546,6 +564,12 @@ impl Inference {
 }
 
 impl TopicKinds {
+    fn kept(kinds: Option<BTreeMap<String, KindSet>>) -> Self {
+        let kinds = kinds.unwrap_or_default();
+        let name_bytes = kinds.keys().map(String::len).sum();
+        Self { kinds, name_bytes, ..Self::default() }
+    }
+
     fn look_at(&mut self, view: &QueueView, from: QueueOffset) -> Result<(), EngineError> {
         let segments = view.segments();
         let first = segments.partition_point(|segment| segment.range().end <= from);
@@ -587,7 +611,7 @@ impl TopicKinds {
         for name in block.property_names() {
             let known = self.kinds.get(name).copied();
             if known.is_some_and(|kinds| ColumnType::of(kinds) == ColumnType::Utf8)
-                || (known.is_none() && self.kinds.len() == COLUMNS_MAX)
+                || (known.is_none() && !self.has_room(name))
             {
                 // It widens no further, or has no room.
                 continue;
@@ -596,10 +620,20 @@ impl TopicKinds {
                 Some(kinds) => kinds,
                 None => kinds_of(block.column(ColumnRef::Property(name))?.as_ref()),
             };
-            let entry = self.kinds.entry(name.to_owned()).or_default();
-            *entry = KindSet(entry.0 | kinds.0);
+            let all = known.unwrap_or_default().union(kinds);
+            if known.is_none() {
+                self.name_bytes += name.len();
+            }
+            if known != Some(all) {
+                self.kinds.insert(name.to_owned(), all);
+                self.unkept.insert(name.to_owned(), all);
+            }
         }
         Ok(())
+    }
+
+    fn has_room(&self, name: &str) -> bool {
+        self.kinds.len() < COLUMNS_MAX && self.name_bytes + name.len() <= PROPERTY_KINDS_BYTES_MAX
     }
 }
 

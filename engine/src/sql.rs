@@ -13,6 +13,7 @@ pub(crate) mod concat;
 pub(crate) mod cost;
 pub(crate) mod engine;
 pub(crate) mod functions;
+pub(crate) mod memory;
 pub(crate) mod numbers;
 pub(crate) mod plan;
 pub(crate) mod result;
@@ -250,7 +251,8 @@ impl Broker {
         }
         let Prepared { state, plan, schema, .. } = prepared;
         let plan = state.create_physical_plan(&plan).await?;
-        Ok(Opened { schema, plan, context: state.task_ctx() })
+        let (plan, context) = memory::counted(plan, TaskContext::from(&state))?;
+        Ok(Opened { schema, plan, context: Arc::new(context) })
     }
 }
 

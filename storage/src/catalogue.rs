@@ -3,10 +3,15 @@
 //! Changes are appended to a sequence of frames and synced before they count. When the changes outgrow what
 //! they left behind, a new segment begins with everything that is known, and the older ones are unlinked.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use weir_columns::KindSet;
 
 use crate::{
     clock::Clock,
@@ -17,7 +22,9 @@ use crate::{
         frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameKind, finish_frame},
         segment::SegmentKind,
     },
-    limits::{ATTRIBUTES_BYTES_MAX, FRAME_BYTES_TARGET, NAME_BYTES_MAX, QUEUES_MAX},
+    limits::{
+        ATTRIBUTES_BYTES_MAX, FRAME_BYTES_TARGET, NAME_BYTES_MAX, PROPERTY_KINDS_BYTES_MAX, QUEUES_MAX,
+    },
     log::segment::{FrameLog, FrameLogSettings, FrameLogShared},
     offset::{Epoch, GroupId, LogPosition, QueueId, QueueOffset, TopicId},
     recovery::{Known, find_end, for_each_frame},
@@ -78,6 +85,9 @@ pub struct TopicEntry {
     pub created_ms: i64,
     /// The first retained offset of each queue where that is not 0, by queue.
     pub first_offsets: Vec<(QueueId, QueueOffset)>,
+    /// What kinds of values its properties have had, as far as readers asked. A kind stays when its rows end.
+    #[serde(default)]
+    pub property_kinds: BTreeMap<String, KindSet>,
 }
 
 /// A group to be made.
@@ -152,6 +162,11 @@ impl State {
             CatalogueEntry::FirstOffset { topic, queue, offset } => {
                 if let Some(topic) = self.topics.get_mut(&topic) {
                     Arc::make_mut(topic).raise_first_offset(queue, offset);
+                }
+            }
+            CatalogueEntry::PropertyKinds { topic, kinds } => {
+                if let Some(topic) = self.topics.get_mut(&topic) {
+                    Arc::make_mut(topic).property_kinds.extend(kinds);
                 }
             }
             CatalogueEntry::Next { topic, group } => {
@@ -286,6 +301,7 @@ impl Catalogue {
             attributes,
             created_ms,
             first_offsets,
+            property_kinds: BTreeMap::new(),
         };
         self.change(&mut changes, CatalogueEntry::Topic(entry))?;
         self.topic(id).ok_or(StorageError::UnknownTopic { topic: id })
@@ -332,6 +348,36 @@ impl Catalogue {
             return Ok(());
         }
         self.change(&mut changes, CatalogueEntry::FirstOffset { topic, queue, offset })
+    }
+
+    /// Adds to the kinds that properties of a topic have had.
+    pub(crate) fn add_property_kinds(
+        &self,
+        topic: TopicId,
+        kinds: &BTreeMap<String, KindSet>,
+    ) -> Result<(), StorageError> {
+        let mut changes = self.changes.lock();
+        let entry = self.topic(topic).ok_or(StorageError::UnknownTopic { topic })?;
+        let known = &entry.property_kinds;
+        let wider = kinds.iter().filter_map(|(name, kinds)| {
+            let before = known.get(name).copied();
+            let all = before.unwrap_or_default().union(*kinds);
+            (before != Some(all)).then(|| (name.clone(), all))
+        });
+        let wider: BTreeMap<String, KindSet> = wider.collect();
+        if wider.is_empty() {
+            return Ok(());
+        }
+        let new = wider.keys().filter(|name| !known.contains_key(*name));
+        let size: usize = known.keys().chain(new).map(String::len).sum();
+        if size > PROPERTY_KINDS_BYTES_MAX {
+            return Err(StorageError::TooLarge {
+                what: "the names of the properties of a topic in bytes",
+                size: size as u64,
+                max: PROPERTY_KINDS_BYTES_MAX as u64,
+            });
+        }
+        self.change(&mut changes, CatalogueEntry::PropertyKinds { topic, kinds: wider })
     }
 
     fn group(&self, id: GroupId) -> Option<Arc<GroupEntry>> {

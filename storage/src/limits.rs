@@ -20,6 +20,9 @@ pub const PROPERTIES_MAX: usize = u16::MAX as usize;
 pub const QUEUES_MAX: u32 = 65_536;
 /// The largest JSON text of attributes.
 pub const ATTRIBUTES_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of the names of all properties of a topic whose kinds the catalogue keeps.
+pub const PROPERTY_KINDS_BYTES_MAX: usize = 512 << 10;
 /// The largest checkpoint file that a start reads.
 pub const CHECKPOINT_BYTES_MAX: u64 = 1 << 30;
 

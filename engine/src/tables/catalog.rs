@@ -202,7 +202,7 @@ impl Tables {
             None
         } else {
             let (broker, id, views) = (self.broker.clone(), topic.id, views.to_vec());
-            Some(self.pool.run(move || broker.reading().inference.properties(id, &views)).await??)
+            Some(self.pool.run(move || broker.property_types(id, &views)).await??)
         };
         let mut snapshot = fixed.unwrap_or_else(|| TopicSnapshot {
             queues: views

@@ -42,8 +42,6 @@ use crate::{
     sql::selectors::{MARKER, Properties},
 };
 
-/// Rows of a batch.
-const BATCH_ROWS: usize = 8192;
 /// About the bytes of a batch.
 const BATCH_BYTES: usize = 1 << 20;
 /// Fewer rows than this are not worth a partition of their own.
@@ -551,7 +549,7 @@ impl ExecutionPlan for TopicScan {
         Ok(self)
     }
 
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let lot = self.work.partitions.get(partition).cloned().unwrap_or_default();
         let run = TableRun {
             waiting: lot.into_iter(),
@@ -559,6 +557,7 @@ impl ExecutionPlan for TopicScan {
             exact: self.work.exact.clone(),
             output: self.work.output.clone(),
             left: self.work.limit.unwrap_or(usize::MAX),
+            batch_rows: context.session_config().batch_size(),
             scan: None,
             matched: None,
             ready: None,
@@ -599,6 +598,8 @@ struct TableRun {
     output: Projection,
     /// How many rows may still be given.
     left: usize,
+    /// How many rows a batch may have.
+    batch_rows: usize,
     scan: Option<Scan>,
     /// Rows that the predicates let through.
     matched: Option<Rows>,
@@ -663,7 +664,7 @@ impl TableRun {
 
     /// Reads some of the rows that are left.
     fn read(&mut self, mut ready: Rows) -> Result<(), EngineError> {
-        let room = self.left.min(BATCH_ROWS - self.pending_rows);
+        let room = self.left.min(self.batch_rows - self.pending_rows);
         let rows = &ready.left()[..ready.left().len().min(room)];
         let piece = match &ready.logged {
             Some(logged) => self.output.read(&ready.block, rows, &logged.slice(ready.done, rows.len()))?,
@@ -696,7 +697,7 @@ impl Produce for TableRun {
 
     fn advance(&mut self, until: Instant) -> Result<Progress<RecordBatch>, EngineError> {
         loop {
-            if self.left == 0 || self.pending_rows >= BATCH_ROWS || self.pending_bytes >= BATCH_BYTES {
+            if self.left == 0 || self.pending_rows >= self.batch_rows || self.pending_bytes >= BATCH_BYTES {
                 return if self.pending_rows > 0 {
                     self.batch().map(Progress::Item)
                 } else {

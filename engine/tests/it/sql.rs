@@ -359,6 +359,88 @@ async fn a_query_that_needs_too_much_memory_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_windows_keep_is_counted() {
+    let fixture = Fixture::with(|options| options.query_memory_bytes = 4 << 20).await;
+    fixture.topic(1).await;
+    add(&fixture.broker, 0..1000).await;
+    for window in [
+        "sum(a.n) OVER ()",
+        "lead(a.n, 900000) OVER ()",
+        "lag(a.n, 900000) OVER ()",
+        "sum(a.n) OVER (ROWS BETWEEN 900000 PRECEDING AND CURRENT ROW)",
+        "sum(a.n) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 900000 FOLLOWING)",
+        "first_value(a.n) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
+    ] {
+        let sql = format!("SELECT max(w) FROM (SELECT {window} AS w FROM t a, t b)");
+        let error = query(&fixture.broker, &sql).await.unwrap_err();
+        assert!(matches!(error, EngineError::Busy(_)), "{window}: {error}");
+    }
+    // These keep nothing of the rows behind them.
+    for (window, last) in [
+        ("row_number() OVER ()", 1_000_000),
+        ("count(*) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)", 1_000_000),
+        ("count(*) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 5 FOLLOWING)", 1_000_000),
+    ] {
+        let sql = format!("SELECT max(w) FROM (SELECT {window} AS w FROM t a, t b)");
+        assert_eq!(one(&fixture.broker, &sql).await, last, "{window}");
+    }
+    assert_eq!(
+        one(&fixture.broker, "SELECT sum(w) FROM (SELECT sum(1) OVER () AS w FROM t)").await,
+        1_000_000
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_do_not_narrow_when_rows_expire_and_the_broker_starts_anew() {
+    let mut fixture = Fixture::new().await;
+    let spec = TopicSpec { queues: 1, retention: Some(Duration::from_secs(1000)), ..TopicSpec::default() };
+    fixture.broker.create_topic(&topic("t"), spec).await.unwrap();
+    let message = |properties: &[(&str, &str)]| Message {
+        properties: properties
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Value::Text((*value).to_owned())))
+            .collect(),
+        ..Message::default()
+    };
+    publish(&fixture.broker, vec![message(&[("a", "x"), ("b", "1.5"), ("gone", "1")])]).await;
+    let types = async |fixture: &Fixture| -> Vec<(String, DataType)> {
+        let schema = plan(&fixture.broker, "SELECT * FROM t").await.unwrap().schema;
+        let inferred = ["a", "b", "c", "gone"];
+        let fields = schema.fields().iter().filter(|field| inferred.contains(&field.name().as_str()));
+        fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    };
+    let named = |name: &str, data_type| (name.to_owned(), data_type);
+    let before = [named("a", DataType::Utf8), named("b", DataType::Float64), named("gone", DataType::Int64)];
+    assert_eq!(types(&fixture).await, before);
+    fixture.advance(1100);
+    while fixture.broker.topic(&topic("t")).unwrap().queues[0].first.0 < 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        fixture.advance(1);
+    }
+    publish(&fixture.broker, vec![message(&[("a", "1"), ("b", "1"), ("c", "1")])]).await;
+    fixture.restart().await;
+    let [a, b, gone] = before;
+    assert_eq!(types(&fixture).await, [a, b, named("c", DataType::Int64), gone]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_may_repeat_bodies_makes_small_batches() {
+    let fixture = Fixture::new().await;
+    fixture.topic(1).await;
+    add(&fixture.broker, 0..600).await;
+    for (columns, rows_max) in
+        [("a.body, b.n", 256), ("length(a.body) AS l, b.n", 256), ("a.n, b.n AS m", 8192)]
+    {
+        let ticket = plan(&fixture.broker, &format!("SELECT {columns} FROM t a, t b")).await.unwrap().ticket;
+        let (_, batches) = fixture.broker.run_sql(ticket).await.unwrap();
+        let batches: Vec<RecordBatch> = batches.try_collect().await.unwrap();
+        let largest = batches.iter().map(RecordBatch::num_rows).max().unwrap();
+        assert!(largest <= rows_max && largest > rows_max / 20, "{columns}: {largest}");
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 360_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dropping_the_answer_frees_the_slot() {
     let fixture = Fixture::with(|options| options.query_slots = 1).await;
     fixture.topic(1).await;

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::Failure;
+use crate::status::Exit;
 
 /// Returns whether colour may be written to standard error.
 pub(crate) fn stderr_has_colour() -> bool {
@@ -106,10 +107,18 @@ pub(crate) fn progress(total: Option<u64>, noun: &str) -> ProgressBar {
     bar
 }
 
-/// Asks before something is destroyed; without a terminal there is nobody to ask, and the answer is yes.
+/// Asks before something is destroyed, unless `--yes` was given.
+///
+/// # Errors
+///
+/// Without a terminal there is nobody to ask.
 pub(crate) fn confirm(question: &str, already: bool) -> Result<bool, Failure> {
-    if already || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if already {
         return Ok(true);
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        let text = format!("{question} There is no terminal to ask on; give --yes to do it without asking");
+        return Err(Failure::new(Exit::Usage, text));
     }
     let _ = write!(anstream::stderr().lock(), "{question} [y/N] ");
     let mut answer = String::new();

@@ -431,6 +431,12 @@ fn parse_line(line: &[u8]) -> Result<Option<Value>, String> {
         // Lines are counted by the caller.
         let text = error.to_string();
         let fault = text.rsplit_once(" at line ").map_or(text.as_str(), |(fault, _)| fault);
+        if !line.trim_ascii_start().starts_with(b"{") {
+            // What the parser would miss says little to somebody who has no JSON at all.
+            return "each line must be a JSON object such as {\"properties\":{\"price\":5},\"body\":\"text\"}; \
+                    for CSV, name the file .csv or give --format csv"
+                .to_owned();
+        }
         format!("column {}: {fault}", error.column())
     })?;
     let mut message = Map::new();

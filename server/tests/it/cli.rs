@@ -167,7 +167,9 @@ fn topics_are_made_shown_changed_and_deleted() {
     assert!(broker.run(&["topic", "list"]).out.contains("orders"));
     refused(&broker.run(&["topic", "alter", "orders"]), 2, "nothing to change");
     refused(&broker.run(&["topic", "describe", "order"]), 3, "did you mean orders?");
-    assert_eq!(broker.run(&["topic", "delete", "orders"]).code, 0);
+    refused(&broker.run(&["topic", "delete", "orders"]), 2, "give --yes");
+    assert_eq!(broker.run(&["topic", "describe", "orders"]).code, 0);
+    assert_eq!(broker.run(&["topic", "delete", "orders", "--yes"]).code, 0);
     refused(&broker.run(&["topic", "delete", "orders"]), 3, "does not exist");
     assert_eq!(broker.run(&["topic", "delete", "orders", "--if-exists"]).code, 0);
     broker.stop();
@@ -195,10 +197,12 @@ fn groups_are_made_shown_changed_moved_and_deleted() {
     let described = broker.json(&["group", "describe", "g"]);
     assert_eq!(described["topics"][0]["queues"][0]["committed"], 3);
     assert!(broker.run(&["group", "describe", "g"]).out.contains("behind"));
-    assert_eq!(broker.run(&["group", "reset", "g", "t", "--to", "0:1"]).code, 0);
+    refused(&broker.run(&["group", "reset", "g", "t", "--to", "0:1"]), 2, "give --yes");
+    assert_eq!(broker.run(&["group", "reset", "g", "t", "--to", "0:1", "--yes"]).code, 0);
     assert_eq!(broker.run(&consume).out.lines().count(), 2);
     refused(&broker.run(&["group", "reset", "g", "t", "--to", "soon"]), 2, "earliest, latest");
-    assert_eq!(broker.run(&["group", "delete", "g"]).code, 0);
+    refused(&broker.run(&["group", "delete", "g"]), 2, "give --yes");
+    assert_eq!(broker.run(&["group", "delete", "g", "--yes"]).code, 0);
     refused(&broker.run(&["group", "describe", "g"]), 3, "does not exist");
     broker.stop();
 }

@@ -1,6 +1,9 @@
 //! Entries of the catalogue: JSON texts in frames. Layout: `docs/format.md`, "Catalogue".
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use weir_columns::KindSet;
 
 use crate::{
     catalogue::{GroupEntry, TopicEntry},
@@ -22,6 +25,8 @@ pub(crate) enum CatalogueEntry {
     DropTopic(TopicId),
     /// The group is gone.
     DropGroup(GroupId),
+    /// What kinds of values these properties of a topic have had.
+    PropertyKinds { topic: TopicId, kinds: BTreeMap<String, KindSet> },
     /// Rows of a queue below `offset` are gone.
     FirstOffset { topic: TopicId, queue: QueueId, offset: QueueOffset },
     /// Ids below these have been given.

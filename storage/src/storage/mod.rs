@@ -17,7 +17,7 @@ mod tests;
 mod threads;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     ops::Range,
     path::{Path, PathBuf},
@@ -30,6 +30,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
+use weir_columns::KindSet;
 
 use self::open::{Opening, add_queues};
 use crate::{
@@ -354,6 +355,11 @@ impl Storage {
         self.handle.inner.catalogue.topics()
     }
 
+    /// Returns a topic.
+    pub fn topic(&self, id: TopicId) -> Option<Arc<TopicEntry>> {
+        self.handle.inner.catalogue.topic(id)
+    }
+
     /// Returns all groups, by id.
     pub fn groups(&self) -> Vec<Arc<GroupEntry>> {
         self.handle.inner.catalogue.groups()
@@ -387,6 +393,21 @@ impl Storage {
         let topic = inner.change(|catalogue| catalogue.alter_topic(id, queues, class, attributes))?;
         add_queues(&inner.queues, &topic);
         Ok(topic)
+    }
+
+    /// Adds to the kinds of values that properties of a topic have had; durable when this returns. Kinds that
+    /// are known already cost nothing.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such topic, the names of all its properties take too much, or the catalogue cannot be
+    /// written.
+    pub fn add_property_kinds(
+        &self,
+        topic: TopicId,
+        kinds: &BTreeMap<String, KindSet>,
+    ) -> Result<(), StorageError> {
+        self.handle.inner.change(|catalogue| catalogue.add_property_kinds(topic, kinds))
     }
 
     /// Deletes a topic and its consume queues; it is durable when this returns.

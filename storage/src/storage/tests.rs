@@ -1,7 +1,7 @@
 //! Tests of storage as a whole, step by step on a simulated disk.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     path::Path,
     sync::{
@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use weir_columns::Value;
+use weir_columns::{Kind, KindSet, Value};
 
 use super::{Events, Storage, open::read_checkpoint, options::StorageOptions};
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     env::read_file,
     error::StorageError,
     journal::{JournalEntry, SelectorKind, Wait},
-    limits::JOURNAL_HELD_BYTES_MAX,
+    limits::{JOURNAL_HELD_BYTES_MAX, PROPERTY_KINDS_BYTES_MAX},
     log::appender::{Append, Appended},
     message::Message,
     offset::{GroupId, QueueId, QueueOffset, TopicId},
@@ -519,4 +519,35 @@ fn nothing_is_written_after_a_close() {
     assert!(matches!(storage.checkpoint(), Err(StorageError::Closed)));
     assert!(matches!(storage.inner().mark_running(), Err(StorageError::Closed)));
     assert_eq!(checkpoint(&env), before);
+}
+
+#[test]
+fn kinds_of_properties_only_grow_and_stay() {
+    let (storage, env, topic, _) = stepped(StorageOptions::small());
+    let set = |name: &str, kinds: KindSet| BTreeMap::from([(name.to_owned(), kinds)]);
+    let (int, float) = (KindSet::default().with(Kind::Int), KindSet::default().with(Kind::Float));
+    storage.add_property_kinds(topic, &set("a", int)).unwrap();
+    storage.add_property_kinds(topic, &set("a", float)).unwrap();
+    storage.add_property_kinds(topic, &set("b", int)).unwrap();
+    env.fail(SimCall::Write, 0, io::ErrorKind::StorageFull);
+    storage.add_property_kinds(topic, &set("a", int)).expect("nothing is new, and nothing is written");
+    storage.add_property_kinds(topic, &set("c", int)).unwrap_err();
+    env.fail_no_more();
+    let long = "n".repeat(PROPERTY_KINDS_BYTES_MAX - 1);
+    assert!(matches!(
+        storage.add_property_kinds(topic, &set(&long, int)),
+        Err(StorageError::TooLarge { .. })
+    ));
+    storage.add_property_kinds(topic, &set(&long[1..], int)).unwrap();
+    // Enough changes that the catalogue is summed up.
+    for _ in 0..8 {
+        let entry = storage.topic(topic).unwrap();
+        storage.alter_topic(topic, entry.queues, entry.class, "{}".to_owned()).unwrap();
+    }
+    env.kill();
+    drop(storage);
+    let options = StorageOptions { env: Arc::new(env), ..StorageOptions::small() };
+    let storage = Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
+    let kept = &storage.topic(topic).unwrap().property_kinds;
+    assert_eq!((kept["a"], kept["b"], kept.len()), (int.union(float), int, 3));
 }
