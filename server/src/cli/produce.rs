@@ -661,8 +661,8 @@ mod tests {
         let cases: [(&'static str, &[&str], usize, &str); 8] = [
             ("{}\n{\"propertis\":{}}\n", &[], 1, "standard input:2: column 12: unknown field `propertis`"),
             ("{}\n{}\n{\"properties\":{\"a\":[]}}", &[], 2, "standard input:3: property \"a\" is neither"),
-            ("nonsense", &[], 0, "standard input:1: column"),
-            ("[1]", &[], 0, "standard input:1: column"),
+            ("nonsense", &[], 0, "standard input:1: each line must be a JSON object"),
+            ("[1]", &[], 0, "standard input:1: each line must be a JSON object"),
             ("a,b\n1,2\n3\n", &["--format", "csv"], 1, "standard input:3: 1 fields where the header has 2"),
             ("a,a\n1,2\n", &["--format", "csv"], 0, "standard input:1: two columns are called \"a\""),
             ("a,\n1,2\n", &["--format", "csv"], 0, "standard input:1: column 2 has no name"),
