@@ -52,6 +52,9 @@ pub struct BrokerOptions {
     pub retention_disk_percent: u8,
     /// How large and deep selectors may be.
     pub selector_limits: Limits,
+    /// Whether receives let statistics rule blocks out. Default: yes. No is for measuring what that is worth;
+    /// what is delivered is the same.
+    pub skip_by_statistics: bool,
     /// How many threads may read at once for receives and pulls.
     pub read_threads: usize,
     /// How much memory SQL queries may use in all.
@@ -74,6 +77,7 @@ impl BrokerOptions {
             auto_create_groups: true,
             retention_disk_percent: RETENTION_DISK_PERCENT_DEFAULT,
             selector_limits: Limits::default(),
+            skip_by_statistics: true,
             read_threads: cores.max(2),
             query_memory_bytes: 256 << 20,
             query_slots: cores.div_ceil(2),
@@ -314,8 +318,16 @@ impl Broker {
     ///
     /// If it is no selector; the error says where.
     pub fn parse_selector(&self, text: &str) -> Result<Selector, EngineError> {
-        Selector::parse(text, Dialect::default(), &self.core.options.selector_limits)
-            .map_err(EngineError::Selector)
+        self.parse_selector_in(text, Dialect::default())
+    }
+
+    /// Parses a selector of some dialect within the limits of this broker.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be used; the error says where.
+    pub fn parse_selector_in(&self, text: &str, dialect: Dialect) -> Result<Selector, EngineError> {
+        Selector::parse(text, dialect, &self.core.options.selector_limits).map_err(EngineError::Selector)
     }
 
     /// Notes a sign of life of a client.

@@ -68,6 +68,10 @@ pub enum EngineError {
     #[error("ticket {0}")]
     Ticket(String),
 
+    /// There is no such message, or it is no longer retained.
+    #[error("topic {topic} has no message {message}")]
+    MessageNotFound { topic: TopicName, message: String },
+
     /// SQL text names a schema or a table that does not exist. The message says what is near.
     #[error("{0}")]
     TableNotFound(String),

@@ -5,6 +5,7 @@
 mod broker;
 mod clients;
 mod error;
+mod examine;
 mod group;
 mod handle;
 pub mod limits;
@@ -27,6 +28,10 @@ mod topic;
 
 pub use broker::{Broker, BrokerInfo, BrokerOptions};
 pub use error::{EngineError, HandleFault, LimitKind};
+pub use examine::{
+    ExaminedRow, ExplainedPart, JudgedPart, MessageName, SelectorDiff, SelectorExplanation, SelectorTrial,
+    SelectorWhy,
+};
 pub use group::{
     Delivered, GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic,
     LeaseTime, ReceiveRequest, ResetTo, RetryPolicy, SelectorQueue,

@@ -46,6 +46,8 @@ pub(crate) struct Scan {
     end: QueueOffset,
     /// By the first offset of the last segment that was asked: which of its blocks may match.
     candidates: Option<(QueueOffset, BooleanBuffer)>,
+    /// Whether statistics are asked at all.
+    skips: bool,
 }
 
 impl Scan {
@@ -60,7 +62,13 @@ impl Scan {
         let end = range.end.min(visible.end);
         let predicates =
             predicates.into_iter().filter(|predicate| !predicate.selector().matches_all()).collect();
-        Self { view, predicates, next, end, candidates: None }
+        Self { view, predicates, next, end, candidates: None, skips: true }
+    }
+
+    /// Opens every block, whatever statistics say.
+    pub(crate) fn without_skipping(mut self) -> Self {
+        self.skips = false;
+        self
     }
 
     /// Takes the next step, or returns `None` behind the last row.
@@ -91,7 +99,7 @@ impl Scan {
     /// Where the first block of `segment` from block `number` on begins that may match; not before the
     /// next row, and the end of the segment if there is none.
     fn next_candidate(&mut self, segment: &Segment, number: usize) -> QueueOffset {
-        if self.predicates.is_empty() {
+        if self.predicates.is_empty() || !self.skips {
             return self.next;
         }
         let base = segment.range().start;
@@ -134,7 +142,7 @@ impl Scan {
 }
 
 /// The rows of `block` in `range` that are not lost; `None` if that is all of them.
-fn readable(block: &Block, range: &Range<QueueOffset>) -> Option<BooleanBuffer> {
+pub(crate) fn readable(block: &Block, range: &Range<QueueOffset>) -> Option<BooleanBuffer> {
     let base = block.base();
     let (start, end) = (range.start.0 - base.0, range.end.0 - base.0);
     let is_whole = *range == block.range();

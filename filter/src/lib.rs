@@ -19,6 +19,7 @@ mod near;
 #[cfg(feature = "oracle")]
 pub mod oracle;
 mod parser;
+mod parts;
 mod pattern;
 mod planes;
 mod predicate;
@@ -34,6 +35,7 @@ pub use dialect::{Dialect, UnknownDialect};
 pub use error::{EvaluateError, SelectorError};
 pub use limits::Limits;
 pub use near::{did_you_mean, near};
+pub use parts::{Part, PartKind};
 pub use predicate::{Predicate, Verdicts};
 pub use selector::Selector;
 pub use types::{Number, Truth, number_of};

@@ -75,6 +75,7 @@ impl Exit {
         match error {
             EngineError::TopicNotFound { .. }
             | EngineError::GroupNotFound { .. }
+            | EngineError::MessageNotFound { .. }
             | EngineError::TableNotFound(_) => Self::NotFound,
             EngineError::Storage(StorageError::Io { .. } | StorageError::Corrupt { .. })
             | EngineError::DiskFull => Self::Disk,
@@ -132,6 +133,7 @@ pub(crate) fn to_flight(error: EngineError) -> Status {
         EngineError::TopicNotFound { .. }
         | EngineError::GroupNotFound { .. }
         | EngineError::QueueNotFound { .. }
+        | EngineError::MessageNotFound { .. }
         | EngineError::TableNotFound(_) => tonic::Code::NotFound,
         EngineError::Exists { .. } => tonic::Code::AlreadyExists,
         EngineError::Unsupported(_) => tonic::Code::Unimplemented,

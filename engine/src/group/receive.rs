@@ -405,6 +405,9 @@ impl Reading {
     ) -> Result<(), EngineError> {
         let end = work.view.range().end;
         let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], work.from..end);
+        if !self.core.options.skip_by_statistics {
+            scan = scan.without_skipping();
+        }
         let mut bytes = 0;
         while let Some(step) = scan.next()? {
             *steps = steps.saturating_sub(1);

@@ -6,6 +6,7 @@ mod agreement;
 mod catalogue;
 mod crash;
 mod delivery;
+mod examine;
 mod fixture;
 mod pull;
 mod selectors;

@@ -2,6 +2,7 @@
 
 mod consume;
 pub(crate) mod consumer;
+mod examine;
 mod failure;
 mod group;
 pub(crate) mod output;
@@ -150,7 +151,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Consume(args) => consume::run(args, global).await,
         Command::Pull(args) => pull::run(args, global).await,
         Command::Query(args) => query::run(args, global).await,
-        Command::Selector(command) => selector::run(&command, global),
+        Command::Selector(command) => selector::run(command, global).await,
     }
 }
 

@@ -1,14 +1,14 @@
-//! `weir selector`: selectors without a broker.
+//! `weir selector`: whether a selector can be used, and what it does on the messages of a topic.
 
 use std::io::{self, IsTerminal as _};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 use weir_filter::{Dialect, Limits, Selector};
 
 use super::{
-    Failure, Global,
+    Failure, Global, examine,
     output::{print_json, print_line},
 };
 use crate::status::Exit;
@@ -25,16 +25,84 @@ pub(crate) enum SelectorCommand {
         #[arg(long, value_name = "DIALECT", default_value = "sql92")]
         dialect: Dialect,
     },
+    /// Shows which part of a selector decides on the retained messages of a topic, and what it costs.
+    #[command(
+        after_help = "Example: weir selector explain --topic flights \"origin = 'JFK' AND dep_delay > 60\""
+    )]
+    Explain {
+        /// The selector.
+        text: String,
+        #[command(flatten)]
+        on: On,
+        /// Judge all retained messages instead of some.
+        #[arg(long)]
+        analyze: bool,
+    },
+    /// Shows the first messages that a selector selects; no offset moves. Or why it selects one.
+    #[command(after_help = "Example: weir selector try --topic flights \"dep_delay > 60\" --why 0:17")]
+    Try {
+        /// The selector.
+        text: String,
+        #[command(flatten)]
+        on: On,
+        /// How many messages to show; at most 1,000.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        limit: usize,
+        /// Judge this message instead, part by part: its id, or QUEUE:OFFSET.
+        #[arg(long, value_name = "MESSAGE", conflicts_with = "limit")]
+        why: Option<String>,
+    },
+    /// Shows which retained messages a second selector gains and loses against a first.
+    #[command(
+        after_help = "Example: weir selector diff --topic flights \"dep_delay > 60\" \"dep_delay >= 45\""
+    )]
+    Diff {
+        /// The selector as it is.
+        before: String,
+        /// The selector as it would be.
+        after: String,
+        #[command(flatten)]
+        on: On,
+        /// How many messages to show of those gained and of those lost; at most 1,000.
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        limit: usize,
+    },
 }
 
-pub(crate) fn run(command: &SelectorCommand, global: &Global) -> Result<(), Failure> {
-    let SelectorCommand::Check { text, dialect } = command;
+/// On what a selector is looked at.
+#[derive(Debug, Args)]
+pub(crate) struct On {
+    /// The topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub(super) topic: String,
+    /// The dialect of the selector.
+    #[arg(long, value_name = "DIALECT", default_value = "sql92")]
+    pub(super) dialect: Dialect,
+}
+
+pub(crate) async fn run(command: SelectorCommand, global: &Global) -> Result<(), Failure> {
+    match command {
+        SelectorCommand::Check { text, dialect } => check_text(&text, dialect, global),
+        SelectorCommand::Explain { text, on, analyze } => examine::explain(&text, &on, analyze, global).await,
+        SelectorCommand::Try { text, on, why: Some(message), .. } => {
+            examine::why(&text, &on, &message, global).await
+        }
+        SelectorCommand::Try { text, on, limit, why: None } => {
+            examine::try_rows(&text, &on, limit, global).await
+        }
+        SelectorCommand::Diff { before, after, on, limit } => {
+            examine::diff([&before, &after], &on, limit, global).await
+        }
+    }
+}
+
+fn check_text(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
     if text != "-" {
-        return check(text, *dialect, global);
+        return check(text, dialect, global);
     }
     let text = io::read_to_string(io::stdin())
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?;
-    check(text.trim_end(), *dialect, global)
+    check(text.trim_end(), dialect, global)
 }
 
 fn check(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
@@ -57,6 +125,19 @@ fn check(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
     match columns.as_slice() {
         [] => print_line(&format!("{ok}: reads no property")),
         columns => print_line(&format!("{ok}: reads {}", columns.join(", "))),
+    }
+}
+
+/// Adds to a refusal where one of some selectors is wrong.
+pub(crate) fn with_place_in(failure: Failure, selectors: &[&str], dialect: Dialect) -> Failure {
+    let is_refused = failure.kind() == Some(Exit::Refused);
+    let wrong = selectors.iter().find_map(|text| {
+        let error = Selector::parse(text, dialect, &Limits::default()).err()?;
+        Some(without_prefix(&error.report(text)))
+    });
+    match wrong {
+        Some(report) if is_refused => Failure::new(Exit::Refused, format!("bad selector: {report}")),
+        _ => failure,
     }
 }
 

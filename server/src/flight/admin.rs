@@ -14,6 +14,10 @@
 //! | `ListGroups` | `{}` | `{groups: […]}` |
 //! | `ResetGroup` | `{group, topic, to}` with `to` one of `"earliest"`, `"latest"`, `{"timestamp": ms}`, `{"offset": {queue, offset}}` | the group |
 //! | `ListOffsets` | `{topic, queues?, at?}` with `at` one of `"earliest"`, `"latest"`, `{"timestamp": …}` | `{topic, epoch, offsets: {queue: offset}}` |
+//! | `ExplainSelector` | `{topic, selector, dialect?, analyze?}` | see `docs/flight.md` |
+//! | `TrySelector` | `{topic, selector, dialect?, limit?}` | `{rows: […], complete}` |
+//! | `WhySelected` | `{topic, selector, dialect?, message}` | `{row, whole}` |
+//! | `DiffSelectors` | `{topic, before, after, dialect?, limit?}` | `{both, gained, lost, …}` |
 //! | `Produce` | see `publish.rs` | `{stored, offsets: [[queue, offset], …]}` |
 //! | `BrokerInfo` | `{}` | what this broker is |
 
@@ -26,7 +30,7 @@ use weir_engine::{Broker, GroupName, PullFrom, PullRequest, ResetTo, TopicName};
 
 use super::{
     command::Moment,
-    publish,
+    examine, publish,
     ticket::{COMMAND_BYTES_MAX, check_size},
 };
 use crate::{
@@ -35,7 +39,7 @@ use crate::{
 };
 
 /// Names and what they do.
-pub(crate) const ACTIONS: [(&str, &str); 14] = [
+pub(crate) const ACTIONS: [(&str, &str); 18] = [
     ("CreateTopic", "Makes a topic. JSON: topic, queues, class, retention_ms."),
     ("AlterTopic", "Changes a topic. JSON: topic, queues, class, retention_ms."),
     ("DeleteTopic", "Deletes a topic and its messages. JSON: topic."),
@@ -48,11 +52,27 @@ pub(crate) const ACTIONS: [(&str, &str); 14] = [
     ("ListGroups", "Tells all consumer groups. JSON: {}."),
     ("ResetGroup", "Puts a group elsewhere in a topic. JSON: group, topic, to."),
     ("ListOffsets", "Tells offsets of queues. JSON: topic, queues, at."),
+    (
+        "ExplainSelector",
+        "Tells what a selector does on retained messages. JSON: topic, selector, dialect, analyze.",
+    ),
+    (
+        "TrySelector",
+        "Tells the first messages that a selector selects. JSON: topic, selector, dialect, limit.",
+    ),
+    (
+        "WhySelected",
+        "Tells why a selector selects a message or not. JSON: topic, selector, dialect, message.",
+    ),
+    (
+        "DiffSelectors",
+        "Compares two selectors on retained messages. JSON: topic, before, after, dialect, limit.",
+    ),
     ("Produce", "Stores messages. JSON: topic, messages, untyped."),
     ("BrokerInfo", "Tells what this broker is. JSON: {}."),
 ];
 
-type Answer = Result<Value, Status>;
+pub(super) type Answer = Result<Value, Status>;
 
 /// Runs the action `name`, or returns `None` if it is none of these.
 pub(crate) async fn run(broker: &Broker, context: &ServerContext, name: &str, body: &[u8]) -> Option<Answer> {
@@ -71,6 +91,10 @@ pub(crate) async fn run(broker: &Broker, context: &ServerContext, name: &str, bo
         "ListGroups" => list_groups(broker, body),
         "ResetGroup" => reset_group(broker, body).await,
         "ListOffsets" => list_offsets(broker, body).await,
+        "ExplainSelector" => examine::explain(broker, body).await,
+        "TrySelector" => examine::try_rows(broker, body).await,
+        "WhySelected" => examine::why(broker, body).await,
+        "DiffSelectors" => examine::diff(broker, body).await,
         "BrokerInfo" => broker_info(broker, context, body),
         _ => return None,
     })
@@ -206,7 +230,7 @@ enum At {
 }
 
 /// Reads a body that names a topic or a group, and says something more.
-fn named<N, T>(body: &[u8], what: &str) -> Result<(N, T), Status>
+pub(super) fn named<N, T>(body: &[u8], what: &str) -> Result<(N, T), Status>
 where
     N: FromStr<Err: std::fmt::Display>,
     T: DeserializeOwned,
@@ -232,7 +256,7 @@ fn read<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, Status> {
     serde_json::from_value(Value::Object(object)).map_err(|error| bad_body(&error))
 }
 
-fn answer(value: impl Serialize) -> Answer {
+pub(super) fn answer(value: impl Serialize) -> Answer {
     serde_json::to_value(value).map_err(|error| Status::internal(error.to_string()))
 }
 

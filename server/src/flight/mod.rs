@@ -21,6 +21,7 @@ mod binding;
 pub mod client;
 pub mod command;
 mod encode;
+mod examine;
 mod handshake;
 mod info;
 mod metadata;
