@@ -291,6 +291,40 @@ fn selectors_are_checked_without_a_broker() {
 }
 
 #[test]
+fn selectors_are_explained_tried_and_compared() {
+    let data = data();
+    let broker = Served::start(data.path());
+    assert_eq!(broker.run(&["topic", "create", "t"]).code, 0);
+    let lines: String =
+        (0..100).map(|n| format!("{{\"properties\":{{\"n\":{n}}},\"body\":\"b{n}\"}}\n")).collect();
+    assert_eq!(broker.run_with_input(&["produce", "t"], &lines).code, 0);
+    let explain = ["selector", "explain", "--topic", "t", "n < 10 AND word IS NULL", "--analyze"];
+    let shown = broker.run(&explain).out;
+    for part in ["columns   n, word", "100 messages", "├─ n < 10", "10.000 %", "└─ word IS NULL", "100.000 %"]
+    {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+    let told: Value = serde_json::from_str(&broker.run(&[&explain[..], &["--json"]].concat()).out).unwrap();
+    assert_eq!((&told["whole"]["matches"], &told["judged"]), (&json!(10), &json!(100)));
+    let shown = broker.run(&["selector", "try", "--topic", "t", "n BETWEEN 3 AND 50", "--limit", "2"]).out;
+    assert!(shown.contains("n=") && shown.contains("the first 2 messages; there may be more"), "{shown}");
+    let shown = broker.run(&["selector", "try", "--topic", "t", "n > 990"]).out;
+    assert_eq!(shown, "no message matches\n");
+    let shown = broker.run(&["selector", "try", "--topic", "t", "n > 990 OR word = 'x'", "--why", "0:0"]).out;
+    for part in ["OR ", "unknown", "├─ n > 990", "false", "word is missing"] {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+    let why = ["selector", "try", "--topic", "t", "n > 1", "--why", "nobody"];
+    refused(&broker.run(&why), 3, "no message nobody");
+    let shown = broker.run(&["selector", "diff", "--topic", "t", "n < 10", "n < 15 AND n <> 3"]).out;
+    assert!(shown.contains("both select 9, the second gains 5 and loses 1"), "{shown}");
+    refused(&broker.run(&["selector", "diff", "--topic", "t", "n < 10", "n <"]), 4, "|    ^");
+    refused(&broker.run(&["selector", "try", "--topic", "nope", "n < 10"]), 3, "does not exist");
+    refused(&broker.run(&["selector", "try", "--topic", "t", "n", "--limit", "5000"]), 4, "1000 rows");
+    broker.stop();
+}
+
+#[test]
 fn the_version_names_format_datafusion_and_commit() {
     let ran = run(&["--version"], "");
     for part in ["weir 0", "format 1", "DataFusion ", "commit "] {
