@@ -124,8 +124,8 @@ async fn store(data: &Path, topic: &TopicName, arguments: &Arguments) -> Result<
 
 /// Every 100,000th event is an order; every tenth of these is from EMEA and urgent.
 fn event(number: u64, body: usize) -> Message {
-    let is_order = number % 100_000 == 0;
-    let is_wanted = number % 1_000_000 == 0;
+    let is_order = number.is_multiple_of(100_000);
+    let is_wanted = number.is_multiple_of(1_000_000);
     let subject = if is_order { "order.created" } else { TYPES[(number % 9) as usize] };
     let region = if is_wanted { "EMEA" } else { REGIONS[(number % 4) as usize] };
     let priority = if is_wanted { "5" } else { "4" };
