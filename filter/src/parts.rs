@@ -59,8 +59,9 @@ impl Part {
         let Ok(tokens) = tokens(text, &limits) else { return whole() };
         let cutter = Cutter { text, tokens: &tokens, dialect: selector.dialect(), limits: &limits };
         let mut part = cutter.part(0, tokens.len() - 1, 0).unwrap_or_else(whole);
-        // Its text may have lost parentheses and comments.
+        // Its text may have lost blanks and comments around it.
         part.selector = selector.clone();
+        part.at = 0;
         part
     }
 

@@ -1,5 +1,6 @@
 //! Tasks of the repository. `cargo xtask test` is what CI runs; `cargo xtask tidy` is a part of it.
 
+mod fuzz;
 mod test;
 mod tidy;
 
@@ -19,6 +20,8 @@ struct Arguments {
 enum Task {
     /// Run everything: format, lints, tidy, tests, documentation, and real clients against the real binary.
     Test(test::Options),
+    /// Judge random and damaged selectors in every way for some minutes; stops at the first that disagree.
+    FuzzSelectors(fuzz::Options),
     /// Check what lints cannot: file headers, the direction of dependencies, links in the documentation.
     Tidy,
 }
@@ -26,6 +29,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(options) => test::run(&options),
+        Task::FuzzSelectors(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
     };
     match outcome {

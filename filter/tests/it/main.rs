@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod documentation;
+mod fuzz;
 mod grammar;
 mod hostile;
 mod malformed;

@@ -298,7 +298,7 @@ fn selector() -> BoxedStrategy<String> {
 }
 
 /// A few seconds; `PROPTEST_CASES` asks for more.
-fn config() -> ProptestConfig {
+pub(crate) fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 600 };
     ProptestConfig { cases, max_shrink_iters: 20_000, ..default }
