@@ -284,6 +284,7 @@ impl Reading {
         state.queue(queue, range.start).retain_from(range.start);
         subscription.end_leases(&self.core, &mut state, queue, now);
         let Some(predicate) = self.predicate(&state) else { return Ok(None) };
+        let predicate = predicate.at(self.core.time.wall_ms());
         let others = self.others(&state, queue);
         let known = state.queue(queue, range.start);
         let Some(span) = known.span(self.slot) else { return Ok(None) };
@@ -326,6 +327,7 @@ impl Reading {
     fn judge(&self, hold: &Hold<'_>, view: &QueueView, offsets: &[QueueOffset]) -> Result<(), EngineError> {
         let predicate = self.predicate(&self.subscription.lock());
         let Some(predicate) = predicate else { return Ok(()) };
+        let predicate = predicate.at(self.core.time.wall_ms());
         let mut matching = Vec::new();
         let mut rest = offsets;
         while let Some(first) = rest.first() {
@@ -339,8 +341,8 @@ impl Reading {
             let only = BooleanBuffer::collect_bool(Rows::len(&*block), |row| {
                 here.binary_search(&range.start.plus(row as u64)).is_ok()
             });
-            let verdicts = predicate.evaluate(&*block, Some(&only)).map_err(evaluation_error)?;
-            matching.extend(verdicts.matches.set_indices().map(|row| range.start.plus(row as u64)));
+            let matches = predicate.matches(&*block, Some(&only)).map_err(evaluation_error)?;
+            matching.extend(matches.set_indices().map(|row| range.start.plus(row as u64)));
         }
         let mut state = self.subscription.lock();
         if let Some(known) = hold.queue_state(&mut state) {
@@ -453,12 +455,16 @@ impl Reading {
         mut matches: BooleanBuffer,
     ) -> Result<BooleanBuffer, EngineError> {
         for (span, predicate) in others {
+            // Its answer then cannot be told from its answer now. Twice is better than never.
+            if predicate.selector().depends_on_now() {
+                continue;
+            }
             let theirs = BooleanBuffer::collect_bool(Rows::len(block), |row| {
                 matches.value(row) && span.contains(block.base().plus(row as u64))
             });
             if theirs.has_true() {
-                let verdicts = predicate.evaluate(block, Some(&theirs)).map_err(evaluation_error)?;
-                matches = &matches & &!&(&verdicts.matches & &theirs);
+                let taken = predicate.matches(block, Some(&theirs)).map_err(evaluation_error)?;
+                matches = &matches & &!&(&taken & &theirs);
             }
         }
         Ok(matches)

@@ -1,5 +1,7 @@
 //! What selectors answer, in tables: TRUE (`T`), FALSE (`F`) or UNKNOWN (`U`).
 
+use std::sync::Arc;
+
 use weir_columns::{ColumnRef, System, Value};
 use weir_filter::{
     Dialect, Limits, Predicate, Selector, Truth,
@@ -178,6 +180,95 @@ fn properties_compare_by_what_both_are() {
     check_rows("x = y AND z = 1", &rows, &["x", "y"], &[U, F, U, F, U, F]);
 }
 
+#[test]
+fn functions_of_text_take_text_and_give_strings() {
+    let values = [text("Ab"), text("05"), text("7"), str("é "), Some(Value::I64(7)), None];
+    check("UPPER(x) = 'AB'", &values, &[T, F, F, F, U, U]);
+    check("LOWER(x) IN ('ab', '7')", &values, &[T, F, T, F, U, U]);
+    check("LENGTH(x) = 2", &values, &[T, T, F, T, U, U]);
+    check("TRIM(x) = 'é'", &values, &[F, F, F, T, U, U]);
+    check("CONCAT(x, '!', x) ENDSWITH '!7'", &values, &[F, F, T, F, U, U]);
+    check("SUBSTRING(x, 2) = '5'", &values, &[F, T, F, F, U, U]);
+    // What is made is a string, so it has the order of texts and is no number.
+    check("SUBSTRING(x, 1) > '1'", &values, &[T, F, T, T, U, U]);
+    check("UPPER(x) = x", &values, &[F, T, T, F, U, U]);
+    check("x REGEXP '^[0-9]+$'", &values, &[F, T, T, F, U, U]);
+    check("x NOT REGEXP 'A'", &values, &[F, T, T, T, U, U]);
+}
+
+#[test]
+fn substrings_are_what_lies_in_the_range() {
+    let value = [text("añ😀d")];
+    for (from, count, expected) in [
+        ("1", "", "añ😀d"),
+        ("2", ", 2", "ñ😀"),
+        ("0", ", 2", "a"),
+        ("-5", ", 2", ""),
+        ("-1", "", "añ😀d"),
+        ("4", ", 100", "d"),
+        ("5", ", 1", ""),
+        ("9223372036854775807", "", ""),
+        ("-9223372036854775808", ", 9223372036854775807", ""),
+        ("2.0", ", 1e0", "ñ"),
+    ] {
+        check(&format!("SUBSTRING(x, {from}{count}) = '{expected}'"), &value, &[T]);
+    }
+    for none in ["1.5", "1, -1", "1, 0.5", "x", "1e300"] {
+        check(&format!("SUBSTRING(x, {none}) IS NULL"), &value, &[T]);
+    }
+}
+
+#[test]
+fn functions_of_numbers_take_numbers_and_number_text() {
+    let values = [text("-2.5"), text("05"), Some(Value::F64(2.5)), text("x"), str("5"), None];
+    check("ABS(x) = 2.5", &values, &[T, F, T, U, U, U]);
+    check("ROUND(x) = -3", &values, &[T, F, F, U, U, U]);
+    check("FLOOR(x) IN (-3, 2, 5)", &values, &[T, T, T, U, U, U]);
+    check("CEIL(x) = -2", &values, &[T, F, F, U, U, U]);
+    check("MOD(x, 2) = 0.5", &values, &[F, F, T, U, U, U]);
+    check("ABS(x) IS NULL", &values, &[F, F, F, T, T, T]);
+    check("ABS(x) >= 0", &[text("-9223372036854775808"), Some(Value::F64(f64::NAN))], &[U, U]);
+    check("MOD(x, 0) = 0", &[text("5")], &[U]);
+}
+
+#[test]
+fn coalesce_and_nullif_give_values_as_they_are() {
+    let values = [text("05"), text("x"), str("5"), Some(Value::Bool(true)), None];
+    check("COALESCE(x, 5) = 5", &values, &[T, U, U, U, T]);
+    check("COALESCE(x, '5') = '5'", &values, &[F, F, T, U, T]);
+    check("COALESCE(y, x, TRUE)", &values, &[U, U, U, T, T]);
+    check("COALESCE(x, y) IS NULL", &values, &[F, F, F, F, T]);
+    check("NULLIF(x, 5) IS NULL", &values, &[T, F, F, F, T]);
+    check("NULLIF(x, y) = '05'", &values, &[T, F, F, U, U]);
+    check("NULLIF(x, x) = x", &values, &[U, U, U, U, U]);
+}
+
+#[test]
+fn text_that_gets_too_long_is_null() {
+    let values = [text(&"a".repeat(32_768)), text(&"a".repeat(32_769)), text(&"ß".repeat(16_384))];
+    check("CONCAT(x, x) IS NULL", &values, &[F, T, F]);
+    let upper = [text(&"ŉ".repeat(21_845)), text(&"ŉ".repeat(21_846))];
+    check("UPPER(x) IS NULL", &upper, &[F, T]);
+}
+
+#[test]
+fn now_is_one_moment_and_null_before_there_is_one() {
+    let born = |time| Row { system: [(System::BornTime, Value::I64(time))].into(), ..Row::default() };
+    let rows = VecRows::new(vec![born(1000), born(5000)]);
+    let selector = |text| Selector::parse(text, Dialect::Sql92, &Limits::default()).unwrap();
+    let young = selector("sys.born_time > NOW() - 2000");
+    assert!(young.depends_on_now() && !selector("sys.born_time > 5 OR NOW() > NULL").depends_on_now());
+    let predicate = Arc::new(Predicate::new(&young));
+    let matches =
+        |predicate: &Predicate| predicate.evaluate(&rows, None).unwrap().matches.iter().collect::<Vec<_>>();
+    assert_eq!(matches(&predicate), [false, false]);
+    assert_eq!(matches(&predicate.at(2000)), [true, true]);
+    assert_eq!(matches(&predicate.at(6000)), [false, true]);
+    assert_eq!(matches(&predicate.at(6000).at(2000)), [true, true]);
+    let constant = Arc::new(Predicate::new(&selector("sys.born_time > 2000")));
+    assert!(Arc::ptr_eq(&constant, &constant.at(1)));
+}
+
 fn keys(keys: &str) -> Row {
     Row { system: [(System::Keys, Value::Text(keys.to_owned()))].into_iter().collect(), ..Row::default() }
 }
@@ -202,6 +293,62 @@ fn hashed_columns_are_read_only_where_they_may_match() {
         let verdicts = Predicate::new(&selector).evaluate(&rows, None).unwrap();
         assert_eq!((verdicts.matches.count_set_bits(), rows.values_read()), (matching, read), "{text}");
     }
+}
+
+/// Everything else is asked first; where FALSE and UNKNOWN are one, fewer rows are open.
+#[test]
+fn bodies_are_read_only_where_all_else_leaves_a_row_open() {
+    let row = |n: i64| {
+        let mut row = keys(&format!("order-{n} batch"));
+        row.body = Some(format!("{{\"n\":{n},\"odd\":{}}}", n % 2 == 1).into_bytes());
+        if n < 90 {
+            row.properties.insert("x".to_owned(), Value::Text(n.to_string()));
+        }
+        row
+    };
+    let rows: Vec<Row> = (0..100).map(row).collect();
+    for (text, matching, bodies, bodies_for_truth) in [
+        ("JSON_VALUE(body, '$.n') = 7", 1, 100, 100),
+        ("JSON_VALUE(body, '$.n') < 50 AND x >= 40", 10, 50, 60),
+        ("x >= 40 AND JSON_VALUE(body, '$.odd') AND JSON_VALUE(body, '$.n') < 50", 5, 50, 60),
+        ("x < 40 OR JSON_VALUE(body, '$.n') >= 95", 45, 60, 60),
+        ("x < 0 AND JSON_VALUE(body, '$.n') = 7", 0, 0, 10),
+        ("NOT (x < 10 OR JSON_VALUE(body, '$.n') < 85)", 5, 80, 90),
+        ("x IS NULL AND (JSON_VALUE(body, '$.n') > 5) IS NULL", 0, 10, 10),
+        ("(x = 3) = JSON_VALUE(body, '$.odd')", 46, 100, 100),
+        ("sys.keys CONTAINS '7 ' AND JSON_VALUE(body, '$.n') > 50", 5, 10, 10),
+        ("x < 50 OR FALSE AND JSON_VALUE(body, '$.n') = 7", 50, 0, 0),
+        ("COALESCE(x, JSON_VALUE(body, '$.n')) = 95", 1, 100, 100),
+    ] {
+        let selector = Selector::parse(text, Dialect::Sql92, &Limits::default()).unwrap();
+        let predicate = Predicate::new(&selector);
+        let new = || VecRows::new(rows.clone()).with_shape(ColumnRef::System(System::Keys), Shape::Hashed);
+        let (rows, for_truth) = (new(), new());
+        let matches = predicate.matches(&rows, None).unwrap();
+        assert_eq!((matches.count_set_bits(), rows.bodies_read()), (matching, bodies), "{text}");
+        let verdicts = predicate.evaluate(&for_truth, None).unwrap();
+        assert_eq!((verdicts.matches, for_truth.bodies_read()), (matches, bodies_for_truth), "{text}");
+        assert_eq!(selector.reads_bodies(), bodies > 0 || bodies_for_truth > 0, "{text}");
+    }
+}
+
+/// More bodies than are looked into at once.
+#[test]
+fn bodies_are_looked_into_some_at_a_time() {
+    let row = |n: i64| Row { body: Some(format!("[{n}]").into_bytes()), ..Row::default() };
+    let rows = VecRows::new((0..1000).map(row).collect());
+    let selector = Selector::parse("JSON_VALUE(body, '$[0]') % 3 = 0", Dialect::Sql92, &Limits::default());
+    let matches = Predicate::new(&selector.unwrap()).matches(&rows, None).unwrap();
+    let expected: Vec<usize> = (0..1000).filter(|n| n % 3 == 0).collect();
+    assert_eq!(matches.set_indices().collect::<Vec<_>>(), expected);
+    assert_eq!(rows.bodies_read(), 1000);
+}
+
+#[test]
+fn the_name_body_is_a_property_outside_of_json_value() {
+    let mut row: Row = [("body", Value::Text("a property".to_owned()))].into_iter().collect();
+    row.body = Some(b"{\"a\":\"b\"}".to_vec());
+    check_rows("body = 'a property' AND JSON_VALUE(body, '$.a') = 'b'", &[row], &["body"], &[T]);
 }
 
 #[test]
