@@ -27,13 +27,20 @@ pub use self::{
     rows::{ExaminedRow, JudgedPart, MessageName, SelectorTrial, SelectorWhy},
 };
 use crate::{
-    broker::Broker,
+    broker::{Broker, Core},
     error::EngineError,
     limits::EXAMINE_TIME_MAX,
     name::TopicName,
     reads::{Produce, produced},
     scan::{evaluation_error, readable},
 };
+
+impl Core {
+    /// Returns a selector at work, of which NOW is this moment.
+    fn judging(&self, selector: &Selector) -> Arc<Predicate> {
+        Arc::new(Predicate::new(selector)).at(self.time.wall_ms())
+    }
+}
 
 impl Broker {
     /// The queues of a topic as they are now.
