@@ -66,7 +66,7 @@ impl Form {
         matches!(self, Self::Hashed | Self::Body)
     }
 
-    fn of(column: Option<&Column>) -> Self {
+    pub(crate) fn of(column: Option<&Column>) -> Self {
         match column {
             None => Self::Absent,
             Some(Column::Dictionary { values, .. }) => Self::Dictionary(values_type(values)),
@@ -92,7 +92,7 @@ pub(crate) struct Bound {
 
 /// What one field of the batch holds.
 #[derive(Debug)]
-enum BatchField {
+pub(crate) enum BatchField {
     /// A column of the tree.
     Column(usize),
     /// A sparse column, with a code for each row.
@@ -158,13 +158,13 @@ pub(crate) struct Misfit {
 }
 
 impl Misfit {
-    fn new(column: &ColumnName, fault: String) -> Self {
+    pub(crate) fn new(column: &ColumnName, fault: String) -> Self {
         Self { column: shown(column), fault }
     }
 }
 
 impl BatchField {
-    fn array(&self, column: &Column, rows: usize) -> Result<ArrayRef, String> {
+    pub(crate) fn array(&self, column: &Column, rows: usize) -> Result<ArrayRef, String> {
         let arrow = |error: ArrowError| error.to_string();
         match (self, column) {
             (Self::Column(_), Column::Dictionary { codes, values }) => {

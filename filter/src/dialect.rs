@@ -1,8 +1,7 @@
 //! The dialects by name. What they decide differently belongs here, and nothing else.
 //!
-//! So far `sql92` is built. `rocketmq` (the answer of RocketMQ's own evaluator) and `jms` (that of
-//! ActiveMQ Classic) have their names, so that settings and stored selectors can tell them apart, and
-//! are refused by [`Selector::parse`](crate::Selector::parse).
+//! `sql92` is the language of `docs/sql.md`. `rocketmq` and `jms` are exact: they give the answers of
+//! RocketMQ's own evaluator and of ActiveMQ Classic to the letter, their failures included.
 
 use std::{fmt, str::FromStr};
 
@@ -29,11 +28,6 @@ impl Dialect {
             Self::RocketMq => "rocketmq",
             Self::Jms => "jms",
         }
-    }
-
-    /// Returns whether selectors of this dialect can be parsed.
-    pub const fn is_available(self) -> bool {
-        matches!(self, Self::Sql92)
     }
 }
 

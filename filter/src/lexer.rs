@@ -69,6 +69,13 @@ words! {
     }
 }
 
+impl Keyword {
+    /// The keyword that `word` is, whatever its case.
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(text, _)| text.eq_ignore_ascii_case(word)).map(|(_, keyword)| *keyword)
+    }
+}
+
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -216,8 +223,7 @@ impl<'a> Lexer<'a> {
             self.rest = after;
         }
         let (word, _) = whole.split_at(whole.len() - self.rest.len());
-        let keyword = Keyword::ALL.iter().find(|(text, _)| text.eq_ignore_ascii_case(word));
-        Ok(keyword.map_or_else(|| Token::Name(word.to_owned()), |(_, keyword)| Token::Keyword(*keyword)))
+        Ok(Keyword::of(word).map_or_else(|| Token::Name(word.to_owned()), Token::Keyword))
     }
 
     fn number(&mut self) -> Result<Token, SelectorError> {

@@ -6,12 +6,15 @@
 //!                             └─ oracle ──► the same answers, row by row (tests)
 //! ```
 //!
+//! The dialects `rocketmq` and `jms` have a tree of their own, in `exact`.
+//!
 //! No files, no async, no topics. The language is described in `docs/sql.md`.
 
 mod calls;
 mod compile;
 mod dialect;
 mod error;
+mod exact;
 mod expressions;
 mod functions;
 mod json;

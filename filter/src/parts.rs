@@ -54,6 +54,10 @@ impl Part {
     pub fn of(selector: &Selector, limits: &Limits) -> Self {
         let whole =
             || Self { kind: PartKind::Condition, at: 0, selector: selector.clone(), parts: Vec::new() };
+        if selector.dialect() != Dialect::Sql92 {
+            // Their tokens and their NOT are others.
+            return whole();
+        }
         let text = selector.text();
         let limits = Limits { text_bytes_max: text.len().max(limits.text_bytes_max), ..*limits };
         let Ok(tokens) = tokens(text, &limits) else { return whole() };

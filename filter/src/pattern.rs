@@ -53,7 +53,7 @@ impl Pattern {
     }
 
     /// `None` in a piece is any character.
-    fn of_pieces(pieces: &[Vec<Option<char>>]) -> Self {
+    pub(crate) fn of_pieces(pieces: &[Vec<Option<char>>]) -> Self {
         let (head, rest) =
             pieces.split_first().map_or((&[][..], pieces), |(head, rest)| (head.as_slice(), rest));
         let (middle, tail) =

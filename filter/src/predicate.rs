@@ -11,7 +11,7 @@ use weir_columns::{Column, Rows, Statistics, Value};
 use crate::{
     compile::{Bound, Form, Misfit},
     error::EvaluateError,
-    expressions,
+    exact, expressions,
     json::{BODY_BYTES_MAX, JsonPath},
     made,
     planes::Planes,
@@ -39,15 +39,18 @@ pub struct Predicate {
     /// What judges, if it is not the selector's own tree: the tree of one moment.
     tree: Option<Tree>,
     bound: RwLock<HashMap<u64, Arc<Bound>, foldhash::fast::RandomState>>,
+    exact: exact::Bounds,
+    empty_is_missing: bool,
 }
 
 /// The answer for each row.
 ///
 /// A bit is set in one of the three at most; where in none, the selector is FALSE. Rows that were not
-/// asked for are in none.
+/// asked for are in none. In `jms` alone a row can match and have failed: ActiveMQ delivers by a way to
+/// evaluate that stops earlier than the one whose failures are told here.
 #[derive(Clone, Debug)]
 pub struct Verdicts {
-    /// The selector is TRUE: the row is delivered.
+    /// The row is delivered: the selector is TRUE.
     pub matches: BooleanBuffer,
     /// The selector is UNKNOWN.
     pub unknown: BooleanBuffer,
@@ -59,7 +62,23 @@ impl Predicate {
     /// Returns the predicate of a selector. If that [depends on the moment](Selector::depends_on_now), NOW has
     /// no value until [`at`](Self::at) gives it one.
     pub fn new(selector: &Selector) -> Self {
-        Self { selector: selector.clone(), tree: None, bound: RwLock::default() }
+        Self {
+            selector: selector.clone(),
+            tree: None,
+            bound: RwLock::default(),
+            exact: exact::Bounds::default(),
+            empty_is_missing: true,
+        }
+    }
+
+    /// Takes values as they are given: to `rocketmq`, empty text is then a value.
+    ///
+    /// RocketMQ's evaluator makes this distinction, but its broker stores no empty values, so that to a
+    /// selector there they are missing. Without this call the predicate answers as the broker does.
+    #[must_use]
+    pub fn with_values_as_given(mut self) -> Self {
+        self.empty_is_missing = false;
+        self
     }
 
     /// Returns the predicate of a scan that begins at `now_ms`, in milliseconds since 1970, UTC: for all its
@@ -70,7 +89,7 @@ impl Predicate {
             return Arc::clone(self);
         }
         let tree = Some(self.selector.tree().at(now_ms));
-        Arc::new(Self { selector: self.selector.clone(), tree, bound: RwLock::default() })
+        Arc::new(Self { tree, ..Self::new(&self.selector) })
     }
 
     fn tree(&self) -> &Tree {
@@ -96,7 +115,13 @@ impl Predicate {
         rows: &R,
         only: Option<&BooleanBuffer>,
     ) -> Result<Verdicts, EvaluateError<R::Error>> {
-        Ok(verdicts(self.planes(rows, only, Ask::Truth)?, only))
+        match self.selector.exact() {
+            Some(tree) => {
+                check(rows, only)?;
+                self.exact.evaluate(tree, self.empty_is_missing, rows, only)
+            }
+            None => Ok(verdicts(self.planes(rows, only, Ask::Truth)?, only)),
+        }
     }
 
     /// Returns which rows match: all, or of those that are set in `only`.
@@ -112,6 +137,9 @@ impl Predicate {
         rows: &R,
         only: Option<&BooleanBuffer>,
     ) -> Result<BooleanBuffer, EvaluateError<R::Error>> {
+        if self.selector.exact().is_some() {
+            return Ok(self.evaluate(rows, only)?.matches);
+        }
         Ok(verdicts(self.planes(rows, only, Ask::Matches)?, only).matches)
     }
 
@@ -121,13 +149,7 @@ impl Predicate {
         only: Option<&BooleanBuffer>,
         ask: Ask,
     ) -> Result<Planes, EvaluateError<R::Error>> {
-        let len = rows.len();
-        if len > ROWS_MAX {
-            return Err(EvaluateError::TooManyRows(len));
-        }
-        if let Some(only) = only.filter(|only| only.len() != len) {
-            return Err(EvaluateError::Mask { mask: only.len(), rows: len });
-        }
+        let len = check(rows, only)?;
         if only.is_some_and(|only| !only.has_true()) {
             return Ok(Planes::constant(Truth::False, len));
         }
@@ -242,6 +264,18 @@ impl Predicate {
             columns[*column] = made::sparse(present);
         }
         Ok(())
+    }
+}
+
+/// How many rows there are, if they can be judged at once.
+fn check<R: Rows>(rows: &R, only: Option<&BooleanBuffer>) -> Result<usize, EvaluateError<R::Error>> {
+    let len = rows.len();
+    if len > ROWS_MAX {
+        return Err(EvaluateError::TooManyRows(len));
+    }
+    match only.filter(|only| only.len() != len) {
+        Some(only) => Err(EvaluateError::Mask { mask: only.len(), rows: len }),
+        None => Ok(len),
     }
 }
 

@@ -179,6 +179,7 @@ impl Pruner {
         check.for_each_strict_column(&mut |column| columns.push(column));
         let (missing, present) = match check {
             Check::Null { .. } => (Possible::of(Truth::True), Possible::known(true, true)),
+            Check::Typed { .. } => (Possible::of(Truth::False), Possible::known(true, true)),
             _ => (Possible::UNKNOWN, Possible::ALL),
         };
         let set = |block| {
@@ -210,6 +211,8 @@ impl Pruner {
         };
         match check {
             Check::Null { .. } => self.each(kept, missing, |_| Possible::of(Truth::False)),
+            Check::Typed { kinds, .. } => self
+                .each(kept, missing, |block| Possible::known(kinds_of(kept, block).intersects(*kinds), true)),
             Check::Number { range, .. } => self.each(kept, missing, |block| number(kept, block, range)),
             Check::Text { range, .. } => self.each(kept, missing, |block| text(kept, block, range)),
             Check::Boolean { .. } => self.each(kept, missing, |block| boolean(kept, block)),

@@ -7,6 +7,7 @@ use weir_columns::{ColumnRef, System};
 use crate::{
     dialect::Dialect,
     error::SelectorError,
+    exact,
     limits::Limits,
     parser,
     tree::{Condition, Tree},
@@ -33,6 +34,7 @@ struct Inner {
     dialect: Dialect,
     tree: Tree,
     has_now: bool,
+    exact: Option<Arc<exact::Tree>>,
 }
 
 impl Selector {
@@ -40,16 +42,17 @@ impl Selector {
     ///
     /// # Errors
     ///
-    /// If the text is no condition, a type cannot fit, or a limit is passed; also for the dialects that
-    /// are not built yet. The error says where.
+    /// If the text is no condition, a type cannot fit, or a limit is passed. The error says where.
+    /// `rocketmq` looks at no more than its own parser does; see [`dropped`](Self::dropped).
     pub fn parse(text: &str, dialect: Dialect, limits: &Limits) -> Result<Self, SelectorError> {
-        if !dialect.is_available() {
-            let message = format!("the dialect {dialect} is not available yet; use {}", Dialect::default());
-            return Err(SelectorError::new(text, 0, message));
-        }
-        let tree = Tree::new(text, &parser::parse(text, limits)?)?;
+        let (tree, exact) = if dialect == Dialect::Sql92 {
+            (Tree::new(text, &parser::parse(text, limits)?)?, None)
+        } else {
+            let tree = exact::parse(text, dialect, limits)?;
+            (exact::approximation(&tree), Some(Arc::new(tree)))
+        };
         let has_now = tree.has_now();
-        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree, has_now })))
+        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree, has_now, exact })))
     }
 
     /// Parses a tag expression of RocketMQ: `*` or nothing for all messages, else tags joined by `||`.
@@ -91,7 +94,8 @@ impl Selector {
     /// Returns the selector that matches every message.
     pub fn all() -> Self {
         let tree = Tree { condition: Condition::Constant(Truth::True), columns: Vec::new() };
-        Self(Arc::new(Inner { text: "TRUE".to_owned(), dialect: Dialect::default(), tree, has_now: false }))
+        let (text, dialect) = ("TRUE".to_owned(), Dialect::default());
+        Self(Arc::new(Inner { text, dialect, tree, has_now: false, exact: None }))
     }
 
     /// Returns the text.
@@ -106,7 +110,25 @@ impl Selector {
 
     /// Returns whether every message matches, whatever it holds.
     pub fn matches_all(&self) -> bool {
-        self.tree().condition == Condition::Constant(Truth::True)
+        match &self.0.exact {
+            None => self.tree().condition == Condition::Constant(Truth::True),
+            Some(exact) => exact.is_true(),
+        }
+    }
+
+    /// Returns the byte of the text from where on `rocketmq` ignores it, as RocketMQ does. `None` if all of
+    /// the text counts, as always in the other dialects.
+    ///
+    /// ```
+    /// use weir_filter::{Dialect, Limits, Selector};
+    ///
+    /// let text = "price = 5 OFF";
+    /// let selector = Selector::parse(text, Dialect::RocketMq, &Limits::default())?;
+    /// assert_eq!(selector.dropped(), text.find("OFF"));
+    /// # Ok::<(), weir_filter::SelectorError>(())
+    /// ```
+    pub fn dropped(&self) -> Option<usize> {
+        self.0.exact.as_ref()?.dropped
     }
 
     /// Returns whether NOW decides, so that the answer for a row changes with time. Whoever keeps answers must
@@ -125,8 +147,14 @@ impl Selector {
         self.tree().columns.iter().any(|column| column.as_ref().is_none())
     }
 
+    /// The condition; in an exact dialect one that is TRUE at least where the selector matches.
     pub(crate) fn tree(&self) -> &Tree {
         &self.0.tree
+    }
+
+    /// The tree of an exact dialect.
+    pub(crate) fn exact(&self) -> Option<&Arc<exact::Tree>> {
+        self.0.exact.as_ref()
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use hashbrown::{HashMap, HashSet};
-use weir_columns::{ColumnRef, System};
+use weir_columns::{ColumnRef, Kind, KindSet, System};
 
 use crate::{
     error::SelectorError,
@@ -67,6 +67,9 @@ pub(crate) enum Check {
     Regexp { operand: Operand, regexp: Regexp },
     /// Is it missing? Never unknown.
     Null { operand: Operand },
+    /// Is it of one of these kinds, which are kinds of typed clients? Never unknown. No text of `sql92` asks
+    /// this; it is part of what the exact dialects are pruned by.
+    Typed { operand: Operand, kinds: KindSet },
     /// Two values that are both not constant.
     Compare { left: Operand, comparison: Comparison, right: Operand },
 }
@@ -676,6 +679,7 @@ impl Check {
             | Self::In { operand, .. }
             | Self::Like { operand, .. }
             | Self::Regexp { operand, .. }
+            | Self::Typed { operand, .. }
             | Self::Null { operand } => (operand, None),
             Self::Compare { left, right, .. } => (left, Some(right)),
         }
@@ -689,6 +693,7 @@ impl Check {
             | Self::In { operand, .. }
             | Self::Like { operand, .. }
             | Self::Regexp { operand, .. }
+            | Self::Typed { operand, .. }
             | Self::Null { operand } => (operand, None),
             Self::Compare { left, right, .. } => (left, Some(right)),
         }
@@ -738,6 +743,16 @@ impl Check {
                 Truth::from(operand.value(column).as_scalar().map_text(|text| regexp.matches(text)))
             }
             Self::Null { operand } => Truth::from(operand.value(column).as_scalar().is_null()),
+            Self::Typed { operand, kinds } => {
+                let has = |some: &[Kind]| some.iter().any(|kind| kinds.contains(*kind));
+                Truth::from(match operand.value(column).as_scalar() {
+                    Scalar::Null | Scalar::Text(..) | Scalar::Digits(_) => false,
+                    Scalar::Str(_) => has(&[Kind::Str]),
+                    Scalar::Boolean(_) => has(&[Kind::Bool]),
+                    Scalar::Number(Number::Int(_)) => has(&[Kind::I32, Kind::I64]),
+                    Scalar::Number(Number::Float(_)) => has(&[Kind::F32, Kind::F64]),
+                })
+            }
             Self::Compare { left, comparison, right } => {
                 left.value(column).as_scalar().compare(*comparison, right.value(column).as_scalar())
             }

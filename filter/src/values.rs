@@ -95,6 +95,18 @@ impl<'a> OpenValues<'a> {
         })
     }
 
+    /// How many values there are.
+    pub(crate) fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// What is stored at a place: its kind, text, integer and float.
+    pub(crate) fn stored(&self, place: usize) -> (Kind, &'a str, Option<i64>, Option<f64>) {
+        let int = self.ints.filter(|ints| ints.is_valid(place)).map(|ints| ints.value(place));
+        let float = self.floats.filter(|floats| floats.is_valid(place)).map(|floats| floats.value(place));
+        (self.kind(place), self.text.value(place), int, float)
+    }
+
     fn kind(&self, place: usize) -> Kind {
         Kind::from_byte(self.kinds.value(place)).unwrap_or(Kind::Text)
     }

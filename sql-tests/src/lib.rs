@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Tests of the language: vectors of the exact dialects against the evaluation of this project.
+
+pub mod vectors;

@@ -171,14 +171,6 @@ fn what_is_wrong_is_refused_at_its_place() {
 }
 
 #[test]
-fn unbuilt_dialects_are_refused_by_name() {
-    for dialect in [Dialect::RocketMq, Dialect::Jms] {
-        let error = Selector::parse("a = 5", dialect, &Limits::default()).unwrap_err();
-        assert!(error.message().contains(dialect.name()), "{error}");
-    }
-}
-
-#[test]
 fn columns_are_named_once_and_only_if_they_decide() {
     let selector = parse("b = 1 AND a = 2 OR \"b\" > sys.queue_id OR (c = 3 AND FALSE)").unwrap();
     let columns: Vec<String> = selector.columns().map(|column| column.to_string()).collect();

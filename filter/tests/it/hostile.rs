@@ -122,3 +122,110 @@ fn patterns_made_to_be_slow_are_judged_in_linear_time() {
     }
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
+
+const EXACT: [Dialect; 2] = [Dialect::RocketMq, Dialect::Jms];
+
+#[test]
+fn exact_dialects_nest_no_deeper_than_allowed() {
+    for dialect in EXACT {
+        for (text, accepted) in [
+            (format!("{}a", "NOT ".repeat(40)), true),
+            (format!("{}a", "NOT ".repeat(100_000)), true),
+            (format!("a = {}5", "- ".repeat(100_000)), true),
+            (format!("{}a = 5{}", "(".repeat(64), ")".repeat(64)), true),
+            (format!("{}a = 5{}", "(".repeat(65), ")".repeat(65)), false),
+            ("(".repeat(100_000), false),
+            ("NOT (".repeat(100_000), false),
+            (format!("{}a{}", "(".repeat(100_000), ")".repeat(100_000)), false),
+            (format!("a = 1{}", " = TRUE".repeat(100_000)), true),
+        ] {
+            let parsed = Selector::parse(&text, dialect, &WIDE);
+            assert_eq!(parsed.is_ok(), accepted, "{dialect} {}", &text[..20]);
+            let Ok(selector) = parsed else { continue };
+            let row: Row = [("a", Value::Text("5".to_owned()))].into_iter().collect();
+            Predicate::new(&selector).evaluate(&VecRows::new(vec![row]), None).unwrap();
+        }
+    }
+    let calls = format!("REGEX({}'a', 'b'{}", "REPLACE(".repeat(100_000), ")".repeat(100_000));
+    assert!(Selector::parse(&calls, Dialect::Jms, &WIDE).is_err());
+}
+
+#[test]
+fn exact_dialects_make_wide_trees_of_wide_texts() {
+    let start = Instant::now();
+    for dialect in EXACT {
+        for (term, word) in [("a = ", " OR "), ("b <> ", " AND "), ("a = b OR a = ", " OR ")] {
+            let terms: Vec<String> = (0..50_000).map(|n| format!("{term}{n}")).collect();
+            let selector = Selector::parse(&terms.join(word), dialect, &WIDE).unwrap();
+            let row: Row = [("a", Value::Text("49999".to_owned())), ("b", Value::Text("x".to_owned()))]
+                .into_iter()
+                .collect();
+            let verdicts = Predicate::new(&selector).evaluate(&VecRows::new(vec![row]), None).unwrap();
+            let matches = verdicts.matches.value(0);
+            assert_eq!(
+                matches,
+                if dialect == Dialect::RocketMq { term.starts_with('a') } else { term.starts_with('b') }
+            );
+        }
+    }
+    let sum = vec!["1"; 100_000].join(" + ");
+    assert!(Selector::parse(&format!("a = {sum}"), Dialect::Jms, &WIDE).is_ok());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn exact_dialects_tell_their_bounds() {
+    for dialect in EXACT {
+        let parse = |text: &str| Selector::parse(text, dialect, &Limits::default());
+        let list = vec!["'x'"; 257].join(",");
+        let wide = Limits { tokens_max: 10_000, ..Limits::default() };
+        let error = Selector::parse(&format!("a IN ({list})"), dialect, &wide).unwrap_err();
+        assert!(error.message().contains("256 entries") && error.position() == 2, "{error}");
+        let error = parse(&vec!["a"; 300].join(" OR ")).unwrap_err();
+        assert!(error.message().contains("512 words"), "{error}");
+        assert!(parse(&"a".repeat(8193)).unwrap_err().message().contains("8192 bytes"));
+        let word = if dialect == Dialect::Jms { "LIKE" } else { "CONTAINS" };
+        let error = parse(&format!("a {word} '{}'", "x".repeat(1025))).unwrap_err();
+        assert!(error.message().contains("1024 bytes"), "{error}");
+    }
+}
+
+#[test]
+fn exact_dialects_answer_garbage_at_once() {
+    let start = Instant::now();
+    for dialect in EXACT {
+        for byte in [
+            "\0", "(", ")", "'", "a", "é", "-", "/*", "NOT ", "0", "5", "1e", ".", "\u{feff}", "a.", "a-",
+            "--", "*/", "''", "<", ",", "a,", "F(", "a=", "\n", "a IN", "/", "%", "a AND ", "😀",
+        ] {
+            for lead in ["", "a = 5 ", "a LIKE '", "F("] {
+                let text = format!("{lead}{}", byte.repeat((1 << 20) / byte.len()));
+                for limits in [WIDE, Limits::default()] {
+                    if let Err(error) = Selector::parse(&text, dialect, &limits) {
+                        assert!(error.report(&text).len() < 1000);
+                    }
+                }
+            }
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
+
+#[test]
+fn texts_do_not_grow_without_bound_while_they_are_computed() {
+    let start = Instant::now();
+    let mut text = "x".to_owned();
+    for _ in 0..30 {
+        text = format!("REPLACE({text}, 'a', '{}')", "a".repeat(200));
+    }
+    let sum = vec!["x"; 400].join(" + ");
+    let split = "INLIST(SPLIT(x, ''), 'b')".to_owned();
+    let regex = "REGEX('(a|a)*(a|aa)*b$', x)".to_owned();
+    for text in [format!("{text} = 'a'"), format!("{sum} = 'a'"), split, regex] {
+        let selector = Selector::parse(&text, Dialect::Jms, &WIDE).unwrap();
+        let row: Row = [("x", Value::Str("a".repeat(100_000)))].into_iter().collect();
+        let verdicts = Predicate::new(&selector).evaluate(&VecRows::new(vec![row]), None).unwrap();
+        assert!(!verdicts.matches.value(0), "{text}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod documentation;
+mod exact;
+mod exact_random;
 mod fuzz;
 mod grammar;
 mod hostile;

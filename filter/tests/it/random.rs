@@ -14,7 +14,7 @@ use weir_filter::{
 };
 
 /// Texts on which the languages of the world disagree whether they are numbers, and some others.
-const TEXTS: &[&str] = &[
+pub(super) const TEXTS: &[&str] = &[
     "5",
     "05",
     "+5",
@@ -94,7 +94,7 @@ const NUMBERS: &[&str] = &[
     "0.1",
 ];
 
-const PATTERNS: &[&str] =
+pub(super) const PATTERNS: &[&str] =
     &["%", "E%", "EU", "%U", "%e%", "_", "a_b", "a!_b", "50!%", "%0", "", "5%", "2013%", "__", "a%b", "%\\%"];
 
 const EXPRESSIONS: &[&str] =
@@ -167,7 +167,7 @@ fn gaps(value: BoxedStrategy<Value>, rows: usize) -> BoxedStrategy<Vec<Option<Va
     prop_oneof![4 => column(0.8), 2 => column(0.1), 1 => column(0.999_999), 1 => column(0.000_001)].boxed()
 }
 
-fn block() -> impl Strategy<Value = VecRows> {
+pub(super) fn block() -> impl Strategy<Value = VecRows> {
     let rows = prop_oneof![4 => 0..12_usize, 1 => 60..70_usize];
     let shape = || select(&Shape::ALL[..]);
     let profile = || select(&[Profile::Ints, Profile::Strings, Profile::Mixed][..]);
@@ -219,7 +219,7 @@ fn column() -> BoxedStrategy<String> {
     prop_oneof![5 => property, 1 => system].boxed()
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
