@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
-use weir_filter::{Dialect, Limits, Selector};
+use weir_filter::{Dialect, Limits};
 use weir_storage::{
     Clock, Epoch, Events, GroupId, MachineClock, QueueId, QueueOffset, RecoveryReport, Storage, StorageError,
     StorageOptions, TopicId,
@@ -55,6 +55,8 @@ pub struct BrokerOptions {
     /// Whether receives let statistics rule blocks out. Default: yes. No is for measuring what that is worth;
     /// what is delivered is the same.
     pub skip_by_statistics: bool,
+    /// The language of selectors where neither group nor topic names one. Default: `sql92`.
+    pub selector_dialect: Dialect,
     /// How many threads may read at once for receives and pulls.
     pub read_threads: usize,
     /// How much memory SQL queries may use in all.
@@ -78,6 +80,7 @@ impl BrokerOptions {
             retention_disk_percent: RETENTION_DISK_PERCENT_DEFAULT,
             selector_limits: Limits::default(),
             skip_by_statistics: true,
+            selector_dialect: Dialect::default(),
             read_threads: cores.max(2),
             query_memory_bytes: 256 << 20,
             query_slots: cores.div_ceil(2),
@@ -310,24 +313,6 @@ impl Broker {
     /// Returns the bytes that were signed for `purpose`, or `None` if the signature is wrong.
     pub fn verify<'a>(&self, purpose: &'static str, signed: &'a [u8]) -> Option<&'a [u8]> {
         self.core.signer.verify(purpose, signed)
-    }
-
-    /// Parses a selector in the dialect of this broker, within its limits.
-    ///
-    /// # Errors
-    ///
-    /// If it is no selector; the error says where.
-    pub fn parse_selector(&self, text: &str) -> Result<Selector, EngineError> {
-        self.parse_selector_in(text, Dialect::default())
-    }
-
-    /// Parses a selector of some dialect within the limits of this broker.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be used; the error says where.
-    pub fn parse_selector_in(&self, text: &str, dialect: Dialect) -> Result<Selector, EngineError> {
-        Selector::parse(text, dialect, &self.core.options.selector_limits).map_err(EngineError::Selector)
     }
 
     /// Notes a sign of life of a client.

@@ -4,6 +4,7 @@
 
 mod broker;
 mod clients;
+mod dialect;
 mod error;
 mod examine;
 mod group;

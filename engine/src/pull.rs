@@ -18,7 +18,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use futures::Stream;
 use serde::{Deserialize, Serialize};
-use weir_filter::{Predicate, Selector};
+use weir_filter::{Dialect, Predicate, Selector};
 use weir_storage::{Block, Epoch, Part, QueueId, QueueOffset, QueueView, TopicId};
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     reads::{Produce, Progress, produced},
     scan::{Scan, Step, offset_at_time},
     schema::{ColumnType, Projection, Source, TableColumn},
+    serial,
     topic::TopicDescription,
 };
 
@@ -56,6 +57,8 @@ pub struct PullRequest {
     pub types: BTreeMap<String, ColumnType>,
     /// Which rows; all if `None`.
     pub selector: Option<String>,
+    /// The language of the selector; `None` for that of the topic.
+    pub dialect: Option<Dialect>,
     /// The most rows of a queue.
     pub max_rows: Option<u64>,
     /// About the most bytes of a queue.
@@ -77,6 +80,7 @@ impl PullRequest {
             columns: None,
             types: BTreeMap::new(),
             selector: None,
+            dialect: None,
             max_rows: None,
             max_bytes: None,
             batch_rows: 32_768,
@@ -148,6 +152,9 @@ pub struct PullPart {
     pub columns: Option<Vec<(PullColumn, Option<ColumnType>)>>,
     /// Which rows; all if `None`.
     pub selector: Option<String>,
+    /// The language of the selector.
+    #[serde(default, with = "serial::dialect")]
+    pub dialect: Dialect,
     /// The most rows.
     pub max_rows: Option<u64>,
     /// About the most bytes.
@@ -208,7 +215,9 @@ impl Broker {
     /// If topic, queue, column or selector is wrong, or an offset is not retained.
     pub async fn plan_pull(&self, request: &PullRequest) -> Result<PullPlan, EngineError> {
         let topic = self.topic(&request.topic)?;
-        let selector = request.selector.as_deref().map(|text| self.parse_selector(text)).transpose()?;
+        let dialect = request.dialect.unwrap_or_else(|| self.selector_dialect(&request.topic, None));
+        let parse = |text| self.parse_selector_in(text, dialect);
+        let selector = request.selector.as_deref().map(parse).transpose()?;
         let queues = chosen_queues(&topic, request.queues.as_deref())?;
         let views = queues
             .into_iter()
@@ -231,6 +240,7 @@ impl Broker {
             to: range.end,
             columns: columns.clone(),
             selector: request.selector.clone(),
+            dialect,
             max_rows: request.max_rows,
             max_bytes: request.max_bytes,
             batch_rows: request.batch_rows,
@@ -484,7 +494,8 @@ struct PullRun {
 
 impl PullRun {
     fn new(broker: &Broker, view: QueueView, part: PullPart) -> Result<Self, EngineError> {
-        let selector = part.selector.as_deref().map(|text| broker.parse_selector(text)).transpose()?;
+        let parse = |text| broker.parse_selector_in(text, part.dialect);
+        let selector = part.selector.as_deref().map(parse).transpose()?;
         let columns = match &part.columns {
             None => TableColumn::native(),
             Some(columns) => columns.iter().map(table_column).collect::<Result<_, _>>()?,

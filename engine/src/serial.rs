@@ -1,4 +1,4 @@
-//! How durations look in JSON: whole milliseconds.
+//! How values look in JSON: durations as whole milliseconds, dialects by their names.
 
 /// `Option<Duration>` as milliseconds or null.
 pub(crate) mod duration_ms_option {
@@ -42,6 +42,35 @@ pub(crate) mod durations_ms {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
         Ok(Vec::<u64>::deserialize(from)?.into_iter().map(Duration::from_millis).collect())
+    }
+}
+
+/// A dialect by its name.
+pub(crate) mod dialect {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use weir_filter::Dialect;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Dialect, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(value.name())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Dialect, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// `Option<Dialect>` by its name or null.
+pub(crate) mod dialect_option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use weir_filter::Dialect;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Option<Dialect>, out: S) -> Result<S::Ok, S::Error> {
+        value.map(Dialect::name).serialize(out)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dialect>, D::Error> {
+        let name = Option::<String>::deserialize(from)?;
+        name.map(|name| name.parse().map_err(D::Error::custom)).transpose()
     }
 }
 

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use weir_filter::near;
+use weir_filter::{Dialect, near};
 use weir_storage::{
     DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, TopicEntry, TopicId, Wait,
 };
@@ -38,11 +38,19 @@ pub struct TopicSpec {
     /// How long rows are retained; `None` for ever. Default: 72 hours.
     #[serde(rename = "retention_ms", with = "serial::duration_ms_option")]
     pub retention: Option<Duration>,
+    /// The language of selectors on it, unless a group says otherwise; `None` for that of the broker.
+    #[serde(with = "serial::dialect_option")]
+    pub dialect: Option<Dialect>,
 }
 
 impl Default for TopicSpec {
     fn default() -> Self {
-        Self { queues: QUEUES_DEFAULT, class: DurabilityClass::Sync, retention: Some(RETENTION_DEFAULT) }
+        Self {
+            queues: QUEUES_DEFAULT,
+            class: DurabilityClass::Sync,
+            retention: Some(RETENTION_DEFAULT),
+            dialect: None,
+        }
     }
 }
 
@@ -57,6 +65,9 @@ pub struct TopicChange {
     /// How long rows are retained.
     #[serde(rename = "retention_ms", with = "serial::duration_ms_option")]
     pub retention: Option<Duration>,
+    /// The language of selectors on it. Selectors in use stay what they are.
+    #[serde(with = "serial::dialect_option")]
+    pub dialect: Option<Dialect>,
 }
 
 /// A topic as it is now.
@@ -71,6 +82,9 @@ pub struct TopicDescription {
     /// How long rows are retained; `None` for ever.
     #[serde(rename = "retention_ms", with = "serial::duration_ms_option")]
     pub retention: Option<Duration>,
+    /// The language of selectors on it; `None` for that of the broker.
+    #[serde(default, with = "serial::dialect_option")]
+    pub dialect: Option<Dialect>,
     /// Its queues, in order.
     pub queues: Vec<QueueDescription>,
     /// When it was made; milliseconds since 1970, UTC.
@@ -126,6 +140,7 @@ struct Settings {
     queues: u32,
     class: DurabilityClass,
     retention: Option<Duration>,
+    dialect: Option<Dialect>,
 }
 
 /// What storage keeps for us with a topic.
@@ -133,6 +148,8 @@ struct Settings {
 struct Attributes {
     #[serde(default, rename = "retention_ms", with = "serial::duration_ms_option")]
     retention: Option<Duration>,
+    #[serde(default, with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
+    dialect: Option<Dialect>,
 }
 
 /// What to do about a topic or group that exists already.
@@ -172,6 +189,10 @@ impl Topic {
 
     pub(crate) fn retention(&self) -> Option<Duration> {
         self.settings.load().retention
+    }
+
+    pub(crate) fn dialect(&self) -> Option<Dialect> {
+        self.settings.load().dialect
     }
 
     /// Returns whether the topic has been deleted.
@@ -232,6 +253,7 @@ impl Topic {
             id: self.id,
             class: settings.class,
             retention: settings.retention,
+            dialect: settings.dialect,
             queues: queues.collect(),
             created_ms: self.created_ms,
         }
@@ -245,11 +267,16 @@ impl Settings {
             tracing::error!(%error, topic = %name, "the settings of the topic cannot be read; its rows are kept");
             Attributes::default()
         });
-        Self { queues: entry.queues, class: entry.class, retention: attributes.retention }
+        Self {
+            queues: entry.queues,
+            class: entry.class,
+            retention: attributes.retention,
+            dialect: attributes.dialect,
+        }
     }
 
     fn attributes(&self) -> Result<String, EngineError> {
-        let attributes = Attributes { retention: self.retention };
+        let attributes = Attributes { retention: self.retention, dialect: self.dialect };
         serde_json::to_string(&attributes).map_err(|error| EngineError::Internal(error.to_string()))
     }
 }
@@ -364,7 +391,8 @@ impl Core {
         if_exists: IfExists,
     ) -> Result<Arc<Topic>, EngineError> {
         self.check_open()?;
-        let settings = Settings { queues: spec.queues, class: spec.class, retention: spec.retention };
+        let TopicSpec { queues, class, retention, dialect } = spec;
+        let settings = Settings { queues, class, retention, dialect };
         check_settings(&settings)?;
         let _catalogue = self.catalogue.lock().await;
         let (known, count) = {
@@ -414,6 +442,7 @@ impl Core {
         settings.queues = queues;
         settings.class = change.class.unwrap_or(settings.class);
         settings.retention = change.retention.or(settings.retention);
+        settings.dialect = change.dialect.or(settings.dialect);
         check_settings(&settings)?;
         let (id, class, attributes) = (topic.id, settings.class, settings.attributes()?);
         self.blocking(move |storage| storage.alter_topic(id, queues, class, attributes)).await?;

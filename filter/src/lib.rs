@@ -13,6 +13,7 @@
 mod calls;
 mod compile;
 mod dialect;
+mod differences;
 mod error;
 mod exact;
 mod expressions;
@@ -41,6 +42,7 @@ mod types;
 mod values;
 
 pub use dialect::{Dialect, UnknownDialect};
+pub use differences::Difference;
 pub use error::{EvaluateError, SelectorError};
 pub use functions::function_names;
 pub use limits::Limits;

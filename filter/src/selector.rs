@@ -6,6 +6,7 @@ use weir_columns::{ColumnRef, System};
 
 use crate::{
     dialect::Dialect,
+    differences::{Difference, differences},
     error::SelectorError,
     exact,
     limits::Limits,
@@ -145,6 +146,12 @@ impl Selector {
     /// Returns whether bodies decide. They are read for rows that all else leaves open.
     pub fn reads_bodies(&self) -> bool {
         self.tree().columns.iter().any(|column| column.as_ref().is_none())
+    }
+
+    /// Returns where this selector of `sql92` means something else to RocketMQ, whose clients bring such
+    /// texts, in the order of the text; each reason once. Empty in the other dialects.
+    pub fn differences(&self) -> Vec<Difference> {
+        if self.dialect() == Dialect::Sql92 { differences(self) } else { Vec::new() }
     }
 
     /// The condition; in an exact dialect one that is TRUE at least where the selector matches.

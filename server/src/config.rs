@@ -11,6 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use weir_engine::limits::RETENTION_DISK_PERCENT_DEFAULT;
+use weir_filter::Dialect;
 
 use crate::context::{Address, TlsMode};
 
@@ -35,6 +36,9 @@ pub struct Config {
     /// The oldest messages end while more than this share of the disk is in use; in percent, 100 for never.
     /// Default: 80.
     pub retention_disk_percent: Percent,
+    /// The language of selectors where neither group nor topic names one. Default: `sql92`.
+    #[serde(deserialize_with = "dialect")]
+    pub selector_dialect: Dialect,
     /// Where to listen. Default: one listener at `127.0.0.1:8081` without TLS.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
@@ -177,10 +181,15 @@ impl Default for Config {
             auto_create_topics: false,
             auto_create_groups: true,
             retention_disk_percent: Percent(RETENTION_DISK_PERCENT_DEFAULT),
+            selector_dialect: Dialect::default(),
             listeners: Vec::new(),
             query: QueryConfig::default(),
         }
     }
+}
+
+fn dialect<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Dialect, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
 }
 
 impl ListenerConfig {

@@ -135,7 +135,7 @@ fn stored(text: &str) -> Vec<(String, Value)> {
 }
 
 /// Far beyond what a broker grants: what the originals take is to be answered.
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     text_bytes_max: 1 << 24,
     tokens_max: 1 << 20,
     depth_max: Limits::DEPTH_CEILING,

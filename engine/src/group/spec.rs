@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use weir_filter::Dialect;
 use weir_storage::{GroupId, QueueId, QueueOffset};
 
 use crate::{
@@ -24,6 +25,9 @@ pub struct GroupSpec {
     pub lease_min: Duration,
     /// Where the group begins in a topic that it has not read before. Default: earliest.
     pub start: GroupStart,
+    /// The language of its selectors; `None` for that of each topic.
+    #[serde(with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<Dialect>,
 }
 
 impl Default for GroupSpec {
@@ -33,6 +37,7 @@ impl Default for GroupSpec {
             retry: RetryPolicy::default(),
             lease_min: LEASE_MIN,
             start: GroupStart::Earliest,
+            dialect: None,
         }
     }
 }
@@ -108,6 +113,9 @@ pub struct GroupChange {
     pub lease_min: Option<Duration>,
     /// Where the group begins in a topic that it has not read before.
     pub start: Option<GroupStart>,
+    /// The language of its selectors. Selectors in use stay what they are.
+    #[serde(with = "serial::dialect_option")]
+    pub dialect: Option<Dialect>,
 }
 
 /// Where a group is put in a topic.

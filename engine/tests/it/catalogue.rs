@@ -2,10 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use weir_columns::Value;
 use weir_engine::{
     Broker, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message, PullRequest, QueueId,
     QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
 };
+use weir_filter::Dialect;
 use weir_storage::SimEnv;
 
 use crate::fixture::{Fixture, group, numbered, numbers, topic};
@@ -13,10 +15,15 @@ use crate::fixture::{Fixture, group, numbered, numbers, topic};
 #[tokio::test]
 async fn topics_are_made_changed_found_again_and_deleted() {
     let mut weir = Fixture::new().await;
-    let spec = TopicSpec { queues: 2, class: DurabilityClass::Async, retention: None };
+    let spec = TopicSpec { queues: 2, class: DurabilityClass::Async, retention: None, dialect: None };
     weir.broker.create_topic(&topic("ns/orders"), spec).await.unwrap();
     weir.broker.create_topic(&topic("orders"), TopicSpec::default()).await.unwrap();
-    let change = TopicChange { queues: Some(5), retention: Some(Duration::from_secs(60)), class: None };
+    let change = TopicChange {
+        queues: Some(5),
+        retention: Some(Duration::from_secs(60)),
+        dialect: Some(Dialect::RocketMq),
+        class: None,
+    };
     weir.broker.alter_topic(&topic("ns/orders"), change).await.unwrap();
     weir.restart().await;
     let described = weir.broker.topic(&topic("ns/orders")).unwrap();
@@ -24,6 +31,7 @@ async fn topics_are_made_changed_found_again_and_deleted() {
         (described.queues.len(), described.class, described.retention),
         (5, DurabilityClass::Async, Some(Duration::from_secs(60)))
     );
+    assert_eq!(described.dialect, Some(Dialect::RocketMq));
     let names: Vec<String> = weir.broker.topics().iter().map(|topic| topic.name.to_string()).collect();
     assert_eq!(names, ["orders", "ns/orders"]);
     weir.broker.publish(&topic("orders"), vec![Message::default(); 3]).await.unwrap();
@@ -278,4 +286,52 @@ async fn signatures_hold_across_starts_and_for_one_purpose() {
     weir.restart().await;
     assert_eq!(weir.broker.verify("ticket", &signed), Some(b"abc".as_slice()));
     assert_eq!(weir.broker.verify("other", &signed), None);
+}
+
+#[tokio::test]
+async fn a_selector_is_in_the_dialect_of_its_group_or_topic_or_broker() {
+    let mut weir = Fixture::with(|options| options.selector_dialect = Dialect::Jms).await;
+    weir.topic(1).await;
+    let dialect = |weir: &Fixture, name: Option<&str>| {
+        weir.broker.selector_dialect(&topic("t"), name.map(group).as_ref())
+    };
+    assert_eq!(dialect(&weir, None), Dialect::Jms);
+    let change = TopicChange { dialect: Some(Dialect::Sql92), ..TopicChange::default() };
+    weir.broker.alter_topic(&topic("t"), change).await.unwrap();
+    let spec = GroupSpec { dialect: Some(Dialect::RocketMq), ..GroupSpec::default() };
+    weir.broker.create_group(&group("g"), spec).await.unwrap();
+    weir.restart().await;
+    assert_eq!(dialect(&weir, None), Dialect::Sql92);
+    assert_eq!(dialect(&weir, Some("other")), Dialect::Sql92);
+    assert_eq!(dialect(&weir, Some("g")), Dialect::RocketMq);
+    let change = GroupChange { dialect: Some(Dialect::Jms), ..GroupChange::default() };
+    assert_eq!(weir.broker.alter_group(&group("g"), change).await.unwrap().spec.dialect, Some(Dialect::Jms));
+}
+
+/// A selector keeps its dialect across a restart, and a row on which it fails stops nobody.
+#[tokio::test]
+async fn a_group_receives_by_a_selector_of_an_exact_dialect() {
+    let mut weir = Fixture::new().await;
+    let t = weir.topic(1).await;
+    let texts = ["7", "boom", "", "8"];
+    let messages = texts.map(|text| Message {
+        properties: vec![("p".to_owned(), Value::Text(text.to_owned()))],
+        body: text.into(),
+        ..Message::default()
+    });
+    weir.broker.publish(&t, messages.into()).await.unwrap();
+    let bodies = async |weir: &Fixture, text: &str| {
+        let selector = weir.broker.parse_selector_in(text, Dialect::RocketMq).unwrap();
+        let request = ReceiveRequest { selector, ..weir.request("TRUE") };
+        let delivered = weir.broker.receive(request).await.unwrap();
+        weir.ack(&delivered).await.into_iter().collect::<Result<Vec<()>, _>>().unwrap();
+        let bodies = delivered.iter().map(|delivered| delivered.message.message.body.clone());
+        bodies.map(|body| String::from_utf8(body.to_vec()).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(bodies(&weir, "'x' <> p AND p > 7 OR p IS NULL").await, ["", "8"]);
+    weir.restart().await;
+    weir.broker.publish(&t, vec![Message { body: "new".into(), ..Message::default() }]).await.unwrap();
+    assert_eq!(bodies(&weir, "'x' <> p AND p > 7 OR p IS NULL").await, ["new"]);
+    let group = weir.broker.group(&group("g")).unwrap();
+    assert_eq!(group.topics[0].selectors.len(), 1);
 }

@@ -68,6 +68,39 @@ fn answers_are_right() {
     }
 }
 
+/// `| message | selector | answer | answer | answer | note |`, one answer a dialect.
+#[test]
+fn dialects_answer_as_the_table_says() {
+    let document = document();
+    let table = document.split_once("\n## The exact dialects\n").expect("there is such a section").1;
+    let mut rows = 0;
+    let mut wrong = Vec::new();
+    for line in table.lines().filter(|line| line.starts_with("| `{")) {
+        rows += 1;
+        let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        let (message, selector) = (cells[0].trim_matches('`'), cells[1].trim_matches('`'));
+        let row = row(message.trim_matches(['{', '}']));
+        let answers = Dialect::ALL.map(|dialect| {
+            let Ok(selector) = Selector::parse(selector, dialect, &Limits::default()) else {
+                return "refused";
+            };
+            let verdicts =
+                Predicate::new(&selector).evaluate(&VecRows::new(vec![row.clone()]), None).unwrap();
+            match verdicts.truth(0) {
+                Some(Truth::True) => "TRUE",
+                Some(Truth::False) => "FALSE",
+                Some(Truth::Unknown) => "UNKNOWN",
+                None => "fails",
+            }
+        });
+        if answers != cells[2..5] {
+            wrong.push(format!("{line}\n  is {answers:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(rows >= 80, "{rows}");
+}
+
 fn row(text: &str) -> Row {
     let mut row = Row::default();
     // A body has commas of its own, so it stands alone.
@@ -92,6 +125,12 @@ fn value(text: &str) -> Value {
     }
     if let Some(string) = text.strip_prefix("str ").and_then(quoted) {
         return Value::Str(string);
+    }
+    if let Some(number) = text.strip_prefix("i32 ") {
+        return Value::I32(number.parse().expect("a number"));
+    }
+    if let Some(number) = text.strip_prefix("f32 ") {
+        return Value::F32(number.parse().expect("a number"));
     }
     match text {
         "true" => Value::Bool(true),

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
+use weir_filter::Dialect;
 
 use super::{
     Failure, Global,
-    output::{confirm, count, field, length, list, number_cell, print_json, print_line, table, time},
+    output::{
+        confirm, count, dialect, field, length, list, number_cell, print_json, print_line, table, time,
+    },
 };
 use crate::{flight::command::Moment, status::Exit};
 
@@ -70,6 +73,9 @@ pub(crate) struct Settings {
     /// Where the group begins in a topic that it has not read before. Default: earliest.
     #[arg(long)]
     start: Option<Start>,
+    /// The language of its selectors: sql92, rocketmq or jms. Default: that of each topic.
+    #[arg(long, value_name = "DIALECT")]
+    dialect: Option<Dialect>,
     /// Waits after failed deliveries, such as 1s,10s,5m; the last one again and again.
     #[arg(long, value_name = "TIMES", value_delimiter = ',', conflicts_with_all = ["retry_initial", "retry_max", "retry_multiplier"])]
     retry: Vec<humantime::Duration>,
@@ -109,6 +115,9 @@ impl Settings {
                 Start::Earliest => "earliest".into(),
                 Start::Latest => "latest".into(),
             };
+        }
+        if let Some(dialect) = self.dialect {
+            body["dialect"] = dialect.name().into();
         }
         if !self.retry.is_empty() {
             let waits: Vec<u64> = self.retry.iter().map(|wait| ms(**wait)).collect();
@@ -252,12 +261,13 @@ async fn delete(group: &str, yes: bool, global: &Global) -> Result<(), Failure> 
 fn settings(group: &Value) -> String {
     let Some(spec) = group.get("spec") else { return String::new() };
     format!(
-        "  created       {}\n  max attempts  {}\n  retry         {}\n  lease min     {}\n  start         {}",
+        "  created       {}\n  max attempts  {}\n  retry         {}\n  lease min     {}\n  start         {}\n  dialect       {}",
         created(group),
         count(spec, "max_attempts"),
         retry(spec),
         length(count(spec, "lease_min_ms")),
         field(spec, "start"),
+        dialect(spec, "that of each topic"),
     )
 }
 

@@ -135,6 +135,12 @@ pub(crate) fn field(value: &Value, name: &str) -> String {
     }
 }
 
+/// Returns the dialect that a JSON object names, or whose it is else.
+pub(crate) fn dialect(value: &Value, otherwise: &str) -> String {
+    let named = field(value, "dialect");
+    if named.is_empty() { otherwise.to_owned() } else { named }
+}
+
 /// Returns a field of a JSON object that counts something.
 pub(crate) fn count(value: &Value, name: &str) -> u64 {
     value.get(name).and_then(Value::as_u64).unwrap_or_default()

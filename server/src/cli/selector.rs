@@ -119,13 +119,42 @@ fn check(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
     };
     let columns: Vec<String> = selector.columns().map(|column| column.to_string()).collect();
     if global.json {
-        return print_json(&json!({ "ok": true, "dialect": dialect.to_string(), "columns": columns }));
+        let differences: Vec<_> = selector
+            .differences()
+            .iter()
+            .map(|difference| json!({ "message": difference.message(), "position": difference.position() }))
+            .collect();
+        return print_json(&json!({
+            "ok": true, "dialect": dialect.to_string(), "columns": columns,
+            "dropped": selector.dropped(), "rocketmq_differs": differences,
+        }));
     }
     let ok = if io::stdout().is_terminal() { "ok".green().bold().to_string() } else { "ok".to_owned() };
     match columns.as_slice() {
-        [] => print_line(&format!("{ok}: reads no property")),
-        columns => print_line(&format!("{ok}: reads {}", columns.join(", "))),
+        [] => print_line(&format!("{ok}: reads no property"))?,
+        columns => print_line(&format!("{ok}: reads {}", columns.join(", ")))?,
     }
+    if let Some(dropped) = selector.dropped() {
+        let rest: String = text.get(dropped..).unwrap_or_default().chars().take(40).collect();
+        print_line(&format!(
+            "note: from column {} on the text is ignored, as RocketMQ does: {rest}",
+            column(text, dropped)
+        ))?;
+    }
+    let differences = selector.differences();
+    if !differences.is_empty() {
+        print_line("RocketMQ's own evaluator would answer differently:")?;
+    }
+    for difference in differences {
+        print_line(&format!("  column {}: {}", difference.column(), difference.message()))?;
+    }
+    Ok(())
+}
+
+/// Returns the column of a byte of the last line before it, in characters from 1.
+fn column(text: &str, byte: usize) -> usize {
+    let before = text.get(..byte).unwrap_or(text);
+    before.rsplit('\n').next().unwrap_or_default().chars().count() + 1
 }
 
 /// Adds to a refusal where one of some selectors is wrong.

@@ -90,6 +90,7 @@ async fn open(config: &Config, data: &std::path::Path) -> Result<Broker, Failure
     options.auto_create_groups = config.auto_create_groups;
     options.retention_disk_percent = config.retention_disk_percent.into();
     options.node_name = config.node_name.to_string();
+    options.selector_dialect = config.selector_dialect;
     if let Some(bytes) = config.query.memory_bytes {
         options.query_memory_bytes = bytes.get();
     }

@@ -2,12 +2,13 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
+use weir_filter::Dialect;
 
 use super::{
     Failure, Global,
     output::{
-        confirm, count, counted, field, grouped, length, list, number_cell, print_json, print_line, size,
-        table, time,
+        confirm, count, counted, dialect, field, grouped, length, list, number_cell, print_json, print_line,
+        size, table, time,
     },
 };
 use crate::status::Exit;
@@ -64,6 +65,9 @@ pub(crate) struct Settings {
     /// How long messages are retained, such as 72h or 30days. Default for a new topic: 72h.
     #[arg(long, value_name = "TIME")]
     retention: Option<humantime::Duration>,
+    /// The language of selectors on it: sql92, rocketmq or jms. Default: that of the broker.
+    #[arg(long, value_name = "DIALECT")]
+    dialect: Option<Dialect>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -88,11 +92,14 @@ impl Settings {
         if let Some(retention) = self.retention {
             body["retention_ms"] = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).into();
         }
+        if let Some(dialect) = self.dialect {
+            body["dialect"] = dialect.name().into();
+        }
         body
     }
 
     fn is_empty(&self) -> bool {
-        self.queues.is_none() && self.class.is_none() && self.retention.is_none()
+        self.queues.is_none() && self.class.is_none() && self.retention.is_none() && self.dialect.is_none()
     }
 }
 
@@ -160,7 +167,7 @@ async fn describe(topic: &str, global: &Global) -> Result<(), Failure> {
 
 async fn alter(topic: &str, settings: &Settings, global: &Global) -> Result<(), Failure> {
     if settings.is_empty() {
-        let message = "nothing to change; name --queues, --class or --retention";
+        let message = "nothing to change; name --queues, --class, --retention or --dialect";
         return Err(Failure::new(Exit::Usage, message));
     }
     let answer = global.connect().await?.action("AlterTopic", &settings.body(topic)).await?;
@@ -193,10 +200,11 @@ async fn delete(topic: &str, yes: bool, if_exists: bool, global: &Global) -> Res
 
 fn show(topic: &Value) -> Result<(), Failure> {
     print_line(&format!(
-        "topic {}\n  class      {}\n  retention  {}\n  created    {}\n  messages   {}",
+        "topic {}\n  class      {}\n  retention  {}\n  dialect    {}\n  created    {}\n  messages   {}",
         field(topic, "name"),
         field(topic, "class"),
         retention(topic),
+        dialect(topic, "the broker's"),
         created(topic),
         grouped(messages(topic)),
     ))?;

@@ -39,6 +39,8 @@ pub struct PullCommand {
     /// A selector; the broker sends only rows for which it is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// The dialect of the filter: `sql92`, `rocketmq` or `jms`. Default: that of the topic.
+    pub dialect: Option<String>,
     /// Ends each endpoint after so many rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rows: Option<u64>,
@@ -68,6 +70,7 @@ impl PullCommand {
             columns: None,
             types: BTreeMap::new(),
             filter: None,
+            dialect: None,
             max_rows: None,
             max_bytes: None,
             batch_rows: None,

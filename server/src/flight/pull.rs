@@ -12,6 +12,7 @@ use weir_engine::{
     Broker, GroupName, PullBatch, PullColumn, PullFrom, PullPart, PullPlan, PullRequest, PullStream, PullTo,
     QueueId, TopicName,
 };
+use weir_filter::Dialect;
 
 use super::{
     BoxedStream,
@@ -237,6 +238,7 @@ fn plan_metadata(topic: &TopicName, plan: &PullPlan) -> serde_json::Value {
 fn request(command: &PullCommand) -> Result<PullRequest, Status> {
     let topic = command.topic.parse::<TopicName>().map_err(|e| Status::invalid_argument(e.to_string()))?;
     let defaults = PullRequest::new(topic);
+    let dialect = command.dialect.as_deref().map(str::parse::<Dialect>).transpose();
     Ok(PullRequest {
         queues: command.queues.as_ref().map(|queues| queues.iter().copied().map(QueueId).collect()),
         from: from(command.from.as_ref())?,
@@ -244,6 +246,7 @@ fn request(command: &PullCommand) -> Result<PullRequest, Status> {
         columns: command.columns.as_ref().map(|names| names.iter().cloned().map(PullColumn).collect()),
         types: command.types.clone(),
         selector: command.filter.clone(),
+        dialect: dialect.map_err(|error| Status::invalid_argument(error.to_string()))?,
         max_rows: command.max_rows,
         max_bytes: command.max_bytes,
         batch_rows: bounded("batch_rows", command.batch_rows, defaults.batch_rows, BATCH_ROWS_MAX)?,

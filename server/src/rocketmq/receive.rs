@@ -56,7 +56,7 @@ async fn receive(
     let topic = topic_name(queue.and_then(|queue| queue.topic.as_ref()), caller)?;
     let group = group_name(request.group.as_ref(), caller)?;
     let lease = lease_time(messaging, &group, &request)?;
-    let selector = messaging.selector(Filter::of(request.filter_expression.as_ref()))?;
+    let selector = messaging.selector(Filter::of(request.filter_expression.as_ref()), &topic, &group)?;
     let max_messages = batch_size(request.batch_size)?;
     let request_timeout = messaging.sessions.request_timeout(&caller.client);
     let wait = poll_time(request.long_polling_timeout.as_ref(), caller.remaining(), request_timeout)?;
@@ -219,10 +219,17 @@ fn response(content: Content) -> ReceiveMessageResponse {
 }
 
 impl Messaging {
-    /// Returns the selector that a filter means.
-    pub(super) fn selector(&self, filter: Filter<'_>) -> Result<weir_filter::Selector, Refusal> {
+    /// Returns the selector that a filter of a group on a topic means.
+    pub(super) fn selector(
+        &self,
+        filter: Filter<'_>,
+        topic: &TopicName,
+        group: &GroupName,
+    ) -> Result<weir_filter::Selector, Refusal> {
         Ok(match filter {
-            Filter::Sql(text) => self.broker.parse_selector(text)?,
+            Filter::Sql(text) => {
+                self.broker.parse_selector_in(text, self.broker.selector_dialect(topic, Some(group)))?
+            }
             Filter::Tags(text) => {
                 let limits = weir_filter::Limits::default();
                 weir_filter::Selector::parse_tags(text, &limits).map_err(EngineError::Selector)?

@@ -9,7 +9,11 @@ use prost::Message;
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use weir_engine::limits::{BODY_BYTES_MAX, POLL_MAX, RECEIVE_MESSAGES_MAX};
+use weir_engine::{
+    GroupName, TopicName,
+    limits::{BODY_BYTES_MAX, POLL_MAX, RECEIVE_MESSAGES_MAX},
+};
+use weir_filter::Selector;
 
 use super::{
     Messaging, backoff,
@@ -31,6 +35,20 @@ const SETTINGS_BYTES_MAX: usize = 256 * 1024;
 
 /// How often an open stream counts as a sign of life.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Says in the log where a selector means something else to RocketMQ, in one line.
+fn log_differences(selector: &Selector, topic: &TopicName, group: &GroupName) {
+    let dropped =
+        selector.dropped().map(|at| format!("the text from byte {at} on is ignored, as RocketMQ does"));
+    let differences = selector.differences();
+    let reasons: Vec<String> =
+        dropped.into_iter().chain(differences.iter().map(ToString::to_string)).collect();
+    if !reasons.is_empty() {
+        let dialect = selector.dialect().name();
+        let reasons = reasons.join("; ");
+        tracing::info!(%topic, %group, dialect, selector = selector.text(), reasons, "a selector as RocketMQ reads it differs");
+    }
+}
 
 /// Opens the stream of a client and answers it until either side has had enough.
 pub(super) fn telemetry(
@@ -175,10 +193,12 @@ fn merge_subscription(
     if client_type == ClientType::Producer {
         return Err(Refusal::new(Code::BadRequest, "the settings of a producer say what is subscribed to"));
     }
-    group_name(subscription.group.as_ref(), caller)?;
+    let group = group_name(subscription.group.as_ref(), caller)?;
     for entry in &subscription.subscriptions {
         let topic = topic_name(entry.topic.as_ref(), caller)?;
-        messaging.selector(Filter::of(entry.expression.as_ref())).map_err(|refusal| refusal.about(&topic))?;
+        let filter = Filter::of(entry.expression.as_ref());
+        let selector = messaging.selector(filter, &topic, &group).map_err(|refusal| refusal.about(&topic))?;
+        log_differences(&selector, &topic, &group);
     }
     Ok(Subscription {
         group: subscription.group,
