@@ -83,7 +83,7 @@ pub struct TopicDescription {
     #[serde(rename = "retention_ms", with = "serial::duration_ms_option")]
     pub retention: Option<Duration>,
     /// The language of selectors on it; `None` for that of the broker.
-    #[serde(default, with = "serial::dialect_option")]
+    #[serde(default, with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
     pub dialect: Option<Dialect>,
     /// Its queues, in order.
     pub queues: Vec<QueueDescription>,

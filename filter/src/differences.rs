@@ -72,10 +72,11 @@ pub(crate) fn differences(selector: &Selector) -> Vec<Difference> {
     if let Ok(tokens) = tokens(text, &ACCEPTED) {
         found.tight_nots(&tokens);
         for Spanned { token, at } in &tokens {
-            if matches!(token, Token::Name(name) if matches!(&**name, "TAGS" | "KEYS" | "UNIQ_KEY")) {
+            if matches!(token, Token::Name(name) if matches!(&**name, "TAGS" | "KEYS" | "UNIQ_KEY" | "BORN_TIMESTAMP"))
+            {
                 found.add(
                     *at,
-                    "to RocketMQ this is the tag, the keys or the id of the message, here a property",
+                    "to RocketMQ this is the tag, keys, id or time of the message, here a property",
                 );
             }
         }
@@ -312,7 +313,7 @@ mod tests {
         check("(b LIKE 'x%')", &[(3, "refuses")]);
         check("a > '2013-06'", &[(4, "refuses")]);
         check("NOT a = 'x'", &[(0, "NOT")]);
-        check("NOT (a = 'x') = b", &[(0, "NOT"), (4, "unknown")]);
+        check("NOT (a = 'x') = b", &[(0, "NOT"), (5, "unknown")]);
         check("price > 5 OR price > 6", &[(8, "32 bits")]);
         check("price > 5000000000", &[(8, "64 bits")]);
         check("price > 5.5", &[(8, "NaN")]);

@@ -149,7 +149,7 @@ pub fn system_value(dialect: Dialect, name: &str) -> Option<System> {
         (Dialect::RocketMq, "TAGS") => System::Tag,
         (Dialect::RocketMq, "KEYS") => System::Keys,
         (Dialect::RocketMq, "UNIQ_KEY") | (Dialect::Jms, "JMSMessageID") => System::MessageId,
-        (Dialect::Jms, "JMSTimestamp") => System::BornTime,
+        (Dialect::RocketMq, "BORN_TIMESTAMP") | (Dialect::Jms, "JMSTimestamp") => System::BornTime,
         (Dialect::Jms, "JMSXGroupID") => System::MessageGroup,
         _ => return None,
     })

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use futures::TryStreamExt;
-use weir_columns::{System, Value};
+use weir_columns::System;
 use weir_engine::{
     Broker, BrokerOptions, Clock, Message, PullColumn, PullRequest, StorageOptions, TopicName, TopicSpec,
     VirtualClock,
@@ -137,7 +137,7 @@ fn message(dialect: Dialect, line: &Line) -> Message {
                 message.keys = value.to_text().split(' ').map(str::to_owned).collect();
             }
             (Some(System::MessageId), value) => message.message_id = value.to_text(),
-            (Some(System::BornTime), Value::I64(time)) => message.born_time_ms = Some(time),
+            (Some(System::BornTime), value) => message.born_time_ms = value.to_text().parse().ok(),
             (Some(System::MessageGroup), value) => message.message_group = Some(value.to_text()),
             (Some(other), value) => panic!("{} holds {value:?} for sys.{}", line.id, other.name()),
         }

@@ -172,6 +172,9 @@ pub struct GroupSelector {
     pub text: String,
     /// `all`, `tags` or `sql`.
     pub kind: String,
+    /// The language that it is written in.
+    #[serde(default, with = "serial::dialect")]
+    pub dialect: Dialect,
     /// The live clients that use it.
     pub members: Vec<String>,
     /// How far it has come.

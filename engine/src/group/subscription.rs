@@ -514,6 +514,7 @@ impl Subscription {
             GroupSelector {
                 text: selector.text().to_owned(),
                 kind: super::selectors::kind_name(selector.kind()).to_owned(),
+                dialect: selector.dialect(),
                 members,
                 queues: spans
                     .map(|(queue, Span { start, cursor })| SelectorQueue { queue, start, cursor })

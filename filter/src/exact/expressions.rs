@@ -20,7 +20,7 @@ use datafusion_physical_expr::PhysicalExpr;
 
 use super::{
     compile::is_system,
-    datum::Datum,
+    datum::{Datum, Rules},
     evaluate::{Answer, stored},
     tree::{Node, Tree},
 };
@@ -117,9 +117,9 @@ impl<'a> OpenColumn<'a> {
             Self::Plain { present, values } if present.is_none_or(|present| present.is_valid(row)) => {
                 datum(meaning, values, row)
             }
-            Self::Ints { ints, of_system } if ints.is_valid(row) => match of_system {
-                true => Datum::Long(ints.value(row)),
-                false => Datum::Text(ints.value(row).to_string().into()),
+            Self::Ints { ints, of_system } if ints.is_valid(row) => match (of_system, meaning.tree.rules) {
+                (true, Rules::Jms { .. }) => Datum::Long(ints.value(row)),
+                _ => Datum::Text(ints.value(row).to_string().into()),
             },
             Self::Dictionary { .. } | Self::Plain { .. } | Self::Ints { .. } => Datum::Null,
         }

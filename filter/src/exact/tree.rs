@@ -253,6 +253,7 @@ pub(super) fn column_of_rocketmq(name: String) -> Variable {
         "TAGS" => ColumnName::System(System::Tag),
         "KEYS" => ColumnName::System(System::Keys),
         "UNIQ_KEY" => ColumnName::System(System::MessageId),
+        "BORN_TIMESTAMP" => ColumnName::System(System::BornTime),
         _ => ColumnName::Property(name),
     };
     Variable { name, default: Datum::Null }

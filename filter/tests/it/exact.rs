@@ -83,6 +83,8 @@ fn names_of_rocketmq_and_headers_of_jms_are_system_values() {
             (Dialect::RocketMq, "KEYS CONTAINS 'o-1'", Truth::True, Truth::False),
             (Dialect::RocketMq, "KEYS = 'o-1 c-2' AND UNIQ_KEY = '01AB'", Truth::True, Truth::Unknown),
             (Dialect::RocketMq, "UNIQ_KEY IS NULL", Truth::False, Truth::True),
+            (Dialect::RocketMq, "BORN_TIMESTAMP = '1700000000000'", Truth::True, Truth::Unknown),
+            (Dialect::RocketMq, "BORN_TIMESTAMP > 1600000000000", Truth::True, Truth::Unknown),
             (Dialect::RocketMq, "tags = 'paid'", Truth::Unknown, Truth::Unknown),
             (Dialect::Jms, "TAGS = 'paid'", Truth::Unknown, Truth::Unknown),
             (Dialect::Jms, "JMSMessageID = '01AB'", Truth::True, Truth::Unknown),

@@ -7,7 +7,7 @@
 //! | `DeleteTopic` | `{topic}` | `{messages, queue_bytes, log_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
-//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?}` | the group |
+//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, dialect?}` | the group |
 //! | `AlterGroup` | the same | the group |
 //! | `DeleteGroup` | `{group}` | `{}` |
 //! | `DescribeGroup` | `{group}` | the group |
@@ -45,8 +45,14 @@ pub(crate) const ACTIONS: [(&str, &str); 18] = [
     ("DeleteTopic", "Deletes a topic and its messages. JSON: topic."),
     ("DescribeTopic", "Tells a topic. JSON: topic."),
     ("ListTopics", "Tells all topics. JSON: {}."),
-    ("CreateGroup", "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start."),
-    ("AlterGroup", "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start."),
+    (
+        "CreateGroup",
+        "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, dialect.",
+    ),
+    (
+        "AlterGroup",
+        "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, dialect.",
+    ),
     ("DeleteGroup", "Deletes a consumer group. JSON: group."),
     ("DescribeGroup", "Tells a consumer group. JSON: group."),
     ("ListGroups", "Tells all consumer groups. JSON: {}."),

@@ -40,6 +40,7 @@ pub struct PullCommand {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
     /// The dialect of the filter: `sql92`, `rocketmq` or `jms`. Default: that of the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialect: Option<String>,
     /// Ends each endpoint after so many rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
