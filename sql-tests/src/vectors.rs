@@ -155,22 +155,25 @@ pub fn system_value(dialect: Dialect, name: &str) -> Option<System> {
     })
 }
 
-/// Reads the lines of a file.
+/// Reads the lines of a file, and says which are malformed.
 ///
 /// # Errors
 ///
-/// If the file cannot be read or a line is malformed.
-pub fn read(path: &Path) -> Result<Vec<Line>> {
+/// If the file cannot be read.
+pub fn read(path: &Path) -> Result<(Vec<Line>, Vec<String>)> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut lines = Vec::new();
+    let (mut lines, mut malformed) = (Vec::new(), Vec::new());
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let line = line?;
-        if !line.trim().is_empty() {
-            let parsed = serde_json::from_str(&line);
-            lines.push(parsed.with_context(|| format!("line {} of {}", number + 1, path.display()))?);
+        if line.trim().is_empty() {
+            continue;
+        }
+        match serde_json::from_str(&line) {
+            Ok(line) => lines.push(line),
+            Err(error) => malformed.push(format!("{}:{}: {error}", path.display(), number + 1)),
         }
     }
-    Ok(lines)
+    Ok((lines, malformed))
 }
 
 fn value(json: &Json) -> Result<Value> {
@@ -204,12 +207,9 @@ fn value(json: &Json) -> Result<Value> {
 }
 
 /// Answers lines by the path that a broker takes: parse, compile for the columns, evaluate a batch. The
-/// rows of lines with one selector share a batch, so that one that fails stands beside others.
-///
-/// # Errors
-///
-/// If a line is malformed, or a batch fails as a whole.
-pub fn judge(lines: &[Line], properties: Properties) -> Result<Vec<Mismatch>> {
+/// rows of lines with one selector share a batch, so that one that fails stands beside others. What cannot
+/// be answered, because a value has no type or a batch fails as a whole, is a mismatch too.
+pub fn judge(lines: &[Line], properties: Properties) -> Vec<Mismatch> {
     let mut groups: HashMap<(&str, &str), Vec<&Line>> = HashMap::new();
     let mut order = Vec::new();
     for line in lines {
@@ -222,10 +222,17 @@ pub fn judge(lines: &[Line], properties: Properties) -> Result<Vec<Mismatch>> {
     }
     let mut mismatches = Vec::new();
     for (number, key) in order.into_iter().enumerate() {
-        judge_group(number, &groups[&key], properties, &mut mismatches)
-            .with_context(|| format!("in the vector {}", groups[&key][0].id))?;
+        let group = &groups[&key];
+        if let Err(error) = judge_group(number, group, properties, &mut mismatches) {
+            mismatches.extend(group.iter().map(|line| Mismatch {
+                line: (*line).clone(),
+                expected: line.expected(properties),
+                found: Outcome { answer: "none".to_owned(), deliver: false },
+                detail: format!("{error:#}"),
+            }));
+        }
     }
-    Ok(mismatches)
+    mismatches
 }
 
 fn judge_group(

@@ -211,15 +211,20 @@ impl Hex {
 
 /// The text of a double: `1.0`, `1.0E10`, `NaN` (`Double.toString`, with the shortest digits).
 pub(super) fn double_text(value: f64) -> String {
-    java_text(value, || format!("{value:e}"))
+    let [shortest, two] = [format!("{value:e}"), format!("{value:.1e}")];
+    let same = two.parse() == Ok(value);
+    java_text(value, shortest, two, same)
 }
 
 /// The text of a float (`Float.toString`, with the shortest digits).
 pub(super) fn float_text(value: f32) -> String {
-    java_text(f64::from(value), || format!("{value:e}"))
+    let [shortest, two] = [format!("{value:e}"), format!("{value:.1e}")];
+    let same = two.parse() == Ok(value);
+    java_text(f64::from(value), shortest, two, same)
 }
 
-fn java_text(value: f64, scientific: impl Fn() -> String) -> String {
+/// `shortest` is the number as `d.ddde±x`, `two` the nearest with two digits, which may be the `same` number.
+fn java_text(value: f64, shortest: String, two: String, same: bool) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
     }
@@ -230,10 +235,17 @@ fn java_text(value: f64, scientific: impl Fn() -> String) -> String {
     if value == 0.0 {
         return format!("{sign}0.0");
     }
-    let written = scientific();
+    // Java writes two digits at least, and then the nearest two: 4.9E-324, not 5.0E-324.
+    let has_one_digit =
+        shortest.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count() == 1;
+    let written = if has_one_digit && same { two } else { shortest };
     let (mantissa, exponent) = written.split_once('e').unwrap_or((&written, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let digits = match digits.trim_end_matches('0') {
+        "" => &digits,
+        trimmed => trimmed,
+    };
     if !(-3..7).contains(&exponent) {
         let (first, rest) = digits.split_at(1);
         return format!("{sign}{first}.{}E{exponent}", if rest.is_empty() { "0" } else { rest });
@@ -348,6 +360,12 @@ mod tests {
             (1e300, "1.0E300"),
             (0.012_5, "0.0125"),
             (f64::INFINITY, "Infinity"),
+            (5e-324, "4.9E-324"),
+            (2e-323, "2.0E-323"),
+            (0.5, "0.5"),
+            (20.0, "20.0"),
+            (1e23, "1.0E23"),
+            (-1e300, "-1.0E300"),
         ] {
             assert_eq!(double_text(value), text);
         }

@@ -21,8 +21,12 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     let (mut passed, mut failed) = (0, 0);
     for file in files {
-        let lines = vectors::read(Path::new(&file))?;
-        let mismatches = vectors::judge(&lines, properties)?;
+        let (lines, malformed) = vectors::read(Path::new(&file))?;
+        for line in &malformed {
+            writeln!(out, "{line}")?;
+        }
+        failed += malformed.len();
+        let mismatches = vectors::judge(&lines, properties);
         for mismatch in &mismatches {
             writeln!(out, "{mismatch}")?;
         }
