@@ -29,9 +29,10 @@ use weir_columns::{Column, ColumnRef, Values, hash32};
 
 use crate::{
     expressions::{ColumnTest, HashAsk, HashTest, Input, Junction, RowTest},
+    operand::Operand,
     planes::Planes,
     syntax::Connective,
-    tree::{Check, ColumnName, Condition, Operand, Test, Tree, shown},
+    tree::{Check, ColumnName, Condition, Test, Tree, shown},
     types::{Scalar, Truth},
     values::{OpenValues, truths, values_array, values_type},
 };
@@ -486,10 +487,18 @@ fn cost_of(condition: &Condition) -> u32 {
     match condition {
         Condition::Constant(_) => 0,
         Condition::Test(test) => match &test.check {
+            Check::Regexp { .. } => 100,
             Check::Like { .. } => 10,
             Check::In { .. } => 4,
             Check::Compare { .. } => 8,
-            Check::Number { operand, .. } if !matches!(operand, Operand::Column(_)) => 8,
+            Check::Number { operand, .. }
+            | Check::Text { operand, .. }
+            | Check::Boolean { operand }
+            | Check::Null { operand }
+                if !matches!(operand, Operand::Column(_)) =>
+            {
+                8
+            }
             _ => 1,
         },
         Condition::IsUnknown { condition, .. } => cost_of(condition),

@@ -308,7 +308,7 @@ impl<'a> Lexer<'a> {
                 self.rest = rest;
                 return Ok(Token::Symbol(symbol));
             }
-            (None, '|') => "use OR to combine conditions, and CONCAT is not part of the language".to_owned(),
+            (None, '|') => "use OR to combine conditions, and CONCAT to join texts".to_owned(),
             (None, '&') => "use AND to combine conditions".to_owned(),
             (None, '!') => "use NOT to negate a condition, and <> for \"not equal\"".to_owned(),
             (None, ';') => "a selector is one condition without a semicolon".to_owned(),

@@ -8,14 +8,17 @@
 //!
 //! No files, no async, no topics. The language is described in `docs/sql.md`.
 
+mod calls;
 mod compile;
 mod dialect;
 mod error;
 mod expressions;
+mod functions;
 mod lexer;
 mod limits;
 mod made;
 mod near;
+mod operand;
 #[cfg(feature = "oracle")]
 pub mod oracle;
 mod parser;
@@ -25,14 +28,17 @@ mod planes;
 mod predicate;
 mod prune;
 mod range;
+mod regexp;
 mod selector;
 mod syntax;
+mod timestamp;
 mod tree;
 mod types;
 mod values;
 
 pub use dialect::{Dialect, UnknownDialect};
 pub use error::{EvaluateError, SelectorError};
+pub use functions::function_names;
 pub use limits::Limits;
 pub use near::{did_you_mean, near};
 pub use parts::{Part, PartKind};

@@ -1,10 +1,12 @@
 //! The same language, row by row, for tests: too plain to be wrong.
 //!
 //! Walks the syntax tree as it was written and asks [`Rows::value`] for each value. Shares the parser
-//! with the fast way and nothing else: no types, no normal form, no ranges, no patterns.
+//! with the fast way and nothing else: no types, no normal form, no ranges, no patterns, no functions.
+//! (What a regular expression matches is left to the `regex` crate on both sides.)
 //!
 //! Also here: [`VecRows`] and [`VecStatistics`], which present plain values as columns and statistics.
 
+mod functions;
 mod rows;
 mod statistics;
 
@@ -40,6 +42,8 @@ pub fn evaluate<R: Rows>(selector: &Selector, rows: &R, row: usize) -> Result<Tr
 #[derive(Debug)]
 pub struct Oracle {
     expr: Expr,
+    /// What NOW is, in milliseconds since 1970.
+    now_ms: Option<i64>,
 }
 
 impl Oracle {
@@ -54,7 +58,14 @@ impl Oracle {
         };
         let expr =
             parser::parse(selector.text(), &limits).expect("the text of a selector has been parsed before");
-        Self { expr }
+        Self { expr, now_ms: None }
+    }
+
+    /// Returns the oracle of a scan at this moment, in milliseconds since 1970. Before, NOW is NULL.
+    #[must_use]
+    pub fn at(mut self, now_ms: i64) -> Self {
+        self.now_ms = Some(now_ms);
+        self
     }
 
     /// Judges one row.
@@ -63,8 +74,18 @@ impl Oracle {
     ///
     /// If the row cannot be read.
     pub fn truth<R: Rows>(&self, rows: &R, row: usize) -> Result<Truth, R::Error> {
-        truth(&self.expr, &|name| rows.value(name, row))
+        let read = |source: Source<'_>| match source {
+            Source::Column(name) => Ok(rows.value(name, row)?.into()),
+            Source::Now => Ok(self.now_ms.map_or(Item::Missing, Item::Int)),
+        };
+        truth(&self.expr, &read)
     }
+}
+
+/// Where a value comes from.
+enum Source<'a> {
+    Column(ColumnRef<'a>),
+    Now,
 }
 
 /// A value as it stands in an expression.
@@ -106,7 +127,7 @@ impl From<&Literal> for Item {
     }
 }
 
-fn truth<E>(expr: &Expr, read: &impl Fn(ColumnRef<'_>) -> Result<Option<Value>, E>) -> Result<Truth, E> {
+fn truth<E>(expr: &Expr, read: &impl Fn(Source<'_>) -> Result<Item, E>) -> Result<Truth, E> {
     let negate = |truth: Truth, negated: bool| if negated { truth.negated() } else { truth };
     Ok(match &expr.kind {
         ExprKind::Junction { connective, terms } => {
@@ -172,6 +193,13 @@ fn truth<E>(expr: &Expr, read: &impl Fn(ColumnRef<'_>) -> Result<Option<Value>, 
             }
             _ => Truth::Unknown,
         },
+        ExprKind::Regexp { operand, pattern: (pattern, _), negated } => match item(operand, read)? {
+            Item::Text(text) | Item::Str(text) => {
+                let found = regex::Regex::new(pattern).expect("it has been compiled before").is_match(&text);
+                negate(Truth::from(found), *negated)
+            }
+            _ => Truth::Unknown,
+        },
         ExprKind::IsNull { operand, negated } => {
             let is_null = if operand.is_condition() {
                 truth(operand, read)? == Truth::Unknown
@@ -188,11 +216,17 @@ fn truth<E>(expr: &Expr, read: &impl Fn(ColumnRef<'_>) -> Result<Option<Value>, 
     })
 }
 
-fn item<E>(expr: &Expr, read: &impl Fn(ColumnRef<'_>) -> Result<Option<Value>, E>) -> Result<Item, E> {
+fn item<E>(expr: &Expr, read: &impl Fn(Source<'_>) -> Result<Item, E>) -> Result<Item, E> {
     Ok(match &expr.kind {
         ExprKind::Literal(literal) => Item::from(literal),
-        ExprKind::Property(name) => read(ColumnRef::Property(name))?.into(),
-        ExprKind::System(system) => read(ColumnRef::System(*system))?.into(),
+        ExprKind::Property(name) => read(Source::Column(ColumnRef::Property(name)))?,
+        ExprKind::System(system) => read(Source::Column(ColumnRef::System(*system)))?,
+        ExprKind::Now => read(Source::Now)?,
+        ExprKind::Call { function, arguments } => {
+            let arguments =
+                arguments.iter().map(|argument| item(argument, read)).collect::<Result<_, E>>()?;
+            functions::call(*function, arguments)
+        }
         ExprKind::Sign { negative, operand } => match (number(&item(operand, read)?), negative) {
             (Item::Int(value), true) => value.checked_neg().map_or(Item::Missing, Item::Int),
             (Item::Float(value), true) => finite(-value),
@@ -210,10 +244,7 @@ fn item<E>(expr: &Expr, read: &impl Fn(ColumnRef<'_>) -> Result<Option<Value>, E
 }
 
 /// A condition beside TRUE or FALSE counts as the boolean that it is.
-fn item_or_truth<E>(
-    expr: &Expr,
-    read: &impl Fn(ColumnRef<'_>) -> Result<Option<Value>, E>,
-) -> Result<Item, E> {
+fn item_or_truth<E>(expr: &Expr, read: &impl Fn(Source<'_>) -> Result<Item, E>) -> Result<Item, E> {
     if !expr.is_condition() {
         return item(expr, read);
     }

@@ -8,20 +8,24 @@
 //!                 | [NOT] BETWEEN sum AND sum
 //!                 | [NOT] IN "(" literal { "," literal } ")"
 //!                 | [NOT] LIKE string [ESCAPE string]
-//!                 | [NOT] (CONTAINS | STARTSWITH | ENDSWITH) string
+//!                 | [NOT] (CONTAINS | STARTSWITH | ENDSWITH | REGEXP) string
 //!                 | IS [NOT] NULL ]
 //! sum       = product { ("+" | "-") product }
 //! product   = unary { ("*" | "/" | "%") unary }
 //! unary     = { "+" | "-" } primary
-//! primary   = literal | name | "(" or ")"
+//! primary   = literal | name | call | "(" or ")"
+//! call      = name "(" [ sum { "," sum } ] ")"      see `crate::parser::calls`
 //! ```
 //!
-//! Only parentheses recurse, and their depth is bounded; everything else is a loop.
+//! Only parentheses recurse, those of calls too, and their depth is bounded; everything else is a loop.
+
+mod calls;
 
 use weir_columns::System;
 
 use crate::{
     error::SelectorError,
+    functions,
     lexer::{self, Keyword, Spanned, Symbol, Token, excerpt},
     limits::Limits,
     near::near,
@@ -167,6 +171,8 @@ impl<'a> Parser<'a> {
                 | Keyword::Is,
             ) => true,
             Token::Symbol(symbol) => comparison(*symbol).is_some(),
+            // A name cannot follow a value, so this is no property.
+            Token::Name(name) => name.eq_ignore_ascii_case(functions::REGEXP),
             _ => false,
         }
     }
@@ -195,7 +201,12 @@ impl<'a> Parser<'a> {
             Token::Keyword(Keyword::Contains | Keyword::StartsWith | Keyword::EndsWith) => {
                 self.search(operand, negated)
             }
-            _ => self.expected("BETWEEN, IN, LIKE, CONTAINS, STARTSWITH or ENDSWITH after NOT"),
+            Token::Name(name) if name.eq_ignore_ascii_case(functions::REGEXP) => {
+                self.advance();
+                let pattern = self.pattern_and_place("a pattern in single quotes after REGEXP")?;
+                Ok(ExprKind::Regexp { operand, pattern, negated })
+            }
+            _ => self.expected("BETWEEN, IN, LIKE, CONTAINS, STARTSWITH, ENDSWITH or REGEXP after NOT"),
         }
     }
 
@@ -375,7 +386,10 @@ impl<'a> Parser<'a> {
             Token::Keyword(Keyword::False) => ExprKind::Literal(Literal::Boolean(false)),
             Token::Keyword(Keyword::Null) => ExprKind::Literal(Literal::Null),
             Token::Quoted(name) => ExprKind::Property(name.clone()),
-            Token::Name(name) => self.name(name)?,
+            Token::Name(name) => match self.name_with_meaning(name)? {
+                Some(expr) => return Ok(expr),
+                None => self.name(name)?,
+            },
             Token::Keyword(Keyword::Not) => {
                 return self.fail("NOT stands before a whole condition; put the condition in parentheses");
             }
@@ -388,23 +402,15 @@ impl<'a> Parser<'a> {
             _ => return self.expected("a value"),
         };
         self.advance();
-        if let (ExprKind::Property(name), Token::Symbol(Symbol::Open)) = (&kind, self.peek()) {
-            return self.error(
-                at,
-                format!("there is no function {}; functions are not part of the language", excerpt(name)),
-            );
+        if matches!(self.peek(), Token::Symbol(Symbol::Open)) && matches!(kind, ExprKind::Property(_)) {
+            return self.error(at, "a name in double quotes is a property, and cannot be called");
         }
         Ok(Expr { kind, at })
     }
 
     fn parenthesis(&mut self) -> Result<Expr, SelectorError> {
         let at = self.at();
-        let depth_max = self.limits.depth_max.min(Limits::DEPTH_CEILING);
-        if self.depth == depth_max {
-            return self.fail(format!("parentheses may be nested {depth_max} deep at most"));
-        }
-        self.depth += 1;
-        self.advance();
+        self.open()?;
         let inner = self.or()?;
         if !self.take_symbol(Symbol::Close) {
             if *self.peek() == Token::End {
@@ -414,6 +420,17 @@ impl<'a> Parser<'a> {
         }
         self.depth -= 1;
         Ok(inner)
+    }
+
+    /// Takes an opening parenthesis, if nesting may go deeper.
+    fn open(&mut self) -> Result<(), SelectorError> {
+        let depth_max = self.limits.depth_max.min(Limits::DEPTH_CEILING);
+        if self.depth == depth_max {
+            return self.fail(format!("parentheses may be nested {depth_max} deep at most"));
+        }
+        self.depth += 1;
+        self.advance();
+        Ok(())
     }
 
     /// A bare name: a property, or a system value after `sys.`.

@@ -15,6 +15,7 @@ use crate::{
     planes::Planes,
     prune,
     selector::Selector,
+    tree::Tree,
     types::Truth,
 };
 
@@ -30,6 +31,8 @@ const ROWS_MAX: usize = 1 << 16;
 /// shapes. Can be shared by threads.
 pub struct Predicate {
     selector: Selector,
+    /// What judges, if it is not the selector's own tree: the tree of one moment.
+    tree: Option<Tree>,
     bound: RwLock<HashMap<u64, Arc<Bound>, foldhash::fast::RandomState>>,
 }
 
@@ -48,9 +51,25 @@ pub struct Verdicts {
 }
 
 impl Predicate {
-    /// Returns the predicate of a selector.
+    /// Returns the predicate of a selector. If that [depends on the moment](Selector::depends_on_now), NOW has
+    /// no value until [`at`](Self::at) gives it one.
     pub fn new(selector: &Selector) -> Self {
-        Self { selector: selector.clone(), bound: RwLock::default() }
+        Self { selector: selector.clone(), tree: None, bound: RwLock::default() }
+    }
+
+    /// Returns the predicate of a scan that begins at `now_ms`, in milliseconds since 1970, UTC: for all its
+    /// rows NOW is that. It is this one if the moment does not matter.
+    #[must_use]
+    pub fn at(self: &Arc<Self>, now_ms: i64) -> Arc<Self> {
+        if !self.selector.depends_on_now() {
+            return Arc::clone(self);
+        }
+        let tree = Some(self.selector.tree().at(now_ms));
+        Arc::new(Self { selector: self.selector.clone(), tree, bound: RwLock::default() })
+    }
+
+    fn tree(&self) -> &Tree {
+        self.tree.as_ref().unwrap_or_else(|| self.selector.tree())
     }
 
     /// Returns the selector.
@@ -81,7 +100,7 @@ impl Predicate {
         if only.is_some_and(|only| !only.has_true()) {
             return Ok(verdicts(Planes::constant(Truth::False, len), None));
         }
-        let tree = self.selector.tree();
+        let tree = self.tree();
         let mut columns = Vec::with_capacity(tree.columns.len());
         for name in &tree.columns {
             columns.push(rows.column(name.as_ref()).map_err(EvaluateError::Rows)?);
@@ -99,7 +118,7 @@ impl Predicate {
     /// Returns for each block whether any row of it may match: one bit a block, which is never unset by
     /// mistake.
     pub fn may_match(&self, statistics: &dyn Statistics) -> BooleanBuffer {
-        prune::may_match(self.selector.tree(), statistics)
+        prune::may_match(self.tree(), statistics)
     }
 
     fn bound(&self, shape: u64, columns: &[Option<Column>]) -> Arc<Bound> {
@@ -107,7 +126,7 @@ impl Predicate {
         if let Some(bound) = self.bound.read().get(&shape).filter(|bound| bound.fits(&forms)) {
             return Arc::clone(bound);
         }
-        let bound = Arc::new(Bound::new(self.selector.tree(), forms));
+        let bound = Arc::new(Bound::new(self.tree(), forms));
         let mut kept = self.bound.write();
         if kept.len() >= SHAPES_MAX && !kept.contains_key(&shape) {
             // Shapes come and go with blocks; binding costs microseconds.
@@ -126,7 +145,7 @@ impl Predicate {
         columns: &mut [Option<Column>],
     ) -> Result<(), EvaluateError<R::Error>> {
         for column in bound.hashed_columns() {
-            let name = self.selector.tree().columns[column].as_ref();
+            let name = self.tree().columns[column].as_ref();
             let mut present: Vec<(usize, Value)> = Vec::new();
             for row in open.set_indices() {
                 let value = rows.value(name, row).map_err(EvaluateError::Rows)?;
@@ -143,7 +162,7 @@ impl Predicate {
         columns: &[Option<Column>],
         open: &BooleanBuffer,
     ) -> Result<Planes, EvaluateError<E>> {
-        let tree = self.selector.tree();
+        let tree = self.tree();
         let forms = columns.iter().map(|column| Form::of(column.as_ref())).collect();
         let bound = Bound::new(tree, forms);
         let batch = bound.batch(tree, columns, open.len())?;

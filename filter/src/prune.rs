@@ -168,11 +168,11 @@ impl Pruner {
         possible
     }
 
-    /// A check that computes, or looks at several columns: where one of them has no value, nor has the
-    /// result; else nothing is known.
+    /// A check that computes, or looks at several columns: where one without which there is no result has
+    /// no value, there is none; else nothing is known.
     fn computed(&self, check: &Check) -> Vec<Possible> {
         let mut columns = Vec::new();
-        check.for_each_column(&mut |column| columns.push(column));
+        check.for_each_strict_column(&mut |column| columns.push(column));
         let (missing, present) = match check {
             Check::Null { .. } => (Possible::of(Truth::True), Possible::known(true, true)),
             _ => (Possible::UNKNOWN, Possible::ALL),
@@ -214,6 +214,7 @@ impl Pruner {
                 self.each(kept, missing, |block| list.possible(kept, block))
             }
             Check::Like { pattern, .. } => self.each(kept, missing, |block| like(kept, block, pattern)),
+            Check::Regexp { .. } => self.each(kept, missing, |block| any_text(kept, block)),
             // Both sides are the same column.
             Check::Compare { .. } => self.each(kept, missing, |_| Possible::ALL),
         }
@@ -366,6 +367,14 @@ fn may_be_boolean(kept: &ColumnStatistics, block: usize, value: bool) -> bool {
 fn may_overlap(kept: &ColumnStatistics, block: usize, low: &[u8], high: &[u8]) -> bool {
     bytes(&kept.text_max, block).is_none_or(|max| low <= max)
         && bytes(&kept.text_min, block).is_none_or(|min| min <= high)
+}
+
+/// A question to texts of which nothing is known but that others than texts give no answer.
+fn any_text(kept: &ColumnStatistics, block: usize) -> Possible {
+    let kinds = kinds_of(kept, block);
+    Possible::NONE
+        .or_if(kinds.intersects(NOT_TEXTS), Possible::UNKNOWN)
+        .or_if(kinds.intersects(TEXTS), Possible::known(true, true))
 }
 
 fn like(kept: &ColumnStatistics, block: usize, pattern: &Pattern) -> Possible {

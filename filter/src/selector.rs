@@ -32,6 +32,7 @@ struct Inner {
     text: String,
     dialect: Dialect,
     tree: Tree,
+    has_now: bool,
 }
 
 impl Selector {
@@ -47,7 +48,8 @@ impl Selector {
             return Err(SelectorError::new(text, 0, message));
         }
         let tree = Tree::new(text, &parser::parse(text, limits)?)?;
-        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree })))
+        let has_now = tree.has_now();
+        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree, has_now })))
     }
 
     /// Parses a tag expression of RocketMQ: `*` or nothing for all messages, else tags joined by `||`.
@@ -89,7 +91,7 @@ impl Selector {
     /// Returns the selector that matches every message.
     pub fn all() -> Self {
         let tree = Tree { condition: Condition::Constant(Truth::True), columns: Vec::new() };
-        Self(Arc::new(Inner { text: "TRUE".to_owned(), dialect: Dialect::default(), tree }))
+        Self(Arc::new(Inner { text: "TRUE".to_owned(), dialect: Dialect::default(), tree, has_now: false }))
     }
 
     /// Returns the text.
@@ -105,6 +107,12 @@ impl Selector {
     /// Returns whether every message matches, whatever it holds.
     pub fn matches_all(&self) -> bool {
         self.tree().condition == Condition::Constant(Truth::True)
+    }
+
+    /// Returns whether NOW decides, so that the answer for a row changes with time. Whoever keeps answers must
+    /// ask, and judge with [`Predicate::at`](crate::Predicate::at).
+    pub fn depends_on_now(&self) -> bool {
+        self.0.has_now
     }
 
     /// Returns the columns that decide, each once, in the order of the text.

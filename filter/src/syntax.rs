@@ -6,7 +6,7 @@
 
 use weir_columns::System;
 
-use crate::types::Truth;
+use crate::{functions::Function, types::Truth};
 
 /// A piece of a selector and the byte at which it starts.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,12 @@ pub(crate) enum ExprKind {
     Literal(Literal),
     Property(String),
     System(System),
+    /// NOW(): the moment of the scan.
+    Now,
+    Call {
+        function: Function,
+        arguments: Vec<Expr>,
+    },
     /// `-x` or `+x` of something that is no number literal.
     Sign {
         negative: bool,
@@ -58,6 +64,12 @@ pub(crate) enum ExprKind {
         text: String,
         negated: bool,
     },
+    /// The pattern starts at byte `pattern.1`.
+    Regexp {
+        operand: Box<Expr>,
+        pattern: (String, usize),
+        negated: bool,
+    },
     IsNull {
         operand: Box<Expr>,
         negated: bool,
@@ -77,6 +89,8 @@ impl Expr {
             ExprKind::Literal(_)
             | ExprKind::Property(_)
             | ExprKind::System(_)
+            | ExprKind::Now
+            | ExprKind::Call { .. }
             | ExprKind::Sign { .. }
             | ExprKind::Arithmetic { .. } => false,
             ExprKind::Compare { .. }
@@ -84,6 +98,7 @@ impl Expr {
             | ExprKind::In { .. }
             | ExprKind::Like { .. }
             | ExprKind::Search { .. }
+            | ExprKind::Regexp { .. }
             | ExprKind::IsNull { .. }
             | ExprKind::Not(_)
             | ExprKind::Junction { .. } => true,

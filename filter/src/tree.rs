@@ -10,9 +10,11 @@ use weir_columns::{ColumnRef, System};
 use crate::{
     error::SelectorError,
     lexer::excerpt,
+    operand::{Constant, Operand},
     pattern::Pattern,
     range::{NumberRange, TextRange},
-    syntax::{Arithmetic, Comparison, Connective, Expr, ExprKind, Literal},
+    regexp::Regexp,
+    syntax::{Comparison, Connective, Expr, ExprKind, Literal},
     types::{Number, Scalar, Truth},
 };
 
@@ -58,35 +60,12 @@ pub(crate) enum Check {
     In { operand: Operand, set: Set },
     /// Does the text match? Unknown if it is no text.
     Like { operand: Operand, pattern: Box<Pattern> },
+    /// Does the expression match some part of the text? Unknown if it is no text.
+    Regexp { operand: Operand, regexp: Regexp },
     /// Is it missing? Never unknown.
     Null { operand: Operand },
     /// Two values that are both not constant.
     Compare { left: Operand, comparison: Comparison, right: Operand },
-}
-
-/// A value: a column, a constant, or what is computed from them.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Operand {
-    /// A column by its place in [`Tree::columns`].
-    Column(usize),
-    Constant(Constant),
-    /// The value as a number, negated or not.
-    Sign {
-        negative: bool,
-        operand: Box<Operand>,
-    },
-    Arithmetic {
-        first: Box<Operand>,
-        rest: Vec<(Arithmetic, Operand)>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Constant {
-    Null,
-    Text(String),
-    Boolean(bool),
-    Number(Number),
 }
 
 /// The entries of a list.
@@ -138,13 +117,25 @@ pub(crate) struct Tree {
 impl Tree {
     /// Checks the types of a syntax tree. `text` is where it came from.
     pub(crate) fn new(text: &str, expr: &Expr) -> Result<Self, SelectorError> {
-        let mut checker = Checker { text, columns: HashMap::default() };
+        let mut checker = Checker { text, columns: HashMap::default(), regexps: 0 };
         let condition = checker.condition(expr, false)?;
         let mut columns: Vec<(ColumnName, usize)> = checker.columns.into_iter().collect();
         columns.sort_unstable_by_key(|(_, place)| *place);
         let mut tree = Self { condition, columns: columns.into_iter().map(|(name, _)| name).collect() };
         tree.forget_folded_columns();
         Ok(tree)
+    }
+
+    /// Whether the moment of the scan decides.
+    pub(crate) fn has_now(&self) -> bool {
+        self.condition.has_now()
+    }
+
+    /// The same with the moment of the scan in its place.
+    pub(crate) fn at(&self, now_ms: i64) -> Self {
+        let mut tree = Self { condition: self.condition.at(now_ms), columns: self.columns.clone() };
+        tree.forget_folded_columns();
+        tree
     }
 
     /// Drops columns that constants have made irrelevant.
@@ -165,7 +156,7 @@ impl Tree {
 
 /// What is known of a value before any row is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Type {
+pub(crate) enum Type {
     /// A property: text, a number or a boolean, by row.
     Any,
     Number,
@@ -175,7 +166,7 @@ enum Type {
 }
 
 impl Type {
-    const fn noun(self) -> &'static str {
+    pub(crate) const fn noun(self) -> &'static str {
         match self {
             Self::Any => "a property",
             Self::Number => "a number",
@@ -186,17 +177,20 @@ impl Type {
     }
 }
 
-struct Checker<'a> {
+/// Looks at types, and makes conditions of what was written. Calls are in [`crate::calls`].
+pub(crate) struct Checker<'a> {
     text: &'a str,
     columns: HashMap<ColumnName, usize, foldhash::fast::RandomState>,
+    /// How many regular expressions there are so far.
+    pub(crate) regexps: usize,
 }
 
 impl Checker<'_> {
-    fn error<T>(&self, at: usize, message: impl Into<String>) -> Result<T, SelectorError> {
+    pub(crate) fn error<T>(&self, at: usize, message: impl Into<String>) -> Result<T, SelectorError> {
         Err(SelectorError::new(self.text, at, message))
     }
 
-    fn condition(&mut self, expr: &Expr, negated: bool) -> Result<Condition, SelectorError> {
+    pub(crate) fn condition(&mut self, expr: &Expr, negated: bool) -> Result<Condition, SelectorError> {
         match &expr.kind {
             ExprKind::Literal(Literal::Boolean(value)) => {
                 Ok(Condition::Constant(Truth::from(*value).negated_if(negated)))
@@ -208,9 +202,14 @@ impl Checker<'_> {
             }
             ExprKind::Literal(_)
             | ExprKind::System(_)
+            | ExprKind::Now
             | ExprKind::Sign { .. }
-            | ExprKind::Arithmetic { .. } => {
-                let kind = self.operand(expr)?.1;
+            | ExprKind::Arithmetic { .. }
+            | ExprKind::Call { .. } => {
+                let (operand, kind) = self.operand(expr)?;
+                if matches!(kind, Type::Any | Type::Boolean | Type::Null) {
+                    return Ok(Condition::test(Check::Boolean { operand }, negated));
+                }
                 self.error(
                     expr.at,
                     format!("expected a condition, found {}; compare it with something", kind.noun()),
@@ -226,6 +225,9 @@ impl Checker<'_> {
             }
             ExprKind::Search { operand, search, text, negated: not } => {
                 self.like(operand, Pattern::search(*search, text), "a search", *not != negated)
+            }
+            ExprKind::Regexp { operand, pattern, negated: not } => {
+                self.regexp(operand, pattern, *not != negated)
             }
             ExprKind::IsNull { operand, negated: not } => self.is_null(operand, *not != negated),
             ExprKind::Not(operand) => self.condition(operand, !negated),
@@ -279,7 +281,7 @@ impl Checker<'_> {
     }
 
     /// `right` is the expression on the right, where an error is shown.
-    fn check_comparable(
+    pub(crate) fn check_comparable(
         &self,
         left_type: Type,
         comparison: Comparison,
@@ -389,23 +391,18 @@ impl Checker<'_> {
             let operand = self.operand(operand)?.0;
             return Ok(Condition::test(Check::Null { operand }, negated));
         }
-        Ok(match self.condition(operand, false)? {
-            Condition::Constant(truth) => {
-                Condition::Constant(Truth::from(truth == Truth::Unknown).negated_if(negated))
-            }
-            condition => Condition::IsUnknown { condition: Box::new(condition), negated },
-        })
+        Ok(Condition::is_unknown(self.condition(operand, false)?, negated))
     }
 
     /// An operand that must not be a condition.
-    fn value(&mut self, expr: &Expr, what: &str) -> Result<(Operand, Type), SelectorError> {
+    pub(crate) fn value(&mut self, expr: &Expr, what: &str) -> Result<(Operand, Type), SelectorError> {
         if expr.is_condition() {
             return self.error(expr.at, format!("{what} takes a value, found a condition"));
         }
         self.operand(expr)
     }
 
-    fn operand(&mut self, expr: &Expr) -> Result<(Operand, Type), SelectorError> {
+    pub(crate) fn operand(&mut self, expr: &Expr) -> Result<(Operand, Type), SelectorError> {
         match &expr.kind {
             ExprKind::Literal(literal) => {
                 let constant = Constant::from(literal);
@@ -427,12 +424,14 @@ impl Checker<'_> {
                     rest.iter().map(|(operator, operand)| Ok((*operator, self.number(operand)?))).collect();
                 Ok((Operand::Arithmetic { first, rest: rest? }.folded(), Type::Number))
             }
+            ExprKind::Now => Ok((Operand::Now, Type::Number)),
+            ExprKind::Call { function, arguments } => self.call(expr.at, *function, arguments),
             _ => self.error(expr.at, "expected a value, found a condition"),
         }
     }
 
     /// An operand of arithmetic.
-    fn number(&mut self, expr: &Expr) -> Result<Operand, SelectorError> {
+    pub(crate) fn number(&mut self, expr: &Expr) -> Result<Operand, SelectorError> {
         let (operand, kind) = self.value(expr, "arithmetic")?;
         match kind {
             Type::Any | Type::Number | Type::Null => Ok(operand),
@@ -442,7 +441,7 @@ impl Checker<'_> {
         }
     }
 
-    fn column(&mut self, name: ColumnName) -> Operand {
+    pub(crate) fn column(&mut self, name: ColumnName) -> Operand {
         let next = self.columns.len();
         Operand::Column(*self.columns.entry(name).or_insert(next))
     }
@@ -476,10 +475,9 @@ fn compare(left: Operand, comparison: Comparison, right: Operand, negated: bool)
 
 impl Condition {
     /// A test, folded if it looks at no column.
-    fn test(check: Check, negated: bool) -> Self {
-        let mut looks_at_rows = false;
-        check.for_each_column(&mut |_| looks_at_rows = true);
-        if looks_at_rows {
+    pub(crate) fn test(check: Check, negated: bool) -> Self {
+        let (first, second) = check.operands();
+        if !first.is_fixed() || second.is_some_and(|second| !second.is_fixed()) {
             return Self::Test(Test { check, negated });
         }
         let truth = check.truth(&|_| Scalar::Null);
@@ -505,6 +503,14 @@ impl Condition {
             0 => Self::Constant(neutral),
             1 => flat.swap_remove(0),
             _ => Self::Junction { connective, terms: flat },
+        }
+    }
+
+    /// Asks whether a condition is unknown; constants are folded.
+    fn is_unknown(condition: Self, negated: bool) -> Self {
+        match condition {
+            Self::Constant(truth) => Self::Constant(Truth::from(truth == Truth::Unknown).negated_if(negated)),
+            condition => Self::IsUnknown { condition: Box::new(condition), negated },
         }
     }
 
@@ -587,6 +593,39 @@ impl Condition {
         }
     }
 
+    /// Whether the moment of the scan decides.
+    pub(crate) fn has_now(&self) -> bool {
+        match self {
+            Self::Constant(_) => false,
+            Self::Test(test) => {
+                let (first, second) = test.check.operands();
+                first.has_now() || second.is_some_and(Operand::has_now)
+            }
+            Self::IsUnknown { condition, .. } => condition.has_now(),
+            Self::Same { sides, .. } => sides.iter().any(Self::has_now),
+            Self::Junction { terms, .. } => terms.iter().any(Self::has_now),
+        }
+    }
+
+    /// The same with the moment of the scan in its place, and what is constant then folded.
+    fn at(&self, now_ms: i64) -> Self {
+        match self {
+            Self::Constant(truth) => Self::Constant(*truth),
+            Self::Test(Test { check, negated }) => match check.at(now_ms) {
+                Check::Compare { left, comparison, right } => compare(left, comparison, right, *negated),
+                check => Self::test(check, *negated),
+            },
+            Self::IsUnknown { condition, negated } => Self::is_unknown(condition.at(now_ms), *negated),
+            Self::Same { sides, negated } => {
+                let [left, right] = &**sides;
+                Self::same([left.at(now_ms), right.at(now_ms)], *negated)
+            }
+            Self::Junction { connective, terms } => {
+                Self::junction(*connective, terms.iter().map(|term| term.at(now_ms)).collect())
+            }
+        }
+    }
+
     /// The only column that is looked at; `None` if there are several or none.
     pub(crate) fn single_column(&self) -> Option<usize> {
         let mut first = None;
@@ -613,6 +652,7 @@ impl Check {
             | Self::Boolean { operand }
             | Self::In { operand, .. }
             | Self::Like { operand, .. }
+            | Self::Regexp { operand, .. }
             | Self::Null { operand } => (operand, None),
             Self::Compare { left, right, .. } => (left, Some(right)),
         }
@@ -625,6 +665,7 @@ impl Check {
             | Self::Boolean { operand }
             | Self::In { operand, .. }
             | Self::Like { operand, .. }
+            | Self::Regexp { operand, .. }
             | Self::Null { operand } => (operand, None),
             Self::Compare { left, right, .. } => (left, Some(right)),
         }
@@ -646,91 +687,49 @@ impl Check {
         }
     }
 
+    /// Calls `visit` with each column without whose value the answer is unknown.
+    pub(crate) fn for_each_strict_column(&self, visit: &mut impl FnMut(usize)) {
+        let (first, second) = self.operands();
+        first.for_each_strict_column(visit);
+        if let Some(second) = second {
+            second.for_each_strict_column(visit);
+        }
+    }
+
     /// The answer for one row, whose columns `column` gives.
     pub(crate) fn truth<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Truth {
         match self {
-            Self::Number { operand, range } => match operand.scalar(column).as_number() {
+            Self::Number { operand, range } => match operand.number(column) {
                 Some(Number::Float(value)) if value.is_nan() => Truth::Unknown,
                 number => Truth::from(number.map(|number| range.has(number))),
             },
             Self::Text { operand, range } => {
-                Truth::from(operand.scalar(column).map_text(|text| range.has(text)))
+                Truth::from(operand.value(column).as_scalar().map_text(|text| range.has(text)))
             }
-            Self::Boolean { operand } => Truth::from(operand.scalar(column).as_boolean()),
-            Self::In { operand, set } => set.truth(operand.scalar(column)),
+            Self::Boolean { operand } => Truth::from(operand.value(column).as_scalar().as_boolean()),
+            Self::In { operand, set } => set.truth(operand.value(column).as_scalar()),
             Self::Like { operand, pattern } => {
-                Truth::from(operand.scalar(column).map_text(|text| pattern.matches(text)))
+                Truth::from(operand.value(column).as_scalar().map_text(|text| pattern.matches(text)))
             }
-            Self::Null { operand } => Truth::from(operand.scalar(column).is_null()),
+            Self::Regexp { operand, regexp } => {
+                Truth::from(operand.value(column).as_scalar().map_text(|text| regexp.matches(text)))
+            }
+            Self::Null { operand } => Truth::from(operand.value(column).as_scalar().is_null()),
             Self::Compare { left, comparison, right } => {
-                left.scalar(column).compare(*comparison, right.scalar(column))
-            }
-        }
-    }
-}
-
-impl Operand {
-    fn for_each_column(&self, visit: &mut impl FnMut(usize)) {
-        match self {
-            Self::Column(column) => visit(*column),
-            Self::Constant(_) => {}
-            Self::Sign { operand, .. } => operand.for_each_column(visit),
-            Self::Arithmetic { first, rest } => {
-                first.for_each_column(visit);
-                rest.iter().for_each(|(_, operand)| operand.for_each_column(visit));
+                left.value(column).as_scalar().compare(*comparison, right.value(column).as_scalar())
             }
         }
     }
 
-    fn for_each_column_mut(&mut self, visit: &mut impl FnMut(&mut usize)) {
-        match self {
-            Self::Column(column) => visit(column),
-            Self::Constant(_) => {}
-            Self::Sign { operand, .. } => operand.for_each_column_mut(visit),
-            Self::Arithmetic { first, rest } => {
-                first.for_each_column_mut(visit);
-                rest.iter_mut().for_each(|(_, operand)| operand.for_each_column_mut(visit));
-            }
+    /// The same with the moment of the scan in its place.
+    fn at(&self, now_ms: i64) -> Self {
+        let mut bound = self.clone();
+        let (first, second) = bound.operands_mut();
+        *first = first.at(now_ms);
+        if let Some(second) = second {
+            *second = second.at(now_ms);
         }
-    }
-
-    /// The value in one row, whose columns `column` gives.
-    pub(crate) fn scalar<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Scalar<'a> {
-        match self {
-            Self::Column(place) => column(*place),
-            Self::Constant(constant) => constant.as_scalar(),
-            Self::Sign { .. } | Self::Arithmetic { .. } => {
-                self.number(column).map_or(Scalar::Null, Scalar::Number)
-            }
-        }
-    }
-
-    /// The value in one row as a number.
-    fn number<'a>(&'a self, column: &impl Fn(usize) -> Scalar<'a>) -> Option<Number> {
-        match self {
-            Self::Sign { negative, operand } => {
-                let number = operand.number(column)?;
-                if *negative { number.negated() } else { Some(number) }
-            }
-            Self::Arithmetic { first, rest } => {
-                let mut number = first.number(column)?;
-                for (operator, operand) in rest {
-                    number = number.compute(*operator, operand.number(column)?)?;
-                }
-                Some(number)
-            }
-            Self::Column(_) | Self::Constant(_) => self.scalar(column).as_number(),
-        }
-    }
-
-    /// Computes now what looks at no column.
-    fn folded(self) -> Self {
-        let mut looks_at_rows = false;
-        self.for_each_column(&mut |_| looks_at_rows = true);
-        if looks_at_rows {
-            return self;
-        }
-        Self::Constant(self.number(&|_| Scalar::Null).map_or(Constant::Null, Constant::Number))
+        bound
     }
 }
 
@@ -741,27 +740,6 @@ impl Constant {
             Self::Text(_) => Type::Text,
             Self::Boolean(_) => Type::Boolean,
             Self::Number(_) => Type::Number,
-        }
-    }
-
-    fn as_scalar(&self) -> Scalar<'_> {
-        match self {
-            Self::Null => Scalar::Null,
-            Self::Text(text) => Scalar::Str(text),
-            Self::Boolean(value) => Scalar::Boolean(*value),
-            Self::Number(number) => Scalar::Number(*number),
-        }
-    }
-}
-
-impl From<&Literal> for Constant {
-    fn from(literal: &Literal) -> Self {
-        match literal {
-            Literal::Null => Self::Null,
-            Literal::Text(text) => Self::Text(text.clone()),
-            Literal::Boolean(value) => Self::Boolean(*value),
-            Literal::Integer(value) => Self::Number(Number::Int(*value)),
-            Literal::Decimal(value) => Self::Number(Number::Float(*value)),
         }
     }
 }

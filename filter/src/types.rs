@@ -97,6 +97,33 @@ impl Number {
         }
     }
 
+    /// Without its sign; `None` on overflow.
+    pub(crate) fn absolute(self) -> Option<Self> {
+        match self {
+            Self::Int(value) => value.checked_abs().map(Self::Int),
+            Self::Float(value) => finite(value.abs()),
+        }
+    }
+
+    /// The whole number that `rounded` makes of a double; an integer as it is.
+    pub(crate) fn whole(self, rounded: impl FnOnce(f64) -> f64) -> Option<Self> {
+        match self {
+            Self::Int(value) => Some(Self::Int(value)),
+            Self::Float(value) => finite(rounded(value)),
+        }
+    }
+
+    /// The integer that equals it, if one does.
+    pub(crate) fn as_integer(self) -> Option<i64> {
+        match self {
+            Self::Int(value) => Some(value),
+            Self::Float(value) => {
+                let int = value as i64;
+                (compare_int_float(int, value) == Some(Ordering::Equal)).then_some(int)
+            }
+        }
+    }
+
     /// Computes; `None` on overflow, division by zero, and where the result is not finite.
     pub(crate) fn compute(self, operator: Arithmetic, other: Self) -> Option<Self> {
         if let (Self::Int(a), Self::Int(b)) = (self, other)

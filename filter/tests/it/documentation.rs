@@ -1,12 +1,15 @@
 //! Every example of `docs/sql.md` is true.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use weir_columns::{System, Value};
 use weir_filter::{
     Dialect, Limits, Predicate, Selector, SelectorError, Truth,
-    oracle::{self, Row, VecRows},
+    oracle::{Oracle, Row, VecRows},
 };
+
+/// When the scans of the examples begin: 2026-01-02T03:04:05Z.
+const NOW_MS: i64 = 1_767_323_045_000;
 
 fn document() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sql.md");
@@ -56,9 +59,9 @@ fn answers_are_right() {
         let selector =
             parse(selector.trim()).unwrap_or_else(|error| panic!("{}", error.report(selector.trim())));
         let rows = VecRows::new(vec![row]);
-        let verdicts = Predicate::new(&selector).evaluate(&rows, None).unwrap();
+        let verdicts = Arc::new(Predicate::new(&selector)).at(NOW_MS).evaluate(&rows, None).unwrap();
         assert_eq!(verdicts.truth(0), Some(expected), "{line}");
-        let Ok(plain) = oracle::evaluate(&selector, &rows, 0);
+        let Ok(plain) = Oracle::new(&selector).at(NOW_MS).truth(&rows, 0);
         assert_eq!(plain, expected, "{line}");
     }
 }
@@ -121,6 +124,14 @@ fn system_values_and_limits_are_all_there() {
         format!("ENDSWITH | {} bytes |", thousands(limits.pattern_bytes_max)),
     ] {
         assert!(document.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn functions_are_all_there() {
+    let document = document();
+    for name in weir_filter::function_names() {
+        assert!(document.contains(&format!("`{name}")), "{name}");
     }
 }
 

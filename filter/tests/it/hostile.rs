@@ -59,6 +59,22 @@ fn wide_selectors_make_wide_trees() {
 }
 
 #[test]
+fn calls_nest_as_deep_as_parentheses_and_may_be_wide() {
+    let deep = |depth| format!("{}a{} = 'x'", "UPPER(".repeat(depth), ")".repeat(depth));
+    assert!(parse(&deep(32)).is_ok());
+    assert_eq!(parse(&deep(33)).unwrap_err().position(), 32 * 6 + 5);
+    for call in ["UPPER(", "CONCAT(a, ", "MOD(1, ", "REGEXP(", "NOW(", "SUBSTRING(a FROM "] {
+        assert!(Selector::parse(&call.repeat(100_000), Dialect::Sql92, &WIDE).is_err());
+    }
+    let wide = format!("CONCAT({}) = 'x'", vec!["a"; 200_000].join(", "));
+    assert!(Selector::parse(&wide, Dialect::Sql92, &WIDE).is_ok());
+    let many = vec!["UPPER(a) = COALESCE(b, 'x')"; 30_000].join(" OR ");
+    assert!(Selector::parse(&many, Dialect::Sql92, &WIDE).is_ok());
+    let error = parse(&vec!["a REGEXP 'x'"; 17].join(" OR ")).unwrap_err();
+    assert!(error.message().contains("16 regular expressions") && error.position() == 16 * 16 + 9, "{error}");
+}
+
+#[test]
 fn bounds_are_told_with_their_place() {
     let list: Vec<String> = (0..257).map(|n| n.to_string()).collect();
     let error = Selector::parse(
@@ -98,6 +114,11 @@ fn patterns_made_to_be_slow_are_judged_in_linear_time() {
             let verdicts = Predicate::new(&selector).evaluate(&rows, None).unwrap();
             assert_eq!(verdicts.matches.count_set_bits(), 0);
         }
+    }
+    for expression in ["(a*)*b", "(a|a)*b", "(a|aa)+$b", "a{0,50}a{0,50}b", "(.*)(.*)(.*)b"] {
+        let selector = parse(&format!("a REGEXP '{expression}'")).unwrap();
+        let verdicts = Predicate::new(&selector).evaluate(&VecRows::new(rows.clone()), None).unwrap();
+        assert_eq!(verdicts.matches.count_set_bits(), 0);
     }
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -1,5 +1,7 @@
 //! Which blocks are skipped. That none is skipped by mistake, `random.rs` checks.
 
+use std::sync::Arc;
+
 use weir_columns::{System, Value};
 use weir_filter::{
     Dialect, Limits, Predicate, Selector,
@@ -103,6 +105,39 @@ fn booleans_and_system_values_are_skipped_too() {
         })
         .collect();
     check(&rows, &[("sys.queue_id >= 2", "..##"), ("sys.queue_id IN (0, 3)", "#..#")]);
+}
+
+#[test]
+fn now_skips_as_a_constant_and_coalesce_skips_nothing() {
+    let times: Vec<VecRows> = (0..4)
+        .map(|hour| {
+            let system = [(System::BornTime, Value::I64(hour * 3_600_000))].into_iter().collect();
+            VecRows::new(vec![Row { system, ..Row::default() }])
+        })
+        .collect();
+    let statistics = VecStatistics::exact(&times);
+    for (text, expected) in [
+        ("sys.born_time > NOW() - INTERVAL '1' HOUR", "...#"),
+        ("sys.born_time BETWEEN NOW() - 7200000 AND NOW() - 3600000", ".##."),
+        ("NOT sys.born_time < NOW()", "...#"),
+        ("sys.born_time + 0 > NOW()", "####"),
+        ("NOW() < 5", "...."),
+    ] {
+        let selector = Selector::parse(text, Dialect::Sql92, &Limits::default()).unwrap();
+        let read = Arc::new(Predicate::new(&selector)).at(3 * 3_600_000).may_match(&statistics);
+        let shown: String = read.iter().map(|read| if read { '#' } else { '.' }).collect();
+        assert_eq!(shown, expected, "{text}");
+    }
+    check(
+        &blocks(&[&[text("a")], &[None], &[Some(Value::I64(5))]]),
+        &[
+            ("UPPER(x) = 'A'", "#.#"),
+            ("COALESCE(x, 'A') = 'A'", "###"),
+            ("NULLIF(x, y) = 'a'", "#.#"),
+            ("x REGEXP 'a'", "#.."),
+            ("(x REGEXP 'a') IS NULL", ".##"),
+        ],
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! On a failure proptest prints the smallest input that it found and keeps its seed in
 //! `proptest-regressions`.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use arrow_buffer::BooleanBuffer;
 use proptest::{prelude::*, sample::select, strategy::Union};
@@ -58,6 +58,10 @@ const TEXTS: &[&str] = &[
     "a_b",
     "2013-06-01",
     "2013-07-01",
+    "1970-01-01T00:00:00.005Z",
+    "1970-01-01 02:00:00.01+02:00",
+    " a ",
+    "Straße",
     "é",
     "😀",
     "\u{ffff}",
@@ -92,6 +96,12 @@ const NUMBERS: &[&str] = &[
 
 const PATTERNS: &[&str] =
     &["%", "E%", "EU", "%U", "%e%", "_", "a_b", "a!_b", "50!%", "%0", "", "5%", "2013%", "__", "a%b", "%\\%"];
+
+const EXPRESSIONS: &[&str] =
+    &["", "^E", "U$", "^[0-9]+$", "e|5", "a.b", "^.$", "\\.", "(?i)eu", "[^a-z]", "^$", "é", "0{2,}"];
+
+/// What NOW is in every scan.
+const NOW_MS: i64 = 10;
 
 const PROPERTIES: &[&str] = &["a", "b", "c", "d", "größe.mm", "sys.x"];
 
@@ -219,6 +229,73 @@ fn computed() -> BoxedStrategy<String> {
     .boxed()
 }
 
+/// A value whose type is a string, or NULL.
+fn made_text() -> BoxedStrategy<String> {
+    let leaf = prop_oneof![4 => column(), 2 => string()];
+    leaf.prop_recursive(3, 8, 3, |inner| {
+        let one = select(&["UPPER", "lower", "Trim"][..]);
+        prop_oneof![
+            3 => (one, inner.clone()).prop_map(|(f, x)| format!("{f}({x})")),
+            2 => proptest::collection::vec(inner.clone(), 2..4).prop_map(|x| format!("CONCAT({})", x.join(", "))),
+            1 => (inner.clone(), made_number()).prop_map(|(x, from)| format!("SUBSTRING({x}, {from})")),
+            2 => (inner.clone(), select(&["1", "-1", "2", "0"][..]), made_number())
+                .prop_map(|(x, from, count)| format!("SUBSTRING({x} FROM {from} FOR {count})")),
+            1 => (inner.clone(), inner.clone()).prop_map(|(x, y)| format!("COALESCE({x}, {y})")),
+            1 => (inner.clone(), inner).prop_map(|(x, y)| format!("NULLIF({x}, {y})")),
+        ]
+    })
+    .boxed()
+}
+
+/// A value whose type is a number, or NULL.
+fn made_number() -> BoxedStrategy<String> {
+    let leaf = prop_oneof![
+        3 => column(),
+        2 => number(),
+        1 => Just("NOW()".to_owned()),
+        1 => Just("INTERVAL '3' MILLISECOND".to_owned()),
+        1 => Just("TIMESTAMP '1970-01-01T00:00:00.005Z'".to_owned()),
+        2 => column().prop_map(|x| format!("LENGTH({x})")),
+        1 => column().prop_map(|x| format!("TO_TIMESTAMP({x})")),
+    ];
+    leaf.prop_recursive(2, 6, 2, |inner| {
+        let one = select(&["ABS", "FLOOR", "CEIL", "CEILING", "ROUND"][..]);
+        let operator = select(&["+", "-", "*", "/", "%"][..]);
+        prop_oneof![
+            3 => (one, inner.clone()).prop_map(|(f, x)| format!("{f}({x})")),
+            1 => (inner.clone(), inner.clone()).prop_map(|(x, y)| format!("MOD({x}, {y})")),
+            1 => (inner.clone(), operator, inner.clone()).prop_map(|(x, op, y)| format!("{x} {op} ({y})")),
+            1 => (inner.clone(), inner.clone()).prop_map(|(x, y)| format!("COALESCE({x}, {y}, 5)")),
+            1 => (inner.clone(), inner).prop_map(|(x, y)| format!("NULLIF({x}, {y})")),
+        ]
+    })
+    .boxed()
+}
+
+/// Conditions with functions.
+fn made() -> BoxedStrategy<String> {
+    let any = prop_oneof![made_text(), made_number()].boxed();
+    prop_oneof![
+        3 => (made_text(), comparison(), prop_oneof![string(), made_text()]).prop_map(|(x, op, y)| format!("{x} {op} {y}")),
+        3 => (made_number(), comparison(), prop_oneof![number(), made_number()]).prop_map(|(x, op, y)| format!("{x} {op} {y}")),
+        1 => (column(), comparison(), any.clone()).prop_map(|(x, op, y)| format!("{x} {op} {y}")),
+        2 => (system_int(), comparison(), select(&["", " - 5", " + 0.5"][..])).prop_map(|(x, op, y)| format!("{x} {op} NOW(){y}")),
+        1 => (any.clone(), not()).prop_map(|(x, not)| format!("{x} IS {not}NULL")),
+        1 => (made_text(), not(), string(), string()).prop_map(|(x, not, a, b)| format!("{x} {not}IN ({a}, {b})")),
+        1 => (made_number(), not(), number(), number()).prop_map(|(x, not, a, b)| format!("{x} {not}IN ({a}, {b})")),
+        1 => (made_number(), not(), made_number(), made_number()).prop_map(|(x, not, a, b)| format!("{x} {not}BETWEEN {a} AND {b}")),
+        1 => (made_text(), not(), select(PATTERNS)).prop_map(|(x, not, p)| format!("{x} {not}LIKE {}", quoted(p))),
+        2 => (prop_oneof![column(), made_text()], not(), select(EXPRESSIONS)).prop_map(|(x, not, p)| format!("{x} {not}REGEXP {}", quoted(p))),
+        1 => (column(), select(EXPRESSIONS)).prop_map(|(x, p)| format!("REGEXP({x}, {})", quoted(p))),
+        1 => column().prop_map(|x| format!("COALESCE({x}, TRUE)")),
+    ]
+    .boxed()
+}
+
+fn system_int() -> BoxedStrategy<String> {
+    select(&["sys.store_time", "sys.queue_id"][..]).prop_map(str::to_owned).boxed()
+}
+
 fn comparison() -> impl Strategy<Value = &'static str> {
     select(&["=", "<>", "!=", "<", "<=", ">", ">="][..])
 }
@@ -270,6 +347,7 @@ fn atom() -> BoxedStrategy<String> {
                 .boxed(),
         ),
         (2, column()),
+        (14, made()),
         (1, select(&["TRUE", "FALSE", "NULL"][..]).prop_map(str::to_owned).boxed()),
     ])
     .boxed()
@@ -318,8 +396,8 @@ proptest! {
         for text in texts {
             // Some are refused, because a type cannot fit.
             let Ok(selector) = Selector::parse(&text, Dialect::Sql92, &Limits::default()) else { continue };
-            let oracle = Oracle::new(&selector);
-            let predicate = Predicate::new(&selector);
+            let oracle = Oracle::new(&selector).at(NOW_MS);
+            let predicate = Arc::new(Predicate::new(&selector)).at(NOW_MS);
             let (by_exact, by_loose) = (predicate.may_match(&exact), predicate.may_match(&loose));
             prop_assert_eq!(by_exact.len(), blocks.len());
             for (number, block) in blocks.iter().enumerate() {
@@ -370,10 +448,60 @@ proptest! {
 fn token_soup() -> impl Strategy<Value = String> {
     let words = select(
         &[
-            "a", "sys.tag", "sys.", "sys.tga", "\"x\"", "'s'", "5", "1.5", "0x", "007", "(", ")", ",", "=",
-            "<>", "<", "+", "-", "*", "%", "AND", "OR", "NOT", "BETWEEN", "IN", "LIKE", "ESCAPE", "IS",
-            "NULL", "TRUE", "CONTAINS", "'", "\"", "--", "/*", "*/", "\n", "é", "\u{a0}", ";", "!", "|", ".",
-            "..", "😀",
+            "a",
+            "sys.tag",
+            "sys.",
+            "sys.tga",
+            "\"x\"",
+            "'s'",
+            "5",
+            "1.5",
+            "0x",
+            "007",
+            "(",
+            ")",
+            ",",
+            "=",
+            "<>",
+            "<",
+            "+",
+            "-",
+            "*",
+            "%",
+            "AND",
+            "OR",
+            "NOT",
+            "BETWEEN",
+            "IN",
+            "LIKE",
+            "ESCAPE",
+            "IS",
+            "NULL",
+            "TRUE",
+            "CONTAINS",
+            "UPPER",
+            "SUBSTRING",
+            "FROM",
+            "REGEXP",
+            "NOW",
+            "INTERVAL",
+            "HOUR",
+            "TIMESTAMP",
+            "COALESCE",
+            "'",
+            "\"",
+            "--",
+            "/*",
+            "*/",
+            "\n",
+            "é",
+            "\u{a0}",
+            ";",
+            "!",
+            "|",
+            ".",
+            "..",
+            "😀",
         ][..],
     );
     let blanks = select(&["", " ", " ", " "][..]);

@@ -1,5 +1,7 @@
 //! What selectors answer, in tables: TRUE (`T`), FALSE (`F`) or UNKNOWN (`U`).
 
+use std::sync::Arc;
+
 use weir_columns::{ColumnRef, System, Value};
 use weir_filter::{
     Dialect, Limits, Predicate, Selector, Truth,
@@ -176,6 +178,95 @@ fn properties_compare_by_what_both_are() {
     check_rows("x < y", &rows, &["x", "y"], &[F, T, U, U, U, F]);
     check_rows("x + y > 11", &rows, &["x", "y"], &[F, F, U, U, U, T]);
     check_rows("x = y AND z = 1", &rows, &["x", "y"], &[U, F, U, F, U, F]);
+}
+
+#[test]
+fn functions_of_text_take_text_and_give_strings() {
+    let values = [text("Ab"), text("05"), text("7"), str("é "), Some(Value::I64(7)), None];
+    check("UPPER(x) = 'AB'", &values, &[T, F, F, F, U, U]);
+    check("LOWER(x) IN ('ab', '7')", &values, &[T, F, T, F, U, U]);
+    check("LENGTH(x) = 2", &values, &[T, T, F, T, U, U]);
+    check("TRIM(x) = 'é'", &values, &[F, F, F, T, U, U]);
+    check("CONCAT(x, '!', x) ENDSWITH '!7'", &values, &[F, F, T, F, U, U]);
+    check("SUBSTRING(x, 2) = '5'", &values, &[F, T, F, F, U, U]);
+    // What is made is a string, so it has the order of texts and is no number.
+    check("SUBSTRING(x, 1) > '1'", &values, &[T, F, T, T, U, U]);
+    check("UPPER(x) = x", &values, &[F, T, T, F, U, U]);
+    check("x REGEXP '^[0-9]+$'", &values, &[F, T, T, F, U, U]);
+    check("x NOT REGEXP 'A'", &values, &[F, T, T, T, U, U]);
+}
+
+#[test]
+fn substrings_are_what_lies_in_the_range() {
+    let value = [text("añ😀d")];
+    for (from, count, expected) in [
+        ("1", "", "añ😀d"),
+        ("2", ", 2", "ñ😀"),
+        ("0", ", 2", "a"),
+        ("-5", ", 2", ""),
+        ("-1", "", "añ😀d"),
+        ("4", ", 100", "d"),
+        ("5", ", 1", ""),
+        ("9223372036854775807", "", ""),
+        ("-9223372036854775808", ", 9223372036854775807", ""),
+        ("2.0", ", 1e0", "ñ"),
+    ] {
+        check(&format!("SUBSTRING(x, {from}{count}) = '{expected}'"), &value, &[T]);
+    }
+    for none in ["1.5", "1, -1", "1, 0.5", "x", "1e300"] {
+        check(&format!("SUBSTRING(x, {none}) IS NULL"), &value, &[T]);
+    }
+}
+
+#[test]
+fn functions_of_numbers_take_numbers_and_number_text() {
+    let values = [text("-2.5"), text("05"), Some(Value::F64(2.5)), text("x"), str("5"), None];
+    check("ABS(x) = 2.5", &values, &[T, F, T, U, U, U]);
+    check("ROUND(x) = -3", &values, &[T, F, F, U, U, U]);
+    check("FLOOR(x) IN (-3, 2, 5)", &values, &[T, T, T, U, U, U]);
+    check("CEIL(x) = -2", &values, &[T, F, F, U, U, U]);
+    check("MOD(x, 2) = 0.5", &values, &[F, F, T, U, U, U]);
+    check("ABS(x) IS NULL", &values, &[F, F, F, T, T, T]);
+    check("ABS(x) >= 0", &[text("-9223372036854775808"), Some(Value::F64(f64::NAN))], &[U, U]);
+    check("MOD(x, 0) = 0", &[text("5")], &[U]);
+}
+
+#[test]
+fn coalesce_and_nullif_give_values_as_they_are() {
+    let values = [text("05"), text("x"), str("5"), Some(Value::Bool(true)), None];
+    check("COALESCE(x, 5) = 5", &values, &[T, U, U, U, T]);
+    check("COALESCE(x, '5') = '5'", &values, &[F, F, T, U, T]);
+    check("COALESCE(y, x, TRUE)", &values, &[U, U, U, T, T]);
+    check("COALESCE(x, y) IS NULL", &values, &[F, F, F, F, T]);
+    check("NULLIF(x, 5) IS NULL", &values, &[T, F, F, F, T]);
+    check("NULLIF(x, y) = '05'", &values, &[T, F, F, U, U]);
+    check("NULLIF(x, x) = x", &values, &[U, U, U, U, U]);
+}
+
+#[test]
+fn text_that_gets_too_long_is_null() {
+    let values = [text(&"a".repeat(32_768)), text(&"a".repeat(32_769)), text(&"ß".repeat(16_384))];
+    check("CONCAT(x, x) IS NULL", &values, &[F, T, F]);
+    let upper = [text(&"ŉ".repeat(21_845)), text(&"ŉ".repeat(21_846))];
+    check("UPPER(x) IS NULL", &upper, &[F, T]);
+}
+
+#[test]
+fn now_is_one_moment_and_null_before_there_is_one() {
+    let born = |time| Row { system: [(System::BornTime, Value::I64(time))].into(), ..Row::default() };
+    let rows = VecRows::new(vec![born(1000), born(5000)]);
+    let selector = |text| Selector::parse(text, Dialect::Sql92, &Limits::default()).unwrap();
+    let young = selector("sys.born_time > NOW() - 2000");
+    assert!(young.depends_on_now() && !selector("sys.born_time > 5 OR NOW() > NULL").depends_on_now());
+    let predicate = Arc::new(Predicate::new(&young));
+    let matches =
+        |predicate: &Predicate| predicate.evaluate(&rows, None).unwrap().matches.iter().collect::<Vec<_>>();
+    assert_eq!(matches(&predicate), [false, false]);
+    assert_eq!(matches(&predicate.at(2000)), [true, true]);
+    assert_eq!(matches(&predicate.at(6000)), [false, true]);
+    assert_eq!(matches(&predicate.at(6000).at(2000)), [true, true]);
+    let constant = Arc::new(Predicate::new(&selector("sys.born_time > 2000")));
+    assert!(Arc::ptr_eq(&constant, &constant.at(1)));
 }
 
 fn keys(keys: &str) -> Row {
