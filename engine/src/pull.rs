@@ -156,6 +156,9 @@ pub struct PullPart {
     pub batch_rows: usize,
     /// About the most bytes of a batch.
     pub batch_bytes: usize,
+    /// What NOW is in the selector: when the pull was planned; milliseconds since 1970, UTC.
+    #[serde(default)]
+    pub now_ms: i64,
 }
 
 /// Rows of one queue, with how far it was scanned.
@@ -219,6 +222,7 @@ impl Broker {
         let columns = columns.map(|columns| columns.into_iter().map(part_column).collect::<Vec<_>>());
         let epoch = self.info().epoch;
         let matches_all = selector.as_ref().is_none_or(Selector::matches_all);
+        let now_ms = self.clock().wall_ms();
         let parts = ranges.iter().map(|(queue, range)| PullPart {
             topic: topic.id,
             epoch,
@@ -231,6 +235,7 @@ impl Broker {
             max_bytes: request.max_bytes,
             batch_rows: request.batch_rows,
             batch_bytes: request.batch_bytes,
+            now_ms,
         });
         let count = |range: &Range<QueueOffset>| range.end.since(range.start).unwrap_or(0);
         let limited = |rows: u64| request.max_rows.map_or(rows, |most| rows.min(most));
@@ -239,7 +244,7 @@ impl Broker {
             schema: Arc::clone(projection.schema()),
             parts: parts.collect(),
             rows: exact.then(|| ranges.iter().map(|(_, range)| limited(count(range))).sum()),
-            snapshot_ms: self.clock().wall_ms(),
+            snapshot_ms: now_ms,
             ranges: ranges.iter().map(|(queue, range)| (queue.0, (range.start.0, range.end.0))).collect(),
         })
     }
@@ -484,7 +489,7 @@ impl PullRun {
             None => TableColumn::native(),
             Some(columns) => columns.iter().map(table_column).collect::<Result<_, _>>()?,
         };
-        let predicate = selector.map(|selector| Arc::new(Predicate::new(&selector)));
+        let predicate = selector.map(|selector| Arc::new(Predicate::new(&selector)).at(part.now_ms));
         let scan = Scan::new(view.clone(), predicate, part.from..part.to);
         Ok(Self {
             scan,

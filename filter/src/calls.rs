@@ -43,7 +43,7 @@ impl Checker<'_> {
                 for (argument, kind) in arguments.iter().zip(&types) {
                     self.check_text(function, argument, *kind)?;
                 }
-                if matches!(function, Function::Length | Function::ToTimestamp) {
+                if matches!(function, Function::Length | Function::EpochMs) {
                     Type::Number
                 } else {
                     Type::Text

@@ -22,6 +22,7 @@ pub(crate) enum Function {
     Ceil,
     Coalesce,
     Concat,
+    EpochMs,
     Floor,
     Length,
     Lower,
@@ -29,7 +30,6 @@ pub(crate) enum Function {
     NullIf,
     Round,
     Substring,
-    ToTimestamp,
     Trim,
     Upper,
 }
@@ -52,6 +52,7 @@ pub(crate) const CALLABLE: &[(&str, Callable)] = &[
     ("COALESCE", Callable::Function(Function::Coalesce)),
     ("CONCAT", Callable::Function(Function::Concat)),
     (CURRENT_TIMESTAMP, Callable::Now),
+    ("EPOCH_MS", Callable::Function(Function::EpochMs)),
     ("FLOOR", Callable::Function(Function::Floor)),
     ("LENGTH", Callable::Function(Function::Length)),
     ("LOWER", Callable::Function(Function::Lower)),
@@ -61,7 +62,6 @@ pub(crate) const CALLABLE: &[(&str, Callable)] = &[
     (REGEXP, Callable::Regexp),
     ("ROUND", Callable::Function(Function::Round)),
     ("SUBSTRING", Callable::Function(Function::Substring)),
-    ("TO_TIMESTAMP", Callable::Function(Function::ToTimestamp)),
     ("TRIM", Callable::Function(Function::Trim)),
     ("UPPER", Callable::Function(Function::Upper)),
 ];
@@ -108,7 +108,7 @@ impl Function {
             | Self::Length
             | Self::Lower
             | Self::Round
-            | Self::ToTimestamp
+            | Self::EpochMs
             | Self::Trim
             | Self::Upper => (1, Some(1)),
         }
@@ -117,7 +117,7 @@ impl Function {
     pub(crate) const fn takes(self) -> Takes {
         match self {
             Self::Abs | Self::Ceil | Self::Floor | Self::Mod | Self::Round => Takes::Number,
-            Self::Concat | Self::Length | Self::Lower | Self::ToTimestamp | Self::Trim | Self::Upper => {
+            Self::Concat | Self::Length | Self::Lower | Self::EpochMs | Self::Trim | Self::Upper => {
                 Takes::Text
             }
             Self::Substring => Takes::TextThenNumbers,
@@ -152,7 +152,7 @@ impl Function {
             Self::Round => number(arguments, column, |value| value.whole(f64::round)),
             Self::Mod => modulo(arguments, column),
             Self::Length => first_text(arguments, column).and_then(|text| length(&text)),
-            Self::ToTimestamp => first_text(arguments, column)
+            Self::EpochMs => first_text(arguments, column)
                 .and_then(|text| timestamp::milliseconds(&text))
                 .map(|time| Computed::from(Number::Int(time))),
             Self::Lower => first_text(arguments, column).and_then(|text| bounded(text.to_lowercase())),

@@ -284,6 +284,7 @@ impl Reading {
         state.queue(queue, range.start).retain_from(range.start);
         subscription.end_leases(&self.core, &mut state, queue, now);
         let Some(predicate) = self.predicate(&state) else { return Ok(None) };
+        let predicate = predicate.at(self.core.time.wall_ms());
         let others = self.others(&state, queue);
         let known = state.queue(queue, range.start);
         let Some(span) = known.span(self.slot) else { return Ok(None) };
@@ -326,6 +327,7 @@ impl Reading {
     fn judge(&self, hold: &Hold<'_>, view: &QueueView, offsets: &[QueueOffset]) -> Result<(), EngineError> {
         let predicate = self.predicate(&self.subscription.lock());
         let Some(predicate) = predicate else { return Ok(()) };
+        let predicate = predicate.at(self.core.time.wall_ms());
         let mut matching = Vec::new();
         let mut rest = offsets;
         while let Some(first) = rest.first() {
@@ -346,8 +348,10 @@ impl Reading {
         if let Some(known) = hold.queue_state(&mut state) {
             for offset in offsets {
                 if let Some(row) = known.row_mut(*offset) {
-                    let side =
-                        if matching.binary_search(offset).is_ok() { &mut row.yes } else { &mut row.no };
+                    // What the selector has once chosen stays chosen, however late it is by now.
+                    let chosen = row.slot == self.slot && predicate.selector().depends_on_now();
+                    let matches = chosen || matching.binary_search(offset).is_ok();
+                    let side = if matches { &mut row.yes } else { &mut row.no };
                     *side |= bit(self.slot);
                 }
             }
@@ -453,6 +457,10 @@ impl Reading {
         mut matches: BooleanBuffer,
     ) -> Result<BooleanBuffer, EngineError> {
         for (span, predicate) in others {
+            // Its answer then cannot be told from its answer now. Twice is better than never.
+            if predicate.selector().depends_on_now() {
+                continue;
+            }
             let theirs = BooleanBuffer::collect_bool(Rows::len(block), |row| {
                 matches.value(row) && span.contains(block.base().plus(row as u64))
             });

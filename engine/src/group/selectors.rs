@@ -8,7 +8,8 @@
 //!    cursor of the others: what has been judged is not judged again because somebody new has come.
 //! 2. A row goes to the first selector whose cursor passes it with TRUE. A cursor that passes a row asks each
 //!    other selector whose span holds the row: if one of them is TRUE for it, that one has taken it, and it is
-//!    passed over. No list of taken rows is kept: a selector and a row always give the same answer.
+//!    passed over. No list of taken rows is kept: a selector and a row always give the same answer. Where a
+//!    selector asks for NOW they do not; what it has taken cannot be told, and its rows go to both.
 //! 3. A client names the selector of its last receive, and those that it used in the last 120 s. A selector is
 //!    *live* while a live client names it. Those that a start finds are taken to be live for 120 s, since their
 //!    clients may not have come back yet.
@@ -17,7 +18,7 @@
 //!    comes back goes on where it was.
 //! 5. A row that is delivered again goes to a member whose selector is TRUE for it, whichever chose it. While
 //!    some selector is live but none of the live ones is TRUE for it, it waits; after 120 s of that it is
-//!    dropped and counted.
+//!    dropped and counted. For a selector that asks for NOW, what it has once chosen stays chosen.
 //! 6. The committed offset of a queue is its smallest open row, else the lowest cursor of a live selector (of
 //!    any, while none is live).
 

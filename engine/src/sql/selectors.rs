@@ -7,9 +7,13 @@
 //! before the SQL planner sees a type, so a comparison that SQL refuses (text with TRUE) works as well.
 //!
 //! ```text
-//! WHERE price > 10 AND upper(region) = 'EU'
-//! WHERE "weir$selector"('"price" > 10', 'public.orders', queue_id, queue_offset) AND upper(region) = 'EU'
+//! WHERE price > 10 AND ltrim(region) = 'EU'
+//! WHERE "weir$selector"('"price" > 10', 'public.orders', queue_id, queue_offset) AND ltrim(region) = 'EU'
 //! ```
+//!
+//! One kind of condition is left to SQL although selectors have it: moments beside properties. SQL has types
+//! for moments, by which `order_date > TIMESTAMP '2026-01-02'` means the dates that texts name; to selectors a
+//! moment is a number. Beside `sys.` values, which SQL does not know, there is no doubt.
 //!
 //! The columns in the call only say which relation is meant. The table's own name is in the call too:
 //! the planner infers conditions on one side of a join from those on the other, and what it infers for
@@ -163,9 +167,16 @@ impl Marker<'_> {
 
     /// The call that stands for `condition`, if it is a selector over one topic.
     fn marker(&self, condition: &Expr, relations: &[Relation]) -> Option<Expr> {
-        let mut names = Names { relations, parameters: self.parameters, relation: None };
+        let mut names = Names {
+            relations,
+            parameters: self.parameters,
+            relation: None,
+            has_property: false,
+            has_moment: false,
+        };
         let mut condition = condition.clone();
-        if VisitMut::visit(&mut condition, &mut names).is_break() {
+        if VisitMut::visit(&mut condition, &mut names).is_break() || (names.has_property && names.has_moment)
+        {
             return None;
         }
         let relation = &relations[names.relation?];
@@ -201,6 +212,9 @@ struct Names<'a> {
     parameters: &'a [Option<ScalarValue>],
     /// The one relation that all names belong to.
     relation: Option<usize>,
+    has_property: bool,
+    /// Whether there is NOW, a timestamp or an interval.
+    has_moment: bool,
 }
 
 impl VisitorMut for Names<'_> {
@@ -229,7 +243,16 @@ impl VisitorMut for Names<'_> {
                     _ => None,
                 }
             }
-            Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Function(_) => None,
+            Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => None,
+            Expr::TypedString(_) | Expr::Interval(_) => {
+                self.has_moment = true;
+                return ControlFlow::Continue(());
+            }
+            // Whether selectors have the function, their parser knows.
+            Expr::Function(function) => {
+                self.has_moment |= is_moment(&function.name);
+                return ControlFlow::Continue(());
+            }
             _ => return ControlFlow::Continue(()),
         };
         match replaced {
@@ -255,6 +278,7 @@ impl Names<'_> {
         }
         let property = relation.properties.as_ref()?.property(&column.value)?;
         let name = quoted('"', property);
+        self.has_property = true;
         self.belongs_to(index)?;
         Some(Expr::Identifier(Ident::new(name)))
     }
@@ -296,6 +320,11 @@ impl Names<'_> {
         };
         Some(Expr::value(literal))
     }
+}
+
+fn is_moment(function: &ObjectName) -> bool {
+    let name = function.to_string();
+    ["NOW", "CURRENT_TIMESTAMP"].iter().any(|moment| name.eq_ignore_ascii_case(moment))
 }
 
 fn is_minus(expr: &Expr) -> bool {
@@ -433,11 +462,38 @@ mod tests {
     }
 
     #[test]
+    fn functions_that_selectors_have_are_theirs() {
+        check("upper(region) = 'it''s'", &selector(r#"upper("region") = 'it''s'"#));
+        check(
+            "COALESCE(a.b, trim(region)) IN ('x') AND FLOOR(price) = ceil(price)",
+            &selector(r#"COALESCE("a.b", TRIM("region")) IN ('x') AND FLOOR("price") = CEIL("price")"#),
+        );
+        check(
+            "substring(region FROM 2 FOR 3) = 'a' OR substr(region, 2) = 'b'",
+            "SUBSTRING(region FROM 2 FOR 3) = 'a' OR SUBSTR(region, 2) = 'b'",
+        );
+        check("substring(region, 2) = 'a'", &selector(r#"SUBSTRING("region", 2) = 'a'"#));
+        check("region NOT REGEXP '^a'", &selector(r#""region" NOT REGEXP '^a'"#));
+        check(
+            "price > 5 AND sys.born_time > now() - INTERVAL '1' HOUR",
+            &format!(
+                "{} AND {}",
+                selector(r#""price" > 5"#),
+                selector("sys.born_time > now() - INTERVAL '1' HOUR")
+            ),
+        );
+        check(
+            "sys.store_time > TIMESTAMP '2026-01-02T03:04:05Z'",
+            &selector("sys.store_time > TIMESTAMP '2026-01-02T03:04:05Z'"),
+        );
+    }
+
+    #[test]
     fn conjuncts_are_taken_one_by_one_where_the_whole_is_no_selector() {
         check(
-            "price > 10 AND upper(region) = 'EU' AND (region = 'a' AND queue_id = 1)",
+            "price > 10 AND ltrim(region) = 'EU' AND (region = 'a' AND queue_id = 1)",
             &format!(
-                "{} AND upper(region) = 'EU' AND {} AND queue_id = 1",
+                "{} AND ltrim(region) = 'EU' AND {} AND queue_id = 1",
                 selector(r#""price" > 10"#),
                 selector(r#""region" = 'a'"#)
             ),
@@ -447,7 +503,17 @@ mod tests {
     #[test]
     fn what_is_no_selector_stays() {
         for condition in [
-            "upper(region) = 'EU'",
+            "ltrim(region) = 'EU'",
+            "TRIM(LEADING 'x' FROM region) = 'EU'",
+            "upper(queue_id) = '1'",
+            "upper(DISTINCT region) = 'EU'",
+            "\"upper\"(region) = 'EU'",
+            "region > TIMESTAMP '2026-01-02'",
+            "price < now()",
+            "price < CURRENT_TIMESTAMP OR sys.born_time > NOW()",
+            "price > INTERVAL '1' HOUR",
+            "now() > 5",
+            "round(price, 2) = 5",
             "price > (SELECT 1)",
             "unknown = 1",
             "upper = 1",

@@ -85,6 +85,8 @@ pub(crate) struct Tables {
     limits: Limits,
     known: Mutex<HashMap<(String, String), Table>>,
     snapshots: Mutex<BTreeMap<u32, TopicSnapshot>>,
+    /// What NOW is in selectors: when the query began; milliseconds since 1970, UTC.
+    now_ms: i64,
 }
 
 impl Tables {
@@ -96,7 +98,8 @@ impl Tables {
         snapshots: BTreeMap<u32, TopicSnapshot>,
     ) -> Arc<Self> {
         let snapshots = Mutex::new(snapshots);
-        Arc::new(Self { broker, pool, limits, known: Mutex::default(), snapshots })
+        let now_ms = broker.clock().wall_ms();
+        Arc::new(Self { broker, pool, limits, known: Mutex::default(), snapshots, now_ms })
     }
 
     /// Returns how the topics that were looked up are seen, by id.
@@ -177,7 +180,7 @@ impl Tables {
             (TableColumn::table(snapshot.properties.as_deref().unwrap_or_default()), TableType::Base)
         };
         let shape = Arc::new(Shape::new(format!("{schema}.{name}"), columns));
-        Ok(Some(TopicTable::new(shape, pinned, self.pool.clone(), self.limits, kind)))
+        Ok(Some(TopicTable::new(shape, pinned, self.pool.clone(), self.limits, kind, self.now_ms)))
     }
 
     fn views(&self, topic: &TopicDescription) -> Result<Vec<(QueueId, QueueView)>, EngineError> {

@@ -100,6 +100,8 @@ pub(crate) struct TopicTable {
     pool: ReadPool,
     limits: Limits,
     kind: TableType,
+    /// What NOW is in selectors, in milliseconds since 1970, UTC.
+    now_ms: i64,
 }
 
 impl TopicTable {
@@ -110,8 +112,9 @@ impl TopicTable {
         pool: ReadPool,
         limits: Limits,
         kind: TableType,
+        now_ms: i64,
     ) -> Self {
-        Self { shape, queues, pool, limits, kind }
+        Self { shape, queues, pool, limits, kind, now_ms }
     }
 
     /// Returns the columns.
@@ -131,7 +134,7 @@ impl TopicTable {
             .map(|(text, _)| {
                 let selector = Selector::parse(text, Dialect::Sql92, &self.limits)
                     .map_err(|error| external(EngineError::Selector(error)))?;
-                Ok(Arc::new(Predicate::new(&selector)))
+                Ok(Arc::new(Predicate::new(&selector)).at(self.now_ms))
             })
             .collect()
     }

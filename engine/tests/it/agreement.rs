@@ -136,7 +136,16 @@ fn condition(random: &mut StdRng, depth: usize) -> String {
 
 fn predicate(random: &mut StdRng) -> String {
     let not = if random.random_bool(0.3) { "NOT " } else { "" };
-    match random.random_range(0..14) {
+    match random.random_range(0..20) {
+        14 => format!("{}{}{}", text(random, 2), comparison(random), literal(random)),
+        15 => format!("{}{}{}", number(random, 2), comparison(random), number(random, 1)),
+        16 => format!("{}{}{}", text(random, 2), equality(random), text(random, 1)),
+        17 => format!(
+            "{} IS {not}NULL",
+            if random.random_bool(0.5) { text(random, 2) } else { number(random, 2) }
+        ),
+        18 => format!("{} {not}LIKE 'a%'", text(random, 2)),
+        19 => format!("{} {not}REGEXP '^[a-z]'", text(random, 1)),
         10 => format!("({}) IS {not}NULL", condition(random, 1)),
         11 => format!("({}){}({})", condition(random, 1), equality(random), condition(random, 1)),
         12 => format!("({}){}{}", predicate(random), equality(random), name(random)),
@@ -160,6 +169,41 @@ fn predicate(random: &mut StdRng) -> String {
         7 => format!("{} IS {not}NULL", operand(random, 1)),
         8 => format!("sys.tag {} 'red'", comparison(random)),
         _ => format!("{} = {}", name(random), if random.random_bool(0.5) { "TRUE" } else { "false" }),
+    }
+}
+
+/// A value that functions make of text.
+fn text(random: &mut StdRng, depth: usize) -> String {
+    if depth == 0 {
+        return name(random).to_owned();
+    }
+    let inner = text(random, depth - 1);
+    match random.random_range(0..8) {
+        0 => format!("upper({inner})"),
+        1 => format!("LOWER( {inner} )"),
+        2 => format!("TRIM({inner})"),
+        3 => format!("substring({inner}, 2)"),
+        4 => format!("SUBSTRING({inner} FROM 1 FOR {})", number(random, 1)),
+        5 => format!("concat({inner}, '-', {})", name(random)),
+        6 => format!("coalesce({inner}, {})", literal(random)),
+        _ => format!("nullif({inner}, {})", literal(random)),
+    }
+}
+
+/// A value that functions make of numbers.
+fn number(random: &mut StdRng, depth: usize) -> String {
+    if depth == 0 {
+        return operand(random, 1);
+    }
+    let inner = number(random, depth - 1);
+    match random.random_range(0..7) {
+        0 => format!("abs({inner})"),
+        1 => format!("FLOOR({inner})"),
+        2 => format!("ceil({inner})"),
+        3 => format!("round({inner})"),
+        4 => format!("length({})", text(random, depth - 1)),
+        5 => format!("coalesce({inner}, 0)"),
+        _ => inner,
     }
 }
 

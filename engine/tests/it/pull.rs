@@ -45,6 +45,22 @@ async fn add(broker: &Broker, numbers: std::ops::Range<i64>) {
     }
 }
 
+#[tokio::test]
+async fn a_pull_has_the_moment_when_it_was_planned() {
+    let fixture = filled(10).await;
+    let selector = "sys.born_time > NOW() - INTERVAL '1' SECOND";
+    let part = part(&fixture.broker, &request(&["n"], selector)).await.unwrap();
+    fixture.advance(3600);
+    for _ in 0..2 {
+        let batches: Vec<PullBatch> =
+            fixture.broker.pull(part.clone()).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(|batch| batch.batch.num_rows()).sum::<usize>(), 10);
+    }
+    let late = self::part(&fixture.broker, &request(&["n"], selector)).await.unwrap();
+    let batches: Vec<PullBatch> = fixture.broker.pull(late).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(|batch| batch.batch.num_rows()).sum::<usize>(), 0);
+}
+
 fn request(columns: &[&str], selector: &str) -> PullRequest {
     PullRequest {
         columns: Some(columns.iter().map(|name| PullColumn((*name).to_owned())).collect()),

@@ -110,6 +110,50 @@ async fn a_group_that_is_down_drops_nothing() {
 }
 
 #[tokio::test]
+async fn each_receive_takes_the_moment_anew() {
+    let weir = Fixture::new().await;
+    weir.topic(1).await;
+    let selector =
+        "NOW() >= TIMESTAMP '2026-01-01T00:00:10Z' AND sys.store_time > NOW() - INTERVAL '5' SECONDS";
+    weir.publish([1]).await;
+    assert!(weir.receive(selector).await.is_empty());
+    weir.publish([2]).await;
+    weir.advance(10);
+    weir.publish([3]).await;
+    // The second is too old by now; the first was judged before.
+    assert_eq!(numbers(&weir.receive(selector).await), [3]);
+}
+
+#[tokio::test]
+async fn what_a_selector_with_now_has_chosen_is_delivered_again_however_late() {
+    let mut weir = Fixture::new().await;
+    weir.topic(1).await;
+    weir.publish([1]).await;
+    let selector = "sys.store_time > NOW() - 5000";
+    assert_eq!(numbers(&weir.receive(selector).await), [1]);
+    weir.restart().await;
+    weir.advance(1000);
+    settle().await;
+    let again = weir.receive(selector).await;
+    assert_eq!((numbers(&again), again[0].attempt), (vec![1], 2));
+}
+
+/// The first selector is FALSE for the row when it passes it, and would be TRUE later.
+#[tokio::test]
+async fn what_a_selector_with_now_has_passed_is_not_kept_from_others() {
+    let weir = Fixture::new().await;
+    weir.topic(1).await;
+    let late = weir.request("sys.store_time < NOW() - 5000");
+    let other = ReceiveRequest { client: "d".to_owned(), ..weir.request("n = 1") };
+    weir.broker.receive(late.clone()).await.unwrap();
+    weir.broker.receive(other.clone()).await.unwrap();
+    weir.publish([1]).await;
+    assert!(weir.broker.receive(late).await.unwrap().is_empty());
+    weir.advance(10);
+    assert_eq!(numbers(&weir.broker.receive(other).await.unwrap()), [1]);
+}
+
+#[tokio::test]
 async fn a_group_holds_eight_selectors_at_a_time() {
     let weir = Fixture::new().await;
     weir.topic(1).await;

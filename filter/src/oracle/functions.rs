@@ -39,7 +39,7 @@ pub(super) fn call(function: Function, arguments: Vec<Item>) -> Item {
             if (value - cut).abs() >= 0.5 { cut + 1_f64.copysign(value) } else { cut }
         }),
         Function::Mod => compute(&numbers[0], Arithmetic::Modulo, &numbers[1]),
-        Function::ToTimestamp => texts[0].as_deref().and_then(timestamp).map_or(Item::Missing, Item::Int),
+        Function::EpochMs => texts[0].as_deref().and_then(timestamp).map_or(Item::Missing, Item::Int),
     }
 }
 

@@ -256,7 +256,7 @@ fn made_number() -> BoxedStrategy<String> {
         1 => Just("INTERVAL '3' MILLISECOND".to_owned()),
         1 => Just("TIMESTAMP '1970-01-01T00:00:00.005Z'".to_owned()),
         2 => column().prop_map(|x| format!("LENGTH({x})")),
-        1 => column().prop_map(|x| format!("TO_TIMESTAMP({x})")),
+        1 => column().prop_map(|x| format!("EPOCH_MS({x})")),
     ];
     leaf.prop_recursive(2, 6, 2, |inner| {
         let one = select(&["ABS", "FLOOR", "CEIL", "CEILING", "ROUND"][..]);
