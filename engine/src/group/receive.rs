@@ -348,10 +348,8 @@ impl Reading {
         if let Some(known) = hold.queue_state(&mut state) {
             for offset in offsets {
                 if let Some(row) = known.row_mut(*offset) {
-                    // What the selector has once chosen stays chosen, however late it is by now.
-                    let chosen = row.slot == self.slot && predicate.selector().depends_on_now();
-                    let matches = chosen || matching.binary_search(offset).is_ok();
-                    let side = if matches { &mut row.yes } else { &mut row.no };
+                    let side =
+                        if matching.binary_search(offset).is_ok() { &mut row.yes } else { &mut row.no };
                     *side |= bit(self.slot);
                 }
             }
