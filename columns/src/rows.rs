@@ -131,4 +131,22 @@ pub trait Rows: Send + Sync {
     ///
     /// If the column or the message cannot be read or is damaged.
     fn value(&self, name: ColumnRef<'_>, row: usize) -> Result<Option<Value>, Self::Error>;
+
+    /// Gives the bodies of some rows, in ascending order, to `visit` with their rows: unpacked if their
+    /// producers packed them, and `None` where there is none, it cannot be unpacked, or is longer than
+    /// `bytes_max`. Rows that are nothing but columns have no bodies.
+    ///
+    /// # Errors
+    ///
+    /// If a message cannot be read or is damaged.
+    fn bodies(
+        &self,
+        rows: &mut dyn Iterator<Item = usize>,
+        bytes_max: usize,
+        visit: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<(), Self::Error> {
+        let _ = bytes_max;
+        rows.for_each(|row| visit(row, None));
+        Ok(())
+    }
 }

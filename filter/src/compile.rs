@@ -6,6 +6,7 @@
 //! plain, int           struct, int64                         once a row
 //! sparse               a boolean array a test                once a distinct value, few rows touched
 //! hashed               list of hashes                        twice: at worst and at best
+//! in the body          nothing, until it is read             twice: at worst and at best
 //! absent               nothing                               while binding
 //! ```
 //!
@@ -25,7 +26,7 @@ use datafusion_physical_expr::{
     PhysicalExpr,
     expressions::{BinaryExpr, Column as InputColumn, IsNotNullExpr, IsNullExpr, Literal},
 };
-use weir_columns::{Column, ColumnRef, Values, hash32};
+use weir_columns::{Column, Values, hash32};
 
 use crate::{
     expressions::{ColumnTest, HashAsk, HashTest, Input, Junction, RowTest},
@@ -46,10 +47,26 @@ pub(crate) enum Form {
     Plain(DataType),
     Int,
     Hashed,
+    /// In bodies that have not been read.
+    Body,
 }
 
 impl Form {
-    pub(crate) fn of(column: Option<&Column>) -> Self {
+    /// The forms of the columns of a tree, and of what has been read of bodies, if it has.
+    pub(crate) fn all(tree: &Tree, columns: &[Option<Column>], bodies_are_read: bool) -> Vec<Self> {
+        let form = |(name, column): (&ColumnName, &Option<Column>)| match name {
+            ColumnName::Json(_) if !bodies_are_read => Self::Body,
+            _ => Self::of(column.as_ref()),
+        };
+        tree.columns.iter().zip(columns).map(form).collect()
+    }
+
+    /// Whether the column alone may leave a row undecided.
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Hashed | Self::Body)
+    }
+
+    fn of(column: Option<&Column>) -> Self {
         match column {
             None => Self::Absent,
             Some(Column::Dictionary { values, .. }) => Self::Dictionary(values_type(values)),
@@ -89,7 +106,7 @@ impl Bound {
         let mut binder =
             Binder { tree, forms: &forms, maybe: Truth::False, fields: Vec::new(), schema: Vec::new() };
         let worst = binder.lower(&tree.condition).into_expr();
-        let best = forms.contains(&Form::Hashed).then(|| {
+        let best = forms.iter().any(Form::is_open).then(|| {
             binder.maybe = Truth::True;
             binder.lower(&tree.condition).into_expr()
         });
@@ -296,7 +313,7 @@ struct Binder<'a> {
 impl Binder<'_> {
     fn lower(&mut self, condition: &Condition) -> Lowered {
         if let Some(column) = condition.single_column()
-            && self.forms[column] != Form::Hashed
+            && !self.forms[column].is_open()
         {
             return self.lower_on_column(condition, column);
         }
@@ -329,7 +346,7 @@ impl Binder<'_> {
         }
     }
 
-    /// A condition on one column that is not hashed.
+    /// A condition on one column that leaves no row undecided.
     fn lower_on_column(&mut self, condition: &Condition, column: usize) -> Lowered {
         let missing = condition.truth(&|_| Scalar::Null);
         let (expr, cost): (Arc<dyn PhysicalExpr>, u32) = match &self.forms[column] {
@@ -350,8 +367,11 @@ impl Binder<'_> {
         Lowered::Expr { expr, cost: cost + cost_of(condition) }
     }
 
-    /// A test on one hashed column as it is.
+    /// A test on one hashed column as it is, or on a body.
     fn lower_hashed(&mut self, test: &Test, column: usize) -> Lowered {
+        if self.forms[column] == Form::Body {
+            return Lowered::Constant(self.maybe);
+        }
         let no = Truth::False.negated_if(test.negated);
         let ask = match &test.check {
             Check::Null { .. } => HashAsk::Null { present: no },
@@ -379,7 +399,7 @@ impl Binder<'_> {
                 columns.push(column);
             }
         });
-        if columns.iter().any(|column| self.forms[*column] == Form::Hashed) {
+        if columns.iter().any(|column| self.forms[*column].is_open()) {
             return Lowered::Constant(self.maybe);
         }
         columns.retain(|column| self.forms[*column] != Form::Absent);
@@ -426,7 +446,7 @@ impl Binder<'_> {
         let mut groups: Vec<Vec<Condition>> = Vec::new();
         let mut group_of_column = vec![None; self.forms.len()];
         for term in terms {
-            let column = term.single_column().filter(|column| self.forms[*column] != Form::Hashed);
+            let column = term.single_column().filter(|column| !self.forms[*column].is_open());
             match column.and_then(|column| group_of_column[column]) {
                 Some(group) => Vec::push(&mut groups[group], term.clone()),
                 None => {
@@ -454,7 +474,7 @@ impl Binder<'_> {
             Form::Dictionary(values) => (BatchField::Column(column), dictionary(values)),
             Form::Sparse(values) => (BatchField::Dense(column), dictionary(values)),
             Form::Plain(values) => (BatchField::Column(column), values.clone()),
-            Form::Int | Form::Absent => (BatchField::Column(column), DataType::Int64),
+            Form::Int | Form::Absent | Form::Body => (BatchField::Column(column), DataType::Int64),
             Form::Hashed => {
                 let hashes = DataType::List(Arc::new(Field::new_list_field(DataType::UInt32, false)));
                 (BatchField::Column(column), hashes)
@@ -464,7 +484,7 @@ impl Binder<'_> {
     }
 
     fn input(&mut self, field: BatchField, column: usize, data_type: DataType) -> Input {
-        let name = self.tree.columns[column].as_ref().to_string();
+        let name = self.tree.columns[column].to_string();
         let input = Arc::new(InputColumn::new(&name, self.fields.len()));
         self.fields.push(field);
         self.schema.push(Field::new(name, data_type, true));
@@ -472,12 +492,12 @@ impl Binder<'_> {
     }
 
     fn is_system(&self, column: usize) -> bool {
-        matches!(self.tree.columns[column].as_ref(), ColumnRef::System(_))
+        self.tree.columns[column].is_system()
     }
 
     fn looks_at_hashes(&self, condition: &Condition) -> bool {
         let mut hashed = false;
-        condition.for_each_column(&mut |column| hashed |= self.forms[column] == Form::Hashed);
+        condition.for_each_column(&mut |column| hashed |= self.forms[column].is_open());
         hashed
     }
 }

@@ -42,6 +42,8 @@ pub(crate) enum Callable {
     Now,
     /// A condition: whether a regular expression finds something.
     Regexp,
+    /// A scalar out of the body.
+    JsonValue,
 }
 
 /// All that can be called, by name.
@@ -54,6 +56,7 @@ pub(crate) const CALLABLE: &[(&str, Callable)] = &[
     (CURRENT_TIMESTAMP, Callable::Now),
     ("EPOCH_MS", Callable::Function(Function::EpochMs)),
     ("FLOOR", Callable::Function(Function::Floor)),
+    ("JSON_VALUE", Callable::JsonValue),
     ("LENGTH", Callable::Function(Function::Length)),
     ("LOWER", Callable::Function(Function::Lower)),
     ("MOD", Callable::Function(Function::Mod)),

@@ -14,6 +14,7 @@ mod dialect;
 mod error;
 mod expressions;
 mod functions;
+mod json;
 mod lexer;
 mod limits;
 mod made;

@@ -18,6 +18,7 @@ pub use rows::{Row, Shape, VecRows};
 pub use statistics::VecStatistics;
 
 use crate::{
+    json::{JsonPath, Step},
     limits::Limits,
     parser,
     selector::Selector,
@@ -76,6 +77,13 @@ impl Oracle {
     pub fn truth<R: Rows>(&self, rows: &R, row: usize) -> Result<Truth, R::Error> {
         let read = |source: Source<'_>| match source {
             Source::Column(name) => Ok(rows.value(name, row)?.into()),
+            Source::Json(path) => {
+                let mut found = Item::Missing;
+                rows.bodies(&mut std::iter::once(row), usize::MAX, &mut |_, body| {
+                    found = body.map_or(Item::Missing, |body| json(body, path.steps()));
+                })?;
+                Ok(found)
+            }
             Source::Now => Ok(self.now_ms.map_or(Item::Missing, Item::Int)),
         };
         truth(&self.expr, &read)
@@ -85,6 +93,7 @@ impl Oracle {
 /// Where a value comes from.
 enum Source<'a> {
     Column(ColumnRef<'a>),
+    Json(&'a JsonPath),
     Now,
 }
 
@@ -221,6 +230,7 @@ fn item<E>(expr: &Expr, read: &impl Fn(Source<'_>) -> Result<Item, E>) -> Result
         ExprKind::Literal(literal) => Item::from(literal),
         ExprKind::Property(name) => read(Source::Column(ColumnRef::Property(name)))?,
         ExprKind::System(system) => read(Source::Column(ColumnRef::System(*system)))?,
+        ExprKind::JsonValue(path) => read(Source::Json(path))?,
         ExprKind::Now => read(Source::Now)?,
         ExprKind::Call { function, arguments } => {
             let arguments =
@@ -241,6 +251,25 @@ fn item<E>(expr: &Expr, read: &impl Fn(Source<'_>) -> Result<Item, E>) -> Result
         }
         _ => unreachable!("the types of the selector have been checked"),
     })
+}
+
+/// Builds the whole document and walks it.
+fn json(body: &[u8], steps: &[Step]) -> Item {
+    let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else { return Item::Missing };
+    let found = steps.iter().try_fold(&document, |value, step| match step {
+        Step::Member(name) => value.as_object()?.get(name),
+        Step::Element(index) => value.as_array()?.get(*index),
+    });
+    match found {
+        Some(serde_json::Value::String(text)) if text.len() <= 65_536 => Item::Str(text.clone()),
+        Some(serde_json::Value::Bool(value)) => Item::Bool(*value),
+        Some(serde_json::Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
+            (Some(int), _) => Item::Int(int),
+            (None, Some(float)) => Item::Float(float),
+            _ => Item::Missing,
+        },
+        _ => Item::Missing,
+    }
 }
 
 /// A condition beside TRUE or FALSE counts as the boolean that it is.

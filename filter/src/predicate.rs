@@ -11,11 +11,13 @@ use weir_columns::{Column, Rows, Statistics, Value};
 use crate::{
     compile::{Bound, Form, Misfit},
     error::EvaluateError,
-    expressions, made,
+    expressions,
+    json::{BODY_BYTES_MAX, JsonPath},
+    made,
     planes::Planes,
     prune,
     selector::Selector,
-    tree::Tree,
+    tree::{ColumnName, Tree},
     types::Truth,
 };
 
@@ -24,6 +26,9 @@ const SHAPES_MAX: usize = 64;
 
 /// The most rows that are judged at once: sparse columns have row numbers of 16 bits.
 const ROWS_MAX: usize = 1 << 16;
+
+/// Of how many rows bodies are looked into before the rows are judged: what is kept of them takes memory.
+const BODIES_AT_ONCE: usize = 256;
 
 /// A selector that judges rows.
 ///
@@ -79,7 +84,8 @@ impl Predicate {
 
     /// Judges rows: all, or those that are set in `only`.
     ///
-    /// Reads single values ([`Rows::value`]) only of rows that columns alone cannot decide.
+    /// Reads single values ([`Rows::value`]) only of rows that columns alone cannot decide, and bodies
+    /// ([`Rows::bodies`]) only of those that are still open then.
     ///
     /// # Errors
     ///
@@ -90,6 +96,31 @@ impl Predicate {
         rows: &R,
         only: Option<&BooleanBuffer>,
     ) -> Result<Verdicts, EvaluateError<R::Error>> {
+        Ok(verdicts(self.planes(rows, only, Ask::Truth)?, only))
+    }
+
+    /// Returns which rows match: all, or of those that are set in `only`.
+    ///
+    /// The same as [`evaluate`](Self::evaluate), for those to whom FALSE and UNKNOWN are one: no value and no
+    /// body is read to tell these two apart.
+    ///
+    /// # Errors
+    ///
+    /// If the rows cannot be read or are malformed.
+    pub fn matches<R: Rows>(
+        &self,
+        rows: &R,
+        only: Option<&BooleanBuffer>,
+    ) -> Result<BooleanBuffer, EvaluateError<R::Error>> {
+        Ok(verdicts(self.planes(rows, only, Ask::Matches)?, only).matches)
+    }
+
+    fn planes<R: Rows>(
+        &self,
+        rows: &R,
+        only: Option<&BooleanBuffer>,
+        ask: Ask,
+    ) -> Result<Planes, EvaluateError<R::Error>> {
         let len = rows.len();
         if len > ROWS_MAX {
             return Err(EvaluateError::TooManyRows(len));
@@ -98,21 +129,51 @@ impl Predicate {
             return Err(EvaluateError::Mask { mask: only.len(), rows: len });
         }
         if only.is_some_and(|only| !only.has_true()) {
-            return Ok(verdicts(Planes::constant(Truth::False, len), None));
+            return Ok(Planes::constant(Truth::False, len));
         }
         let tree = self.tree();
         let mut columns = Vec::with_capacity(tree.columns.len());
         for name in &tree.columns {
-            columns.push(rows.column(name.as_ref()).map_err(EvaluateError::Rows)?);
+            let column =
+                name.as_ref().map(|name| rows.column(name)).transpose().map_err(EvaluateError::Rows)?;
+            columns.push(column.flatten());
         }
         let bound = self.bound(rows.shape(), &columns);
-        let batch = bound.batch(tree, &columns, len)?;
-        let mut planes = expressions::evaluate_for(&bound.worst, &batch, only)?;
-        if let Some(open) = open_rows(&bound, &batch, &planes, only)? {
-            self.read_hashed(rows, &bound, &open, &mut columns)?;
-            planes = select(&open, &self.evaluate_read(&columns, &open)?, &planes);
+        let (mut planes, mut open) = self.judge(&bound, &columns, len, only, ask)?;
+        if let Some(undecided) = &open
+            && bound.hashed_columns().next().is_some()
+        {
+            self.read_hashed(rows, &bound, undecided, &mut columns)?;
+            let bound = Bound::new(tree, Form::all(tree, &columns, false));
+            let (read, still_open) = self.judge(&bound, &columns, len, Some(undecided), ask)?;
+            planes = select(undecided, &read, &planes);
+            open = still_open;
         }
-        Ok(verdicts(planes, only))
+        // What is open now, bodies decide.
+        while let Some(undecided) = &open {
+            let (some, rest) = first_rows(undecided, BODIES_AT_ONCE);
+            self.read_bodies(rows, &some, &mut columns)?;
+            let bound = Bound::new(tree, Form::all(tree, &columns, true));
+            let (read, _) = self.judge(&bound, &columns, len, Some(&some), ask)?;
+            planes = select(&some, &read, &planes);
+            open = rest;
+        }
+        Ok(planes)
+    }
+
+    /// What is certain of rows, and which of them are open, if any.
+    fn judge<E>(
+        &self,
+        bound: &Bound,
+        columns: &[Option<Column>],
+        len: usize,
+        only: Option<&BooleanBuffer>,
+        ask: Ask,
+    ) -> Result<(Planes, Option<BooleanBuffer>), EvaluateError<E>> {
+        let batch = bound.batch(self.tree(), columns, len)?;
+        let planes = expressions::evaluate_for(&bound.worst, &batch, only)?;
+        let open = open_rows(bound, &batch, &planes, only, ask)?;
+        Ok((planes, open))
     }
 
     /// Returns for each block whether any row of it may match: one bit a block, which is never unset by
@@ -122,7 +183,7 @@ impl Predicate {
     }
 
     fn bound(&self, shape: u64, columns: &[Option<Column>]) -> Arc<Bound> {
-        let forms: Vec<Form> = columns.iter().map(|column| Form::of(column.as_ref())).collect();
+        let forms = Form::all(self.tree(), columns, false);
         if let Some(bound) = self.bound.read().get(&shape).filter(|bound| bound.fits(&forms)) {
             return Arc::clone(bound);
         }
@@ -145,7 +206,7 @@ impl Predicate {
         columns: &mut [Option<Column>],
     ) -> Result<(), EvaluateError<R::Error>> {
         for column in bound.hashed_columns() {
-            let name = self.tree().columns[column].as_ref();
+            let Some(name) = self.tree().columns[column].as_ref() else { continue };
             let mut present: Vec<(usize, Value)> = Vec::new();
             for row in open.set_indices() {
                 let value = rows.value(name, row).map_err(EvaluateError::Rows)?;
@@ -156,30 +217,68 @@ impl Predicate {
         Ok(())
     }
 
-    /// Judges the open rows, whose hashed columns have been replaced.
-    fn evaluate_read<E>(
+    /// Makes columns of what the selector looks at in the bodies of some rows.
+    fn read_bodies<R: Rows>(
         &self,
-        columns: &[Option<Column>],
-        open: &BooleanBuffer,
-    ) -> Result<Planes, EvaluateError<E>> {
-        let tree = self.tree();
-        let forms = columns.iter().map(|column| Form::of(column.as_ref())).collect();
-        let bound = Bound::new(tree, forms);
-        let batch = bound.batch(tree, columns, open.len())?;
-        Ok(expressions::evaluate_for(&bound.worst, &batch, Some(open))?)
+        rows: &R,
+        some: &BooleanBuffer,
+        columns: &mut [Option<Column>],
+    ) -> Result<(), EvaluateError<R::Error>> {
+        let names = self.tree().columns.iter().enumerate();
+        let paths: Vec<(usize, &JsonPath)> = names
+            .filter_map(|(column, name)| match name {
+                ColumnName::Json(path) => Some((column, path)),
+                _ => None,
+            })
+            .collect();
+        let mut present: Vec<Vec<(usize, Value)>> = vec![Vec::new(); paths.len()];
+        rows.bodies(&mut some.set_indices(), BODY_BYTES_MAX, &mut |row, body| {
+            for ((_, path), present) in paths.iter().zip(&mut present) {
+                present.extend(body.and_then(|body| path.value_in(body)).map(|value| (row, value)));
+            }
+        })
+        .map_err(EvaluateError::Rows)?;
+        for ((column, _), present) in paths.iter().zip(&present) {
+            columns[*column] = made::sparse(present);
+        }
+        Ok(())
     }
 }
 
-/// The rows that hashes leave open; `None` if there are none.
+/// What is asked of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    /// TRUE, FALSE or UNKNOWN.
+    Truth,
+    /// TRUE or not.
+    Matches,
+}
+
+/// The first rows of a mask, and the rest, if there is any.
+fn first_rows(mask: &BooleanBuffer, count: usize) -> (BooleanBuffer, Option<BooleanBuffer>) {
+    match mask.set_indices().nth(count) {
+        None => (mask.clone(), None),
+        Some(end) => {
+            let is_first = BooleanBuffer::collect_bool(mask.len(), |row| row < end);
+            (mask & &is_first, Some(mask & &!&is_first))
+        }
+    }
+}
+
+/// The rows that hashes and bodies which were not read leave open; `None` if there are none.
 fn open_rows<E>(
     bound: &Bound,
     batch: &RecordBatch,
     worst: &Planes,
     only: Option<&BooleanBuffer>,
+    ask: Ask,
 ) -> Result<Option<BooleanBuffer>, EvaluateError<E>> {
     let Some(best) = &bound.best else { return Ok(None) };
     let best = expressions::evaluate_for(best, batch, only)?;
-    let mut open = &(&best.is_true ^ &worst.is_true) | &(&best.is_possible ^ &worst.is_possible);
+    let mut open = &best.is_true ^ &worst.is_true;
+    if ask == Ask::Truth {
+        open = &open | &(&best.is_possible ^ &worst.is_possible);
+    }
     if let Some(only) = only {
         open = &open & only;
     }

@@ -15,14 +15,18 @@ use crate::{
     pattern::Pattern,
     range::{NumberRange, TextBound, TextRange},
     syntax::{Comparison, Connective},
-    tree::{Check, Condition, Set, Test, Tree},
+    tree::{Check, ColumnName, Condition, Set, Test, Tree},
     types::{Scalar, Truth},
 };
 
 /// One bit a block: whether some row may match.
 pub(crate) fn may_match(tree: &Tree, statistics: &dyn Statistics) -> BooleanBuffer {
     let blocks = statistics.blocks();
-    let columns = tree.columns.iter().map(|name| checked(statistics.column(name.as_ref()), blocks)).collect();
+    let column = |name: &ColumnName| match name.as_ref() {
+        Some(name) => checked(statistics.column(name), blocks),
+        None => Presence::Unknown,
+    };
+    let columns = tree.columns.iter().map(column).collect();
     let rows = (0..blocks).map(|block| statistics.rows(block)).collect();
     let possible = Pruner { rows, columns }.possible(&tree.condition);
     BooleanBuffer::collect_bool(blocks, |block| possible[block].has(Truth::True))

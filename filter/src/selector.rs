@@ -115,9 +115,14 @@ impl Selector {
         self.0.has_now
     }
 
-    /// Returns the columns that decide, each once, in the order of the text.
+    /// Returns the columns that decide, each once, in the order of the text. Bodies are no column.
     pub fn columns(&self) -> impl Iterator<Item = ColumnRef<'_>> {
-        self.tree().columns.iter().map(|column| column.as_ref())
+        self.tree().columns.iter().filter_map(|column| column.as_ref())
+    }
+
+    /// Returns whether bodies decide. They are read for rows that all else leaves open.
+    pub fn reads_bodies(&self) -> bool {
+        self.tree().columns.iter().any(|column| column.as_ref().is_none())
     }
 
     pub(crate) fn tree(&self) -> &Tree {

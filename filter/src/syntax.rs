@@ -6,7 +6,7 @@
 
 use weir_columns::System;
 
-use crate::{functions::Function, types::Truth};
+use crate::{functions::Function, json::JsonPath, types::Truth};
 
 /// A piece of a selector and the byte at which it starts.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,8 @@ pub(crate) enum ExprKind {
     Literal(Literal),
     Property(String),
     System(System),
+    /// JSON_VALUE: a scalar out of the body.
+    JsonValue(JsonPath),
     /// NOW(): the moment of the scan.
     Now,
     Call {
@@ -89,6 +91,7 @@ impl Expr {
             ExprKind::Literal(_)
             | ExprKind::Property(_)
             | ExprKind::System(_)
+            | ExprKind::JsonValue(_)
             | ExprKind::Now
             | ExprKind::Call { .. }
             | ExprKind::Sign { .. }

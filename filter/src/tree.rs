@@ -4,11 +4,14 @@
 //! AND and OR alone combine truth values. With the order FALSE < UNKNOWN < TRUE these are minimum and maximum: if no test
 //! gets larger, neither does the whole. Evaluation over hashes and pruning both stand on that.
 
+use std::fmt;
+
 use hashbrown::{HashMap, HashSet};
 use weir_columns::{ColumnRef, System};
 
 use crate::{
     error::SelectorError,
+    json::JsonPath,
     lexer::excerpt,
     operand::{Constant, Operand},
     pattern::Pattern,
@@ -85,13 +88,31 @@ pub(crate) struct Set {
 pub(crate) enum ColumnName {
     Property(String),
     System(System),
+    /// A scalar out of the body, which no row has as a column.
+    Json(JsonPath),
 }
 
 impl ColumnName {
-    pub(crate) fn as_ref(&self) -> ColumnRef<'_> {
+    /// The column of rows; `None` for what lies in bodies.
+    pub(crate) fn as_ref(&self) -> Option<ColumnRef<'_>> {
         match self {
-            Self::Property(name) => ColumnRef::Property(name),
-            Self::System(system) => ColumnRef::System(*system),
+            Self::Property(name) => Some(ColumnRef::Property(name)),
+            Self::System(system) => Some(ColumnRef::System(*system)),
+            Self::Json(_) => None,
+        }
+    }
+
+    pub(crate) fn is_system(&self) -> bool {
+        matches!(self, Self::System(_))
+    }
+}
+
+impl fmt::Display for ColumnName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Property(name) => ColumnRef::Property(name).fmt(f),
+            Self::System(system) => ColumnRef::System(*system).fmt(f),
+            Self::Json(path) => path.fmt(f),
         }
     }
 }
@@ -202,6 +223,7 @@ impl Checker<'_> {
             }
             ExprKind::Literal(_)
             | ExprKind::System(_)
+            | ExprKind::JsonValue(_)
             | ExprKind::Now
             | ExprKind::Sign { .. }
             | ExprKind::Arithmetic { .. }
@@ -424,6 +446,7 @@ impl Checker<'_> {
                     rest.iter().map(|(operator, operand)| Ok((*operator, self.number(operand)?))).collect();
                 Ok((Operand::Arithmetic { first, rest: rest? }.folded(), Type::Number))
             }
+            ExprKind::JsonValue(path) => Ok((self.column(ColumnName::Json(path.clone())), Type::Any)),
             ExprKind::Now => Ok((Operand::Now, Type::Number)),
             ExprKind::Call { function, arguments } => self.call(expr.at, *function, arguments),
             _ => self.error(expr.at, "expected a value, found a condition"),
@@ -810,5 +833,5 @@ fn bits(value: f64) -> u64 {
 
 /// The beginning of a column's name, for messages.
 pub(crate) fn shown(column: &ColumnName) -> String {
-    excerpt(&column.as_ref().to_string())
+    excerpt(&column.to_string())
 }

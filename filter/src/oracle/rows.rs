@@ -23,6 +23,8 @@ pub struct Row {
     pub properties: HashMap<String, Value>,
     /// The system values.
     pub system: HashMap<System, Value>,
+    /// The body.
+    pub body: Option<Vec<u8>>,
 }
 
 impl Row {
@@ -43,7 +45,7 @@ impl Row {
 impl<N: Into<String>> FromIterator<(N, Value)> for Row {
     fn from_iter<I: IntoIterator<Item = (N, Value)>>(properties: I) -> Self {
         let properties = properties.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        Self { properties, system: HashMap::new() }
+        Self { properties, ..Self::default() }
     }
 }
 
@@ -76,6 +78,7 @@ pub struct VecRows {
     rows: Vec<Row>,
     shapes: HashMap<ColumnName, Shape>,
     values_read: AtomicUsize,
+    bodies_read: AtomicUsize,
 }
 
 impl VecRows {
@@ -99,6 +102,11 @@ impl VecRows {
     /// Returns how often single values have been read.
     pub fn values_read(&self) -> usize {
         self.values_read.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bodies have been read.
+    pub fn bodies_read(&self) -> usize {
+        self.bodies_read.load(Ordering::Relaxed)
     }
 
     /// The names of all columns that some row has.
@@ -165,6 +173,19 @@ impl Rows for VecRows {
     fn value(&self, name: ColumnRef<'_>, row: usize) -> Result<Option<Value>, Infallible> {
         self.values_read.fetch_add(1, Ordering::Relaxed);
         Ok(self.rows[row].value(name).cloned())
+    }
+
+    fn bodies(
+        &self,
+        rows: &mut dyn Iterator<Item = usize>,
+        bytes_max: usize,
+        visit: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<(), Infallible> {
+        for row in rows {
+            self.bodies_read.fetch_add(1, Ordering::Relaxed);
+            visit(row, self.rows[row].body.as_deref().filter(|body| body.len() <= bytes_max));
+        }
+        Ok(())
     }
 }
 

@@ -28,14 +28,12 @@ impl VecStatistics {
 
     fn new(blocks: &[VecRows], looseness: &mut Looseness) -> Self {
         let mut names: Vec<ColumnName> = blocks.iter().flat_map(VecRows::names).collect();
-        names.sort_unstable_by_key(|name| name.as_ref().to_string());
+        names.sort_unstable_by_key(ColumnName::to_string);
         names.dedup();
         let mut columns = HashMap::new();
         for name in names {
-            let facts: Vec<Facts> = blocks
-                .iter()
-                .map(|block| looseness.loosen(Facts::of(&block.values(name.as_ref()))))
-                .collect();
+            let facts: Vec<Facts> =
+                blocks.iter().map(|block| looseness.loosen(Facts::of(&values(block, &name)))).collect();
             let presence =
                 if looseness.once_in(16) { Presence::Unknown } else { Presence::Kept(column(&facts)) };
             columns.insert(name, presence);
@@ -56,6 +54,10 @@ impl Statistics for VecStatistics {
     fn column(&self, name: ColumnRef<'_>) -> Presence<ColumnStatistics> {
         self.columns.get(&ColumnName::from(name)).cloned().unwrap_or(Presence::Absent)
     }
+}
+
+fn values<'b>(block: &'b VecRows, name: &ColumnName) -> Vec<Option<&'b Value>> {
+    name.as_ref().map(|name| block.values(name)).unwrap_or_default()
 }
 
 /// What is known of one column in one block.

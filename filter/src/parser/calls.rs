@@ -4,6 +4,7 @@
 //! call      = name "(" [ sum { "," sum } ] ")"
 //!           | SUBSTRING "(" sum FROM sum [FOR sum] ")"
 //!           | REGEXP "(" sum "," string ")"
+//!           | JSON_VALUE "(" BODY "," string ")"
 //! moment    = NOW "(" ")" | CURRENT_TIMESTAMP [ "(" ")" ] | TIMESTAMP string
 //! length    = INTERVAL string unit
 //! ```
@@ -15,6 +16,7 @@ use super::Parser;
 use crate::{
     error::SelectorError,
     functions::{CALLABLE, CURRENT_TIMESTAMP, Callable, Function},
+    json::JsonPath,
     lexer::{Spanned, Symbol, Token, excerpt},
     near::near,
     syntax::{Expr, ExprKind, Literal},
@@ -77,6 +79,7 @@ impl<'a> Parser<'a> {
                 let pattern = self.pattern_and_place("a pattern in single quotes")?;
                 ExprKind::Regexp { operand, pattern, negated: false }
             }
+            Callable::JsonValue => self.json_value()?,
             Callable::Function(function) => {
                 let arguments = self.arguments(*function)?;
                 ExprKind::Call { function: *function, arguments }
@@ -88,12 +91,26 @@ impl<'a> Parser<'a> {
             }
             return self.expected(match callable {
                 Callable::Now => return self.fail(format!("{name} takes no values")),
-                Callable::Regexp => "')'",
+                Callable::Regexp | Callable::JsonValue => "')'",
                 Callable::Function(_) => "',' or ')'",
             });
         }
         self.depth -= 1;
         Ok(kind)
+    }
+
+    fn json_value(&mut self) -> Result<ExprKind, SelectorError> {
+        if !self.take_word("BODY") {
+            return self.fail("JSON_VALUE opens the body and nothing else: JSON_VALUE(body, '$.path')");
+        }
+        if !self.take_symbol(Symbol::Comma) {
+            return self.expected("',' and a path");
+        }
+        let (path, at) = self.pattern_and_place("a path in single quotes")?;
+        match JsonPath::parse(&path) {
+            Ok(path) => Ok(ExprKind::JsonValue(path)),
+            Err(message) => self.error(at, message),
+        }
     }
 
     /// The values up to the closing parenthesis.
@@ -125,7 +142,7 @@ impl<'a> Parser<'a> {
         found
     }
 
-    /// The pattern of REGEXP and the byte at which it starts.
+    /// The pattern of REGEXP, or a path, and the byte at which it starts.
     pub(super) fn pattern_and_place(&mut self, expected: &str) -> Result<(String, usize), SelectorError> {
         let at = self.at();
         Ok((self.search_text(expected)?, at))

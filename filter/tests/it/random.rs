@@ -100,6 +100,22 @@ const PATTERNS: &[&str] =
 const EXPRESSIONS: &[&str] =
     &["", "^E", "U$", "^[0-9]+$", "e|5", "a.b", "^.$", "\\.", "(?i)eu", "[^a-z]", "^$", "é", "0{2,}"];
 
+const BODIES: &[&str] = &[
+    "",
+    "no JSON",
+    "5",
+    "\"EU\"",
+    "null",
+    "{\"a\":5,\"b\":\"EU\"}",
+    "{\"a\":5.5,\"b\":\"5\",\"c\":[true,{\"a\":10}]}",
+    "{\"a\":\"é\",\"b\":null,\"c\":[false]}",
+    "{\"a\":[1],\"b\":{\"a\":1},\"a\":3}",
+    "{\"a\":9223372036854775808,\"b\":-0.0,\"c\":[]",
+    "[1,{\"a\":2}]",
+];
+
+const PATHS: &[&str] = &["$", "$.a", "$.b", "$.c[0]", "$.c[1].a", "$[1].a", "$[\"a\"]"];
+
 /// What NOW is in every scan.
 const NOW_MS: i64 = 10;
 
@@ -162,18 +178,26 @@ fn block() -> impl Strategy<Value = VecRows> {
         let properties = properties.into_iter().map(|(profile, _)| gaps(value(profile), rows));
         let system = SYSTEM.iter().map(|system| gaps(system_value(*system), rows));
         let columns: Vec<_> = properties.chain(system).collect();
-        (columns, Just(shapes)).prop_map(move |(columns, shapes)| present(rows, &columns, &shapes))
+        let bodies = gaps(select(BODIES).prop_map(|body| Value::Str(body.to_owned())).boxed(), rows);
+        (columns, bodies, Just(shapes))
+            .prop_map(move |(columns, bodies, shapes)| present(rows, &columns, &bodies, &shapes))
     })
 }
 
-fn present(rows: usize, columns: &[Vec<Option<Value>>], shapes: &[Shape]) -> VecRows {
+fn present(
+    rows: usize,
+    columns: &[Vec<Option<Value>>],
+    bodies: &[Option<Value>],
+    shapes: &[Shape],
+) -> VecRows {
     let names: Vec<ColumnRef<'_>> = PROPERTIES
         .iter()
         .map(|name| ColumnRef::Property(name))
         .chain(SYSTEM.iter().map(|system| ColumnRef::System(*system)))
         .collect();
     let row = |index: usize| {
-        let mut row = Row::default();
+        let body = bodies[index].as_ref().map(|body| body.to_text().into_bytes());
+        let mut row = Row { body, ..Row::default() };
         for (name, column) in names.iter().zip(columns) {
             if let Some(value) = &column[index] {
                 match *name {
@@ -292,6 +316,24 @@ fn made() -> BoxedStrategy<String> {
     .boxed()
 }
 
+fn json() -> BoxedStrategy<String> {
+    select(PATHS).prop_map(|path| format!("JSON_VALUE(body, '{path}')")).boxed()
+}
+
+/// Conditions on bodies.
+fn opened() -> BoxedStrategy<String> {
+    prop_oneof![
+        4 => (json(), comparison(), literal()).prop_map(|(x, op, y)| format!("{x} {op} {y}")),
+        1 => (json(), comparison(), prop_oneof![column(), json()]).prop_map(|(x, op, y)| format!("{x} {op} {y}")),
+        1 => (json(), not()).prop_map(|(x, not)| format!("{x} IS {not}NULL")),
+        1 => (json(), not(), string(), number()).prop_map(|(x, not, a, b)| format!("{x} {not}IN ({a}, {b}, 5)")),
+        1 => (json(), json()).prop_map(|(x, y)| format!("UPPER(COALESCE({x}, {y}, 'x')) LIKE '%'")),
+        1 => (json(), column()).prop_map(|(x, y)| format!("(COALESCE({x}, {y}) > 3) IS NULL")),
+        1 => json(),
+    ]
+    .boxed()
+}
+
 fn system_int() -> BoxedStrategy<String> {
     select(&["sys.store_time", "sys.queue_id"][..]).prop_map(str::to_owned).boxed()
 }
@@ -348,6 +390,7 @@ fn atom() -> BoxedStrategy<String> {
         ),
         (2, column()),
         (14, made()),
+        (8, opened()),
         (1, select(&["TRUE", "FALSE", "NULL"][..]).prop_map(str::to_owned).boxed()),
     ])
     .boxed()
@@ -408,6 +451,10 @@ proptest! {
                 };
                 let all: Vec<_> = expected.iter().copied().map(Some).collect();
                 prop_assert_eq!(&answers(None), &all, "{} in {:?}", text, block);
+
+                let matches = predicate.matches(block, None).unwrap();
+                let matching: Vec<bool> = expected.iter().map(|truth| *truth == Truth::True).collect();
+                prop_assert_eq!(&matches.iter().collect::<Vec<_>>(), &matching, "{} in {:?}", text, block);
 
                 let only = BooleanBuffer::collect_bool(block.len(), |row| seed >> (row % 64) & 1 == 1);
                 let masked: Vec<_> = (0..block.len())
@@ -488,6 +535,8 @@ fn token_soup() -> impl Strategy<Value = String> {
             "HOUR",
             "TIMESTAMP",
             "COALESCE",
+            "JSON_VALUE",
+            "body",
             "'",
             "\"",
             "--",

@@ -295,6 +295,62 @@ fn hashed_columns_are_read_only_where_they_may_match() {
     }
 }
 
+/// Everything else is asked first; where FALSE and UNKNOWN are one, fewer rows are open.
+#[test]
+fn bodies_are_read_only_where_all_else_leaves_a_row_open() {
+    let row = |n: i64| {
+        let mut row = keys(&format!("order-{n} batch"));
+        row.body = Some(format!("{{\"n\":{n},\"odd\":{}}}", n % 2 == 1).into_bytes());
+        if n < 90 {
+            row.properties.insert("x".to_owned(), Value::Text(n.to_string()));
+        }
+        row
+    };
+    let rows: Vec<Row> = (0..100).map(row).collect();
+    for (text, matching, bodies, bodies_for_truth) in [
+        ("JSON_VALUE(body, '$.n') = 7", 1, 100, 100),
+        ("JSON_VALUE(body, '$.n') < 50 AND x >= 40", 10, 50, 60),
+        ("x >= 40 AND JSON_VALUE(body, '$.odd') AND JSON_VALUE(body, '$.n') < 50", 5, 50, 60),
+        ("x < 40 OR JSON_VALUE(body, '$.n') >= 95", 45, 60, 60),
+        ("x < 0 AND JSON_VALUE(body, '$.n') = 7", 0, 0, 10),
+        ("NOT (x < 10 OR JSON_VALUE(body, '$.n') < 85)", 5, 80, 90),
+        ("x IS NULL AND (JSON_VALUE(body, '$.n') > 5) IS NULL", 0, 10, 10),
+        ("(x = 3) = JSON_VALUE(body, '$.odd')", 46, 100, 100),
+        ("sys.keys CONTAINS '7 ' AND JSON_VALUE(body, '$.n') > 50", 5, 10, 10),
+        ("x < 50 OR FALSE AND JSON_VALUE(body, '$.n') = 7", 50, 0, 0),
+        ("COALESCE(x, JSON_VALUE(body, '$.n')) = 95", 1, 100, 100),
+    ] {
+        let selector = Selector::parse(text, Dialect::Sql92, &Limits::default()).unwrap();
+        let predicate = Predicate::new(&selector);
+        let new = || VecRows::new(rows.clone()).with_shape(ColumnRef::System(System::Keys), Shape::Hashed);
+        let (rows, for_truth) = (new(), new());
+        let matches = predicate.matches(&rows, None).unwrap();
+        assert_eq!((matches.count_set_bits(), rows.bodies_read()), (matching, bodies), "{text}");
+        let verdicts = predicate.evaluate(&for_truth, None).unwrap();
+        assert_eq!((verdicts.matches, for_truth.bodies_read()), (matches, bodies_for_truth), "{text}");
+        assert_eq!(selector.reads_bodies(), bodies > 0 || bodies_for_truth > 0, "{text}");
+    }
+}
+
+/// More bodies than are looked into at once.
+#[test]
+fn bodies_are_looked_into_some_at_a_time() {
+    let row = |n: i64| Row { body: Some(format!("[{n}]").into_bytes()), ..Row::default() };
+    let rows = VecRows::new((0..1000).map(row).collect());
+    let selector = Selector::parse("JSON_VALUE(body, '$[0]') % 3 = 0", Dialect::Sql92, &Limits::default());
+    let matches = Predicate::new(&selector.unwrap()).matches(&rows, None).unwrap();
+    let expected: Vec<usize> = (0..1000).filter(|n| n % 3 == 0).collect();
+    assert_eq!(matches.set_indices().collect::<Vec<_>>(), expected);
+    assert_eq!(rows.bodies_read(), 1000);
+}
+
+#[test]
+fn the_name_body_is_a_property_outside_of_json_value() {
+    let mut row: Row = [("body", Value::Text("a property".to_owned()))].into_iter().collect();
+    row.body = Some(b"{\"a\":\"b\"}".to_vec());
+    check_rows("body = 'a property' AND JSON_VALUE(body, '$.a') = 'b'", &[row], &["body"], &[T]);
+}
+
 #[test]
 fn tags_are_a_list_and_the_star_is_everything() {
     for (expression, text) in [
