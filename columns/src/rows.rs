@@ -134,7 +134,7 @@ pub trait Rows: Send + Sync {
 
     /// Gives the bodies of some rows, in ascending order, to `visit` with their rows: unpacked if their
     /// producers packed them, and `None` where there is none, it cannot be unpacked, or is longer than
-    /// `bytes_max`. Rows that are nothing but columns have no bodies.
+    /// `bytes_max`. Lost rows are left out. Rows that are nothing but columns have no bodies.
     ///
     /// # Errors
     ///

@@ -129,9 +129,9 @@ impl Scan {
         let range = self.next.max(all.start)..self.end.min(all.end);
         let mut only = readable(&block, &range);
         for predicate in &self.predicates {
-            let verdicts = predicate.evaluate(block.as_ref(), only.as_ref()).map_err(evaluation_error)?;
-            let done = !verdicts.matches.has_true();
-            only = Some(verdicts.matches);
+            let matches = predicate.matches(block.as_ref(), only.as_ref()).map_err(evaluation_error)?;
+            let done = !matches.has_true();
+            only = Some(matches);
             if done {
                 break;
             }

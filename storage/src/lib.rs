@@ -20,6 +20,7 @@ mod raw;
 mod recovery;
 mod sim;
 mod storage;
+mod unpack;
 
 pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
 pub use clock::{Clock, MachineClock, VirtualClock};

@@ -341,8 +341,8 @@ impl Reading {
             let only = BooleanBuffer::collect_bool(Rows::len(&*block), |row| {
                 here.binary_search(&range.start.plus(row as u64)).is_ok()
             });
-            let verdicts = predicate.evaluate(&*block, Some(&only)).map_err(evaluation_error)?;
-            matching.extend(verdicts.matches.set_indices().map(|row| range.start.plus(row as u64)));
+            let matches = predicate.matches(&*block, Some(&only)).map_err(evaluation_error)?;
+            matching.extend(matches.set_indices().map(|row| range.start.plus(row as u64)));
         }
         let mut state = self.subscription.lock();
         if let Some(known) = hold.queue_state(&mut state) {
@@ -463,8 +463,8 @@ impl Reading {
                 matches.value(row) && span.contains(block.base().plus(row as u64))
             });
             if theirs.has_true() {
-                let verdicts = predicate.evaluate(block, Some(&theirs)).map_err(evaluation_error)?;
-                matches = &matches & &!&(&verdicts.matches & &theirs);
+                let taken = predicate.matches(block, Some(&theirs)).map_err(evaluation_error)?;
+                matches = &matches & &!&(&taken & &theirs);
             }
         }
         Ok(matches)

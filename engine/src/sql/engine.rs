@@ -280,15 +280,16 @@ impl Broker {
         look_up(&state, tables, schema, &statement).await?;
         cost.check_columns(|name| columns_of(tables, schema, name))?;
         let marking = Marking { tables, schema, limits: self.reading().queries.limits() };
-        let mut plan = plan(&state, marking.marked(&statement, &[])).await?;
+        let mut plan = plan(&state, marking.marked(&statement, &[])?).await?;
         let parameters = parameter_types(&plan)?;
         if !parameters.is_empty() || values.is_some_and(|values| !values.is_empty()) {
             let values = bound(&parameters, values)?;
             let literals: Vec<Option<ScalarValue>> =
                 values.iter().map(|(value, is_given)| is_given.then(|| value.clone())).collect();
             let values: Vec<ScalarValue> = values.into_iter().map(|(value, _)| value).collect();
-            plan =
-                self::plan(&state, marking.marked(&statement, &literals)).await?.with_param_values(values)?;
+            plan = self::plan(&state, marking.marked(&statement, &literals)?)
+                .await?
+                .with_param_values(values)?;
         }
         reads_only().verify_plan(&plan)?;
         plans::check(&plan)?;
@@ -314,7 +315,11 @@ struct Marking<'a> {
 }
 
 impl Marking<'_> {
-    fn marked(&self, statement: &Statement, literals: &[Option<ScalarValue>]) -> Statement {
+    fn marked(
+        &self,
+        statement: &Statement,
+        literals: &[Option<ScalarValue>],
+    ) -> Result<Statement, EngineError> {
         let lookup = |parts: &[&str]| -> Option<Arc<dyn Properties>> {
             let (schema, table) = match *parts {
                 [table] => (self.schema, table),
@@ -326,7 +331,8 @@ impl Marking<'_> {
         };
         let mut marked = statement.clone();
         selectors::mark(&mut marked, &lookup, self.limits, literals);
-        marked
+        functions::check_marked(&marked)?;
+        Ok(marked)
     }
 }
 

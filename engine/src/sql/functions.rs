@@ -13,9 +13,9 @@ use datafusion::{
         Expr, Function, ObjectName, ObjectNamePart, Statement, TableFactor, Visit, Visitor,
     },
 };
-use weir_filter::{did_you_mean, near};
+use weir_filter::{did_you_mean, function_names, near};
 
-use super::concat::Concat;
+use super::{concat::Concat, selectors::MARKER};
 use crate::error::EngineError;
 
 /// Functions of one sort, with all names by which they may be called.
@@ -268,26 +268,42 @@ pub(crate) fn is_known(name: &str) -> bool {
     names_of(&FUNCTIONS).any(|known| known == name)
 }
 
-/// Refuses a statement that calls a function which does not exist here.
+/// Refuses a statement that calls a function which exists neither here nor in selectors.
 ///
 /// # Errors
 ///
 /// Names the function, and those that are near.
 pub(crate) fn check(statement: &Statement) -> Result<(), EngineError> {
-    match Visit::visit(statement, &mut Calls) {
+    visited(statement, Calls { is_marked: false })
+}
+
+/// Refuses a statement whose selectors have been replaced, if it still calls a function of theirs.
+///
+/// # Errors
+///
+/// Names the function.
+pub(crate) fn check_marked(statement: &Statement) -> Result<(), EngineError> {
+    visited(statement, Calls { is_marked: true })
+}
+
+fn visited(statement: &Statement, mut calls: Calls) -> Result<(), EngineError> {
+    match Visit::visit(statement, &mut calls) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(*error),
     }
 }
 
-struct Calls;
+struct Calls {
+    /// Whether selectors have been replaced.
+    is_marked: bool,
+}
 
 impl Visitor for Calls {
     type Break = Box<EngineError>;
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
         match expr {
-            Expr::Function(Function { name, .. }) => check_name(name),
+            Expr::Function(Function { name, .. }) => check_name(name, self.is_marked),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -304,14 +320,23 @@ impl Visitor for Calls {
     }
 }
 
-fn check_name(name: &ObjectName) -> ControlFlow<Box<EngineError>> {
+fn check_name(name: &ObjectName, is_marked: bool) -> ControlFlow<Box<EngineError>> {
     let plain = match &name.0[..] {
         [ObjectNamePart::Identifier(name)] if name.quote_style.is_some() => name.value.clone(),
         [ObjectNamePart::Identifier(name)] => name.value.to_lowercase(),
         _ => name.to_string(),
     };
-    if is_known(&plain) {
+    if is_known(&plain) || (is_marked && plain == MARKER) {
         return ControlFlow::Continue(());
+    }
+    if function_names().any(|known| known.to_ascii_lowercase() == plain) {
+        if !is_marked {
+            return ControlFlow::Continue(());
+        }
+        return ControlFlow::Break(Box::new(EngineError::Sql(format!(
+            "{plain} is a function of selectors: here it may stand in a WHERE condition that is a selector on one \
+             topic, and nowhere else; see docs/queries.md"
+        ))));
     }
     ControlFlow::Break(Box::new(no_function(&plain, &FUNCTIONS)))
 }

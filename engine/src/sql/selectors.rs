@@ -229,6 +229,20 @@ impl VisitorMut for Names<'_> {
         ControlFlow::Continue(())
     }
 
+    /// In JSON_VALUE `body` is the body, and neither a column nor a property.
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) = expr
+            && name.to_string().eq_ignore_ascii_case("JSON_VALUE")
+            && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(body))) = list.args.first_mut()
+            && matches!(body, Expr::Identifier(name) if name.value == "body")
+            && matches!(self.relations, [relation] if relation.properties.is_some())
+            && self.belongs_to(0).is_some()
+        {
+            *body = Expr::value(Value::Number("body".to_owned(), false));
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         let replaced = match expr {
             Expr::Identifier(name) => self.column(&[], name),
@@ -473,6 +487,10 @@ mod tests {
             "SUBSTRING(region FROM 2 FOR 3) = 'a' OR SUBSTR(region, 2) = 'b'",
         );
         check("substring(region, 2) = 'a'", &selector(r#"SUBSTRING("region", 2) = 'a'"#));
+        check(
+            "json_value(body, '$.a') = 'it''s' OR price = 1",
+            &selector(r#"json_value(body, '$.a') = 'it''s' OR "price" = 1"#),
+        );
         check("region NOT REGEXP '^a'", &selector(r#""region" NOT REGEXP '^a'"#));
         check(
             "price > 5 AND sys.born_time > now() - INTERVAL '1' HOUR",

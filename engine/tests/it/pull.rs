@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use weir_columns::Value;
 use weir_engine::{
     Broker, ColumnType, EngineError, Message, PullBatch, PullColumn, PullFrom, PullPart, PullRequest, PullTo,
-    QueueId, QueueOffset,
+    QueueId, QueueOffset, SqlRequest,
 };
 
 use crate::fixture::{Fixture, START_MS, topic};
@@ -59,6 +59,48 @@ async fn a_pull_has_the_moment_when_it_was_planned() {
     let late = self::part(&fixture.broker, &request(&["n"], selector)).await.unwrap();
     let batches: Vec<PullBatch> = fixture.broker.pull(late).await.unwrap().try_collect().await.unwrap();
     assert_eq!(batches.iter().map(|batch| batch.batch.num_rows()).sum::<usize>(), 0);
+}
+
+#[tokio::test]
+async fn selectors_and_queries_look_into_bodies() {
+    let fixture = Fixture::new().await;
+    fixture.topic(1).await;
+    let packed = [
+        31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 202, 83, 178, 50, 215, 81, 42, 72, 76, 206, 78, 77, 81,
+        178, 42, 41, 42, 77, 173, 5, 0, 75, 140, 181, 89, 21, 0, 0, 0,
+    ];
+    let body = |n: usize| match n {
+        7 => Message {
+            body: packed.to_vec().into(),
+            body_encoding: weir_engine::BodyEncoding::Gzip,
+            ..Message::default()
+        },
+        n => Message { body: format!("{{\"n\":{n},\"packed\":false}}").into(), ..Message::default() },
+    };
+    let messages = (0..10)
+        .map(|n| Message { properties: vec![("n".to_owned(), Value::Text(n.to_string()))], ..body(n) });
+    fixture.broker.publish(&topic("t"), messages.collect()).await.unwrap();
+    while fixture.broker.topic(&topic("t")).unwrap().queues[0].end.0 < 10 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    for (text, rows) in [
+        ("JSON_VALUE(body, '$.n') >= 7", 3),
+        ("JSON_VALUE(body, '$.packed') AND n > 2", 1),
+        ("n < 5 OR JSON_VALUE(body, '$.packed') = TRUE", 6),
+    ] {
+        let part = part(&fixture.broker, &request(&["n"], text)).await.unwrap();
+        let batches: Vec<PullBatch> = fixture.broker.pull(part).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(|batch| batch.batch.num_rows()).sum::<usize>(), rows, "{text}");
+        let sql = format!("SELECT queue_offset FROM t WHERE ({text}) AND queue_id = 0");
+        let plan = fixture.broker.plan_sql(SqlRequest { sql, ..SqlRequest::default() }).await.unwrap();
+        let (_, batches) = fixture.broker.run_sql(plan.ticket).await.unwrap();
+        let batches: Vec<RecordBatch> = batches.try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{text}");
+    }
+    let sql = "SELECT json_value(body, '$.n') FROM t".to_owned();
+    let error = fixture.broker.plan_sql(SqlRequest { sql, ..SqlRequest::default() }).await.unwrap_err();
+    assert!(error.to_string().contains("function of selectors"), "{error}");
+    assert_eq!(fixture.receive("JSON_VALUE(body, '$.n') >= 7").await.len(), 3);
 }
 
 fn request(columns: &[&str], selector: &str) -> PullRequest {

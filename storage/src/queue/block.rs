@@ -17,10 +17,11 @@ use crate::{
         block::{BlockHeader, ColumnEntry, Damage, Fixed},
         record::RecordView,
     },
-    message::StoredMessage,
+    message::{BodyEncoding, StoredMessage},
     offset::{FilePosition, LogPosition, QueueId, QueueOffset, TopicId},
     queue::builder::narrow,
     raw::arrays::{Checks, Image, Rest},
+    unpack::unpacked,
 };
 
 /// The log, as far as consume queues need it: to read what they keep only as hashes.
@@ -412,6 +413,26 @@ impl Rows for Block {
         }
         let column = self.column(name)?;
         Ok(column.and_then(|column| value_at(&column, row, matches!(name, ColumnRef::Property(_)))))
+    }
+
+    fn bodies(
+        &self,
+        rows: &mut dyn Iterator<Item = usize>,
+        bytes_max: usize,
+        visit: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<(), StorageError> {
+        let rows: Vec<usize> = rows.filter(|row| *row < Self::len(self) && !self.is_lost(*row)).collect();
+        let mut positions = rows.iter().map(|row| LogPosition(self.positions.value(*row)));
+        let mut next = rows.iter();
+        self.log.visit(&mut positions, &mut |record| {
+            let Some(row) = next.next() else { return };
+            match record.body_encoding {
+                BodyEncoding::Identity => {
+                    visit(*row, Some(record.body()).filter(|body| body.len() <= bytes_max));
+                }
+                BodyEncoding::Gzip => visit(*row, unpacked(record.body(), bytes_max).as_deref()),
+            }
+        })
     }
 }
 
