@@ -53,7 +53,7 @@ impl Broker {
         let work = Diff {
             core: Arc::clone(&self.core),
             blocks: Blocks::new(views),
-            predicates: [before, after].map(Predicate::new),
+            predicates: [before, after].map(|selector| self.predicate_now(selector)),
             candidates: Candidates::default(),
             rows_max,
             answer: Some(SelectorDiff { rows, ..SelectorDiff::default() }),
@@ -65,7 +65,7 @@ impl Broker {
 struct Diff {
     core: Arc<Core>,
     blocks: Blocks,
-    predicates: [Predicate; 2],
+    predicates: [Arc<Predicate>; 2],
     candidates: Candidates,
     rows_max: usize,
     /// `None` once it was given.

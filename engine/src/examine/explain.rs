@@ -1,6 +1,6 @@
 //! Which part of a selector decides, what statistics rule out by it, and what it costs.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use serde::Serialize;
 use weir_filter::{Part, Predicate, Selector};
@@ -82,7 +82,7 @@ impl Broker {
         let views = self.views(topic)?;
         let part = Part::of(selector, &self.core.options.selector_limits);
         let mut parts = Vec::new();
-        part.for_each(&mut |part| parts.push(Tally::new(&part.selector)));
+        part.for_each(&mut |part| parts.push(Tally::new(self.predicate_now(&part.selector))));
         let work = Explain {
             topic: topic.clone(),
             selector: selector.clone(),
@@ -102,7 +102,7 @@ impl Broker {
 /// What is counted of one part.
 #[derive(Debug)]
 struct Tally {
-    predicate: Predicate,
+    predicate: Arc<Predicate>,
     ruled_out: u64,
     matches: u64,
     unknown: u64,
@@ -111,8 +111,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(selector: &Selector) -> Self {
-        let predicate = Predicate::new(selector);
+    fn new(predicate: Arc<Predicate>) -> Self {
         Self { predicate, ruled_out: 0, matches: 0, unknown: 0, failed: 0, nanoseconds: 0 }
     }
 

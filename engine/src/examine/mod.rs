@@ -42,6 +42,11 @@ impl Broker {
         topic.queues.iter().map(|queue| Ok((queue.queue, self.queue_view(topic.id, queue.queue)?))).collect()
     }
 
+    /// The predicate of a selector for a scan that begins now.
+    fn predicate_now(&self, selector: &Selector) -> Arc<Predicate> {
+        Arc::new(Predicate::new(selector)).at(self.core.time.wall_ms())
+    }
+
     /// Runs `work` on the pool of reading threads until it has its one answer.
     async fn examined<W: Produce>(&self, work: W) -> Result<W::Item, EngineError> {
         let mut answers = Box::pin(produced(self.reading().pool.clone(), work));
@@ -154,8 +159,7 @@ impl Judgeable {
     }
 
     fn matches(&self, predicate: &Predicate) -> Result<BooleanBuffer, EngineError> {
-        let verdicts = predicate.evaluate(&*self.block, self.only.as_ref()).map_err(evaluation_error)?;
-        Ok(verdicts.matches)
+        predicate.matches(&*self.block, self.only.as_ref()).map_err(evaluation_error)
     }
 }
 

@@ -148,7 +148,7 @@ impl Broker {
         let work = Trial {
             core: Arc::clone(&self.core),
             blocks: Blocks::new(self.views(topic)?),
-            predicate: Predicate::new(selector),
+            predicate: self.predicate_now(selector),
             candidates: Candidates::default(),
             rows_max,
             answer: Some(SelectorTrial::default()),
@@ -207,7 +207,7 @@ fn why(
         }
         let Some(stored) = core.read_row(&rows.view, offset)? else { return Ok(None) };
         rows.only = Some(BooleanBuffer::collect_bool(rows.block.len(), |at| at == row));
-        let whole = judged(part, &rows, row, &stored)?;
+        let whole = judged(part, &rows, row, &stored, core.time.wall_ms())?;
         return Ok(Some(SelectorWhy { row: ExaminedRow::of(stored), whole }));
     }
     Ok(None)
@@ -218,8 +218,9 @@ fn judged(
     rows: &Judgeable,
     row: usize,
     stored: &StoredMessage,
+    now_ms: i64,
 ) -> Result<JudgedPart, EngineError> {
-    let predicate = Predicate::new(&part.selector);
+    let predicate = Arc::new(Predicate::new(&part.selector)).at(now_ms);
     let verdicts = predicate.evaluate(&*rows.block, rows.only.as_ref()).map_err(evaluation_error)?;
     let truth = if verdicts.failed.is_some_and(|failed| failed.value(row)) {
         "failed"
@@ -231,7 +232,7 @@ fn judged(
         "false"
     };
     let values = part.selector.columns().map(|column| (column.to_string(), value_of(stored, column)));
-    let parts = part.parts.iter().map(|part| judged(part, rows, row, stored));
+    let parts = part.parts.iter().map(|part| judged(part, rows, row, stored, now_ms));
     Ok(JudgedPart {
         kind: part.kind.name(),
         text: part.selector.text().to_owned(),
@@ -270,7 +271,7 @@ fn value_of(stored: &StoredMessage, column: ColumnRef<'_>) -> Option<String> {
 struct Trial {
     core: Arc<Core>,
     blocks: Blocks,
-    predicate: Predicate,
+    predicate: Arc<Predicate>,
     candidates: Candidates,
     rows_max: usize,
     /// `None` once it was given.
