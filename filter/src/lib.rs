@@ -10,6 +10,7 @@
 
 mod calls;
 mod compile;
+mod cost;
 mod dialect;
 mod error;
 mod expressions;

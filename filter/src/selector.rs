@@ -5,10 +5,12 @@ use std::{fmt, hash::Hash, sync::Arc};
 use weir_columns::{ColumnRef, System};
 
 use crate::{
+    cost::Cost,
     dialect::Dialect,
     error::SelectorError,
     limits::Limits,
     parser,
+    syntax::Expr,
     tree::{Condition, Tree},
     types::Truth,
 };
@@ -33,6 +35,7 @@ struct Inner {
     dialect: Dialect,
     tree: Tree,
     has_now: bool,
+    cost: u64,
 }
 
 impl Selector {
@@ -47,9 +50,11 @@ impl Selector {
             let message = format!("the dialect {dialect} is not available yet; use {}", Dialect::default());
             return Err(SelectorError::new(text, 0, message));
         }
-        let tree = Tree::new(text, &parser::parse(text, limits)?)?;
+        let expr = parser::parse(text, limits)?;
+        let cost = affordable(text, &expr, limits)?;
+        let tree = Tree::new(text, &expr)?;
         let has_now = tree.has_now();
-        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree, has_now })))
+        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree, has_now, cost })))
     }
 
     /// Parses a tag expression of RocketMQ: `*` or nothing for all messages, else tags joined by `||`.
@@ -91,7 +96,13 @@ impl Selector {
     /// Returns the selector that matches every message.
     pub fn all() -> Self {
         let tree = Tree { condition: Condition::Constant(Truth::True), columns: Vec::new() };
-        Self(Arc::new(Inner { text: "TRUE".to_owned(), dialect: Dialect::default(), tree, has_now: false }))
+        Self(Arc::new(Inner {
+            text: "TRUE".to_owned(),
+            dialect: Dialect::default(),
+            tree,
+            has_now: false,
+            cost: 0,
+        }))
     }
 
     /// Returns the text.
@@ -107,6 +118,12 @@ impl Selector {
     /// Returns whether every message matches, whatever it holds.
     pub fn matches_all(&self) -> bool {
         self.tree().condition == Condition::Constant(Truth::True)
+    }
+
+    /// Returns what the selector costs a row at worst, about in nanoseconds on one core, for values of 100 bytes
+    /// and bodies of 4 KiB. It depends on the text alone; see `docs/sql.md`.
+    pub fn cost(&self) -> u64 {
+        self.0.cost
     }
 
     /// Returns whether NOW decides, so that the answer for a row changes with time. Whoever keeps answers must
@@ -128,6 +145,20 @@ impl Selector {
     pub(crate) fn tree(&self) -> &Tree {
         &self.0.tree
     }
+}
+
+/// What an expression costs, if that is allowed.
+fn affordable(text: &str, expr: &Expr, limits: &Limits) -> Result<u64, SelectorError> {
+    let Cost { total, highest, at } = Cost::of(expr);
+    if total <= limits.cost_max {
+        return Ok(total);
+    }
+    let message = format!(
+        "this selector costs a row about {total} ns at worst, and {} are allowed; what begins here is the most \
+         expensive part, with {highest} ns",
+        limits.cost_max
+    );
+    Err(SelectorError::new(text, at, message))
 }
 
 impl fmt::Display for Selector {
