@@ -50,6 +50,7 @@ impl fmt::Display for Difference {
 
 /// The text has been accepted before, so that only its depth is bounded anew.
 const ACCEPTED: Limits = Limits {
+    cost_max: u64::MAX,
     text_bytes_max: usize::MAX,
     tokens_max: usize::MAX,
     depth_max: Limits::DEPTH_CEILING,

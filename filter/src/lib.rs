@@ -12,6 +12,7 @@
 
 mod calls;
 mod compile;
+mod cost;
 mod dialect;
 mod differences;
 mod error;

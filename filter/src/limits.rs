@@ -13,6 +13,10 @@ pub struct Limits {
     pub list_max: usize,
     /// Length of one pattern or search text (LIKE, CONTAINS, STARTSWITH, ENDSWITH), in bytes. Default: 1,024.
     pub pattern_bytes_max: usize,
+    /// What a selector may cost a row at worst, about in nanoseconds; see [`Selector::cost`]. Default: 250,000.
+    ///
+    /// [`Selector::cost`]: crate::Selector::cost
+    pub cost_max: u64,
 }
 
 impl Limits {
@@ -22,6 +26,13 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { text_bytes_max: 8192, tokens_max: 512, depth_max: 32, list_max: 256, pattern_bytes_max: 1024 }
+        Self {
+            text_bytes_max: 8192,
+            tokens_max: 512,
+            depth_max: 32,
+            list_max: 256,
+            pattern_bytes_max: 1024,
+            cost_max: 250_000,
+        }
     }
 }

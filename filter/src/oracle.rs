@@ -94,6 +94,7 @@ impl Oracle {
             depth_max: usize::MAX,
             list_max: usize::MAX,
             pattern_bytes_max: usize::MAX,
+            cost_max: u64::MAX,
         };
         let expr =
             parser::parse(selector.text(), &limits).expect("the text of a selector has been parsed before");

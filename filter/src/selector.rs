@@ -5,12 +5,14 @@ use std::{fmt, hash::Hash, sync::Arc};
 use weir_columns::{ColumnRef, System};
 
 use crate::{
+    cost::Cost,
     dialect::Dialect,
     differences::{Difference, differences},
     error::SelectorError,
     exact,
     limits::Limits,
     parser,
+    syntax::Expr,
     tree::{Condition, Tree},
     types::Truth,
 };
@@ -36,6 +38,7 @@ struct Inner {
     tree: Tree,
     has_now: bool,
     exact: Option<Arc<exact::Tree>>,
+    cost: u64,
 }
 
 impl Selector {
@@ -46,14 +49,16 @@ impl Selector {
     /// If the text is no condition, a type cannot fit, or a limit is passed. The error says where.
     /// `rocketmq` looks at no more than its own parser does; see [`dropped`](Self::dropped).
     pub fn parse(text: &str, dialect: Dialect, limits: &Limits) -> Result<Self, SelectorError> {
-        let (tree, exact) = if dialect == Dialect::Sql92 {
-            (Tree::new(text, &parser::parse(text, limits)?)?, None)
+        let (tree, exact, cost) = if dialect == Dialect::Sql92 {
+            let expr = parser::parse(text, limits)?;
+            let cost = affordable(text, &expr, limits)?;
+            (Tree::new(text, &expr)?, None, cost)
         } else {
             let tree = exact::parse(text, dialect, limits)?;
-            (exact::approximation(&tree), Some(Arc::new(tree)))
+            (exact::approximation(&tree), Some(Arc::new(tree)), 0)
         };
         let has_now = tree.has_now();
-        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree, has_now, exact })))
+        Ok(Self(Arc::new(Inner { text: text.to_owned(), dialect, tree, has_now, exact, cost })))
     }
 
     /// Parses a tag expression of RocketMQ: `*` or nothing for all messages, else tags joined by `||`.
@@ -96,7 +101,7 @@ impl Selector {
     pub fn all() -> Self {
         let tree = Tree { condition: Condition::Constant(Truth::True), columns: Vec::new() };
         let (text, dialect) = ("TRUE".to_owned(), Dialect::default());
-        Self(Arc::new(Inner { text, dialect, tree, has_now: false, exact: None }))
+        Self(Arc::new(Inner { text, dialect, tree, has_now: false, exact: None, cost: 0 }))
     }
 
     /// Returns the text.
@@ -132,6 +137,13 @@ impl Selector {
         self.0.exact.as_ref()?.dropped
     }
 
+    /// Returns what the selector costs a row at worst, about in nanoseconds on one core, for values of 100 bytes
+    /// and bodies of 4 KiB. It depends on the text alone; see `docs/sql.md`. Of `sql92` only: the other dialects
+    /// open no bodies and are bounded by their length, and 0 is returned.
+    pub fn cost(&self) -> u64 {
+        self.0.cost
+    }
+
     /// Returns whether NOW decides, so that the answer for a row changes with time. Whoever keeps answers must
     /// ask, and judge with [`Predicate::at`](crate::Predicate::at).
     pub fn depends_on_now(&self) -> bool {
@@ -163,6 +175,20 @@ impl Selector {
     pub(crate) fn exact(&self) -> Option<&Arc<exact::Tree>> {
         self.0.exact.as_ref()
     }
+}
+
+/// What an expression costs, if that is allowed.
+fn affordable(text: &str, expr: &Expr, limits: &Limits) -> Result<u64, SelectorError> {
+    let Cost { total, highest, at } = Cost::of(expr);
+    if total <= limits.cost_max {
+        return Ok(total);
+    }
+    let message = format!(
+        "this selector costs a row about {total} ns at worst, and {} are allowed; what begins here is the most \
+         expensive part, with {highest} ns",
+        limits.cost_max
+    );
+    Err(SelectorError::new(text, at, message))
 }
 
 impl fmt::Display for Selector {

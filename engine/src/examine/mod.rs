@@ -161,8 +161,7 @@ impl Judgeable {
     }
 
     fn matches(&self, predicate: &Predicate) -> Result<BooleanBuffer, EngineError> {
-        let verdicts = predicate.evaluate(&*self.block, self.only.as_ref()).map_err(evaluation_error)?;
-        Ok(verdicts.matches)
+        predicate.matches(&*self.block, self.only.as_ref()).map_err(evaluation_error)
     }
 }
 

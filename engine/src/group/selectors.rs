@@ -124,6 +124,7 @@ impl Selectors {
             tokens_max: text.len().max(1),
             list_max: text.len().max(1),
             pattern_bytes_max: text.len().max(1),
+            cost_max: u64::MAX,
             ..Limits::default()
         };
         let selector = if kind == SelectorKind::All {

@@ -168,6 +168,7 @@ fn system_values_and_limits_are_all_there() {
         format!("| nested parentheses | {} |", thousands(limits.depth_max)),
         format!("| entries of a list | {} |", thousands(limits.list_max)),
         format!("ENDSWITH | {} bytes |", thousands(limits.pattern_bytes_max)),
+        format!("| cost | {} |", thousands(limits.cost_max as usize)),
     ] {
         assert!(document.contains(&row), "{row}");
     }

@@ -19,6 +19,7 @@ const WIDE: Limits = Limits {
     depth_max: usize::MAX,
     list_max: usize::MAX,
     pattern_bytes_max: usize::MAX,
+    cost_max: u64::MAX,
 };
 
 #[test]
@@ -72,6 +73,19 @@ fn calls_nest_as_deep_as_parentheses_and_may_be_wide() {
     assert!(Selector::parse(&many, Dialect::Sql92, &WIDE).is_ok());
     let error = parse(&vec!["a REGEXP 'x'"; 17].join(" OR ")).unwrap_err();
     assert!(error.message().contains("16 regular expressions") && error.position() == 16 * 16 + 9, "{error}");
+}
+
+#[test]
+fn what_costs_too_much_is_refused_at_its_most_expensive_part() {
+    let opened = |count| vec!["JSON_VALUE(body, '$.a') = 1"; count].join(" OR ");
+    assert_eq!(parse(&opened(12)).unwrap().cost(), 12 * 20_020);
+    let error = parse(&format!("a REGEXP 'x' OR {}", opened(13))).unwrap_err();
+    assert!(error.message().contains("265280 ns at worst, and 250000 are allowed"), "{error}");
+    assert_eq!(error.position(), 16);
+    // Nothing else can cost so much within the other limits.
+    let expressions = vec!["a REGEXP 'x'"; 16].join(" OR ");
+    let patterns = vec!["a LIKE '%_%'"; 80].join(" OR ");
+    assert!(parse(&format!("{expressions} OR {patterns}")).is_ok());
 }
 
 #[test]
