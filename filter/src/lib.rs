@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! text ─ lexer ─ parser ─► syntax ─ types ─► tree ─┬─ compile ─► PhysicalExpr a shape ─► Verdicts
-//!                                                  └─ prune ───► blocks that may match
+//!                                                  ├─ prune ───► blocks that may match
+//!                                                  └─ index ───► matches of many selectors at once
 //!                             └─ oracle ──► the same answers, row by row (tests)
 //! ```
 //!
@@ -12,6 +13,7 @@ mod compile;
 mod dialect;
 mod error;
 mod expressions;
+mod index;
 mod lexer;
 mod limits;
 mod made;
@@ -32,6 +34,9 @@ mod values;
 
 pub use dialect::{Dialect, UnknownDialect};
 pub use error::{EvaluateError, SelectorError};
+#[cfg(feature = "oracle")]
+pub use index::Work;
+pub use index::{Index, Matches};
 pub use limits::Limits;
 pub use near::{did_you_mean, near};
 pub use predicate::{Predicate, Verdicts};

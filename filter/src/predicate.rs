@@ -22,7 +22,7 @@ use crate::{
 const SHAPES_MAX: usize = 64;
 
 /// The most rows that are judged at once: sparse columns have row numbers of 16 bits.
-const ROWS_MAX: usize = 1 << 16;
+pub(crate) const ROWS_MAX: usize = 1 << 16;
 
 /// A selector that judges rows.
 ///

@@ -5,6 +5,7 @@
 mod documentation;
 mod grammar;
 mod hostile;
+mod index;
 mod malformed;
 mod pruning;
 mod random;

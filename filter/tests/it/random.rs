@@ -141,7 +141,7 @@ fn gaps(value: BoxedStrategy<Value>, rows: usize) -> BoxedStrategy<Vec<Option<Va
     prop_oneof![4 => column(0.8), 2 => column(0.1), 1 => column(0.999_999), 1 => column(0.000_001)].boxed()
 }
 
-fn block() -> impl Strategy<Value = VecRows> {
+pub(super) fn block() -> impl Strategy<Value = VecRows> {
     let rows = prop_oneof![4 => 0..12_usize, 1 => 60..70_usize];
     let shape = || select(&Shape::ALL[..]);
     let profile = || select(&[Profile::Ints, Profile::Strings, Profile::Mixed][..]);
@@ -275,7 +275,7 @@ fn atom() -> BoxedStrategy<String> {
     .boxed()
 }
 
-fn selector() -> BoxedStrategy<String> {
+pub(super) fn selector() -> BoxedStrategy<String> {
     atom()
         .prop_recursive(4, 16, 3, |inner| {
             let many = |word: &'static str| {
@@ -298,7 +298,7 @@ fn selector() -> BoxedStrategy<String> {
 }
 
 /// A few seconds; `PROPTEST_CASES` asks for more.
-fn config() -> ProptestConfig {
+pub(super) fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 600 };
     ProptestConfig { cases, max_shrink_iters: 20_000, ..default }
