@@ -360,7 +360,14 @@ impl Atoms {
 
     /// Learns from a run what a column is like: `sampled` values of which `distinct` differ, and how many
     /// of `rows` have a value.
-    pub(super) fn learn(&mut self, column: u32, sampled: usize, distinct: usize, present: usize, rows: usize) {
+    pub(super) fn learn(
+        &mut self,
+        column: u32,
+        sampled: usize,
+        distinct: usize,
+        present: usize,
+        rows: usize,
+    ) {
         if sampled == 0 || rows == 0 {
             return;
         }
@@ -371,10 +378,7 @@ impl Atoms {
         };
         let seen = column.seen.map_or(now, |seen| {
             let weigh = |old: f32, new: f32| old + (new - old) * 0.1;
-            Facts {
-                distinct: weigh(seen.distinct, now.distinct),
-                present: weigh(seen.present, now.present),
-            }
+            Facts { distinct: weigh(seen.distinct, now.distinct), present: weigh(seen.present, now.present) }
         });
         column.seen = Some(seen);
         let far = |a: f32, b: f32| a > 2.0 * b || b > 2.0 * a;
@@ -499,7 +503,8 @@ fn fingerprint(condition: &Condition, state: &RandomState, hasher: &mut impl Has
         Condition::Test(Test { check: Check::Number { operand, range }, negated })
             if matches!(operand, Operand::Column(_)) =>
         {
-            (*negated, range.ints, range.floats.map(|(low, high)| (low.to_bits(), high.to_bits()))).hash(hasher);
+            (*negated, range.ints, range.floats.map(|(low, high)| (low.to_bits(), high.to_bits())))
+                .hash(hasher);
             1
         }
         Condition::Test(Test { check: Check::Text { operand, range }, negated })

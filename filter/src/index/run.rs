@@ -54,8 +54,18 @@ pub(super) fn evaluate<K, R: Rows>(
     let slots = atoms.columns().slots();
     let stored: Vec<OnceCell<Stored>> = std::iter::repeat_with(OnceCell::new).take(slots).collect();
     let columns = std::iter::repeat_with(OnceCell::new).take(slots).collect();
-    let mut run =
-        Run { rows, len, atoms, stored: &stored, columns, subscriptions, conjunctions, memo, found, unsure: false };
+    let mut run = Run {
+        rows,
+        len,
+        atoms,
+        stored: &stored,
+        columns,
+        subscriptions,
+        conjunctions,
+        memo,
+        found,
+        unsure: false,
+    };
     for id in &*always {
         (run.found)(&run.subscriptions[*id].key, Matches(Matched::All(len)));
     }

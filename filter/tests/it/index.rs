@@ -151,15 +151,21 @@ fn row(numbers: &mut Numbers) -> Row {
 fn text(numbers: &mut Numbers) -> String {
     let (cust, price, level) = (numbers.below(3000), numbers.below(100), numbers.below(10));
     let region = REGIONS[numbers.below(5) as usize];
-    match numbers.below(12) {
+    match numbers.below(14) {
         0 | 1 => format!("cust = 'c{cust}' AND price > {price}"),
         2 => format!("cust IN ('c{cust}', 'c{}', 'c{}')", numbers.below(3000), numbers.below(3000)),
         3 | 4 => format!("region = '{region}' AND price > {price}.{level}"),
-        5 => format!("region = '{region}' AND NOT price BETWEEN {price} AND {} AND level = {level}", price + 3),
+        5 => {
+            format!("region = '{region}' AND NOT price BETWEEN {price} AND {} AND level = {level}", price + 3)
+        }
         6 => format!("cust LIKE 'c{price}%' OR level >= {level}"),
         7 => format!("price BETWEEN {price} AND {price}.5"),
-        8 => format!("level IS NULL AND price < {price} OR cust = 'c{cust}' OR region = '{region}' AND level = 3"),
+        8 => format!(
+            "level IS NULL AND price < {price} OR cust = 'c{cust}' OR region = '{region}' AND level = 3"
+        ),
         9 => format!("sys.keys = 'k{cust} batch' OR cust = 'c{cust}'"),
+        11 => format!("cust = 'c{cust}' AND level IS NULL"),
+        12 => format!("cust IN ('c{cust}', 'c7') AND NOT level > {level} AND region = '{region}'"),
         10 => format!("sys.keys = 'k{cust} batch' AND region = '{region}'"),
         _ => format!("region = '{region}' AND level + 1 < price AND cust STARTSWITH 'c{level}'"),
     }
@@ -177,7 +183,7 @@ fn thousands_of_selectors_get_the_answers_of_their_predicates() {
         [Shape::Plain, Shape::Sparse, Shape::Dictionary],
         [Shape::Dictionary, Shape::Plain, Shape::Sparse],
     ] {
-        for key in 0..1500 {
+        for key in 0..500 {
             if numbers.below(3) > 0 {
                 let selector = parse(&text(&mut numbers));
                 index.insert(key, &selector);
@@ -186,7 +192,7 @@ fn thousands_of_selectors_get_the_answers_of_their_predicates() {
                 assert_eq!(index.remove(&key), selectors.remove(&key).is_some());
             }
         }
-        for rows in [1, 63, 500, 3000] {
+        for rows in [1, 63, 400, 2000] {
             let rows = (0..rows).map(|_| row(&mut numbers)).collect();
             let rows = ["cust", "price", "level"]
                 .iter()
@@ -230,7 +236,8 @@ fn a_change_costs_what_its_own_atoms_cost() {
     let mut most = 0;
     let mut change = |index: &mut Index<u64>, key: u64| {
         let before = index.work().touched;
-        let fresh = format!("region = 'EU' AND cust IN ('c1', 'c2', 'c{key}') AND price > {}", numbers.below(50));
+        let fresh =
+            format!("region = 'EU' AND cust IN ('c1', 'c2', 'c{key}') AND price > {}", numbers.below(50));
         index.insert(key, &parse(&fresh));
         index.remove(&(key / 2));
         index.work().touched - before
@@ -270,6 +277,33 @@ fn anchors_follow_what_columns_turn_out_to_be() {
     }
     assert_eq!(visited[0], 3000, "all stand behind the same value");
     assert_eq!(visited[19], 100, "{visited:?}");
+}
+
+/// A value is found by its text and as a number, and is yet one row. The hashes of a column say something of
+/// its texts and nothing of its numbers.
+#[test]
+fn a_list_of_texts_and_numbers_finds_a_row_once() {
+    let selectors: BTreeMap<u32, Selector> = [
+        "x IN ('5', 5, 'a')",
+        "x IN ('5', 5) AND x IS NOT NULL",
+        "x = 5",
+        "x = '5' OR x = 5",
+        "x IN ('a', 7)",
+    ]
+    .into_iter()
+    .zip(0..)
+    .map(|(text, key)| (key, parse(text)))
+    .collect();
+    let mut index = Index::new();
+    selectors.iter().for_each(|(key, selector)| index.insert(*key, selector));
+    for shape in Shape::ALL {
+        let texts = ["5", "5.0", "a", "7", "05", "5"];
+        let rows = texts.map(|text| Row::from_iter([("x", Value::Text(text.to_owned()))])).to_vec();
+        let rows = VecRows::new(rows).with_shape(ColumnRef::Property("x"), shape);
+        let found = matches_by_index(&mut index, &rows);
+        assert_eq!(found[&0], [0, 1, 2, 4, 5], "{shape:?}");
+        assert_eq!(found, matches_by_oracle(&selectors, &rows), "{shape:?}");
+    }
 }
 
 #[test]
