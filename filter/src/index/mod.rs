@@ -95,9 +95,11 @@ enum Plan {
 struct Conjunction {
     subscription: u32,
     /// The anchor first, then the others from selective to not.
-    atoms: Box<[u32]>,
+    atoms: AtomIds,
     /// Where it stands in the anchor's list.
     place: u32,
+    /// Whether its selector has no other conjunction.
+    is_single: bool,
     /// Whether there are tests that no atom covers: rows that pass may match.
     is_partial: bool,
 }
@@ -112,6 +114,35 @@ pub struct Work {
     pub answered: u64,
     /// Conjunctions whose anchor held in a run.
     pub visited: u64,
+}
+
+/// Numbers of atoms. A few, which is what most have, lie where the conjunction does.
+#[derive(Clone, Debug)]
+enum AtomIds {
+    Few { len: u8, ids: [u32; 4] },
+    Many(Box<[u32]>),
+}
+
+impl AtomIds {
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::Few { len, ids } => &ids[..usize::from(*len)],
+            Self::Many(ids) => ids,
+        }
+    }
+}
+
+impl From<Vec<u32>> for AtomIds {
+    fn from(all: Vec<u32>) -> Self {
+        let mut ids = [0; 4];
+        match ids.get_mut(..all.len()) {
+            Some(few) => {
+                few.copy_from_slice(&all);
+                Self::Few { len: all.len() as u8, ids }
+            }
+            None => Self::Many(all.into()),
+        }
+    }
 }
 
 /// The rows of a run that match a selector.
@@ -221,7 +252,9 @@ impl<K: Clone + Eq + Hash> Index<K> {
             Normal::Always => Plan::Always(push(&mut self.always, subscription)),
             Normal::Whole => Plan::Whole(push(&mut self.whole, subscription)),
             Normal::Terms(terms) => {
-                let made = terms.into_iter().map(|term| self.conjunction(subscription, selector, term));
+                let is_single = terms.len() == 1;
+                let mut make = |term| self.conjunction(subscription, selector, term, is_single);
+                let made = terms.into_iter().map(&mut make);
                 Plan::Conjunctions(made.collect())
             }
         };
@@ -248,8 +281,8 @@ impl<K: Clone + Eq + Hash> Index<K> {
                 for id in ids {
                     self.unanchor(id);
                     let Some(conjunction) = self.conjunctions.remove(id) else { continue };
-                    for atom in conjunction.atoms {
-                        self.touched += self.atoms.release(atom);
+                    for atom in conjunction.atoms.as_slice() {
+                        self.touched += self.atoms.release(*atom);
                     }
                 }
             }
@@ -289,7 +322,13 @@ impl<K: Clone + Eq + Hash> Index<K> {
         counts == [0; 3] && self.atoms.columns().len() == 0 && self.always.is_empty() && self.whole.is_empty()
     }
 
-    fn conjunction(&mut self, subscription: u32, selector: &Selector, term: Term<'_>) -> u32 {
+    fn conjunction(
+        &mut self,
+        subscription: u32,
+        selector: &Selector,
+        term: Term<'_>,
+        is_single: bool,
+    ) -> u32 {
         let columns = &selector.tree().columns;
         let mut atoms: Vec<u32> = Vec::with_capacity(term.atoms.len());
         for condition in &term.atoms {
@@ -306,6 +345,7 @@ impl<K: Clone + Eq + Hash> Index<K> {
             subscription,
             atoms: atoms.into(),
             place: 0,
+            is_single,
             is_partial: term.is_partial,
         });
         self.anchor(id);
@@ -315,7 +355,7 @@ impl<K: Clone + Eq + Hash> Index<K> {
     /// Enters a conjunction into the list of its anchor.
     fn anchor(&mut self, id: u32) {
         let conjunction = &mut self.conjunctions[id];
-        let (place, touched) = self.atoms.anchor(conjunction.atoms[0], id);
+        let (place, touched) = self.atoms.anchor(conjunction.atoms.as_slice()[0], id);
         conjunction.place = place;
         self.touched += touched;
     }
@@ -323,7 +363,7 @@ impl<K: Clone + Eq + Hash> Index<K> {
     fn unanchor(&mut self, id: u32) {
         let Conjunction { atoms, place, .. } = &self.conjunctions[id];
         let place = *place;
-        let (moved, touched) = self.atoms.unanchor(atoms[0], place);
+        let (moved, touched) = self.atoms.unanchor(atoms.as_slice()[0], place);
         self.touched += touched;
         if let Some(moved) = moved {
             self.conjunctions[moved].place = place;
@@ -342,14 +382,14 @@ impl<K: Clone + Eq + Hash> Index<K> {
             self.anchoring = (next + 1, self.anchoring.1 - 1);
             let Ok(id) = u32::try_from(next) else { break };
             let Some(conjunction) = self.conjunctions.get(id) else { continue };
-            let mut atoms = conjunction.atoms.clone();
+            let mut atoms = conjunction.atoms.as_slice().to_vec();
             self.atoms.sort_by_cost(&mut atoms);
-            if atoms[0] != conjunction.atoms[0] {
-                self.unanchor(id);
-                self.conjunctions[id].atoms = atoms;
-                self.anchor(id);
+            if atoms[0] == conjunction.atoms.as_slice()[0] {
+                self.conjunctions[id].atoms = atoms.into();
             } else {
-                self.conjunctions[id].atoms = atoms;
+                self.unanchor(id);
+                self.conjunctions[id].atoms = atoms.into();
+                self.anchor(id);
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Conjunction, Index, Matched, Matches, Plan, Subscription,
+    Conjunction, Index, Matched, Matches, Subscription,
     atoms::{Atom, AtomColumn, Atoms, float_key},
     memo::{Buffers, Memo, NONE, for_each_bit, pack, set_rows},
     ranks::Ranks,
@@ -267,21 +267,21 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
 
     /// Tests the other atoms of a conjunction where its anchor holds.
     fn judge(&mut self, id: u32, anchor: Left<'_>, unsure: bool) -> Result<(), EvaluateError<R::Error>> {
-        let Conjunction { subscription, atoms, is_partial, .. } = &self.conjunctions[id];
-        if self.memo.is_reported(*subscription) {
+        let Conjunction { subscription, atoms, is_partial, is_single, .. } = &self.conjunctions[id];
+        if !is_single && self.memo.is_reported(*subscription) {
             return Ok(());
         }
         self.memo.visited += 1;
         self.unsure = unsure || *is_partial;
-        let rest = &atoms[1..];
+        let rest = &atoms.as_slice()[1..];
         if rest.is_empty() {
-            return self.report(*subscription, anchor);
+            return self.report(*subscription, *is_single, anchor);
         }
         let Buffers { rows, bits, .. } = &mut self.memo.buffers;
         let (mut rows, mut bits) = (std::mem::take(rows), std::mem::take(bits));
         let left = self.judge_rest(rest, anchor, &mut rows, &mut bits);
         let result = left.and_then(|left| match left {
-            Some(left) => self.report(*subscription, left),
+            Some(left) => self.report(*subscription, *is_single, left),
             None => Ok(()),
         });
         (self.memo.buffers.rows, self.memo.buffers.bits) = (rows, bits);
@@ -349,10 +349,15 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
                 return Ok(());
             }
         };
+        let range = atom.number_range();
+        if range.is_some() && rows.len() < RANKED_ROWS {
+            // As quick as to look for something better.
+            rows.retain(|row| column.holds(atom, usize::from(*row)));
+            return Ok(());
+        }
         let state = *self.memo.atom(id);
         if state.lut == NONE
-            && let Some((range, negated)) = atom.number_range()
-            && rows.len() >= RANKED_ROWS
+            && let Some((range, negated)) = range
             && let Some(ranks) = column.ranks(rows.len())
         {
             let interval = ranks.interval(range, negated);
@@ -404,9 +409,8 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
     }
 
     /// Reports the rows that one conjunction of a subscription leaves.
-    fn report(&mut self, id: u32, left: Left<'_>) -> Result<(), EvaluateError<R::Error>> {
+    fn report(&mut self, id: u32, is_single: bool, left: Left<'_>) -> Result<(), EvaluateError<R::Error>> {
         let subscription = &self.subscriptions[id];
-        let is_single = matches!(&subscription.plan, Plan::Conjunctions(all) if all.len() == 1);
         match (is_single, self.unsure) {
             (true, false) => {
                 let matched = match left {
