@@ -7,6 +7,7 @@ mod catalogue;
 mod crash;
 mod delivery;
 mod fixture;
+mod live;
 mod pull;
 mod selectors;
 mod sql;
