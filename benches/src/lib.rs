@@ -1,5 +1,6 @@
 //! What the benchmark programs share: messages to store, percentiles, and how figures are printed.
 
+mod tree;
 mod weir;
 
 use std::{
@@ -13,6 +14,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_columns::Value;
 use weir_storage::Message;
 
+pub use tree::{Decoded, Tree, decode};
 pub use weir::Weir;
 
 /// Makes messages with the eight properties of the consume queue's cost model.

@@ -23,7 +23,7 @@ use weir_storage::{
 use crate::{
     clients::Clients,
     error::EngineError,
-    group::{Group, Replay, Subscription},
+    group::{Evaluator, Group, Judged, Replay, Subscription},
     limits::RETENTION_DISK_PERCENT_DEFAULT,
     name::{GroupName, TopicName},
     reading::Reading,
@@ -65,6 +65,9 @@ pub struct BrokerOptions {
     pub query_slots: usize,
     /// The name of this broker in answers. Default: `weir`.
     pub node_name: String,
+    /// Whether new rows are judged once for all groups that have caught up. Default: yes; tests compare.
+    #[doc(hidden)]
+    pub live_index: bool,
 }
 
 impl BrokerOptions {
@@ -85,6 +88,7 @@ impl BrokerOptions {
             query_memory_bytes: 256 << 20,
             query_slots: cores.div_ceil(2),
             node_name: "weir".to_owned(),
+            live_index: true,
         }
     }
 }
@@ -133,6 +137,9 @@ pub(crate) struct Core {
     pub(crate) reads: ReadPool,
     /// What tables and pulls need.
     pub(crate) reading: Reading,
+    /// The thread that judges new rows for all groups.
+    pub(crate) evaluator: Evaluator,
+    pub(crate) judged: Judged,
     /// The next lease number.
     pub(crate) leases: AtomicU64,
     pub(crate) topics: RwLock<Topics>,
@@ -196,7 +203,7 @@ impl Events for Told {
         let Some(core) = self.core.get().and_then(Weak::upgrade) else { return };
         let topic = core.topics.read().by_id.get(&topic).cloned();
         if let Some(topic) = topic {
-            topic.show(queue, end);
+            topic.show(&core, queue, end);
         }
     }
 
@@ -233,7 +240,10 @@ impl Broker {
                 .await
                 .map_err(|error| EngineError::Internal(error.to_string()))??
         };
-        let core = Arc::new(Core::new(options, storage, has_failed, Arc::clone(&told.rotate)));
+        let (evaluator, rows_told) = Evaluator::new();
+        let core = Arc::new(Core::new(options, storage, has_failed, Arc::clone(&told.rotate), evaluator));
+        Evaluator::spawn(&core, rows_told)
+            .map_err(|error| EngineError::Internal(format!("there can be no more threads: {error}")))?;
         core.take_over_journal();
         // Nobody else sets it.
         let _ = told.core.set(Arc::downgrade(&core));
@@ -300,6 +310,14 @@ impl Broker {
         }
     }
 
+    /// Returns how many blocks of rows have been judged by indexes, for all groups at once, and by receives, for
+    /// their own selectors: for tests of what is judged how often.
+    #[doc(hidden)]
+    pub fn judged(&self) -> (u64, u64) {
+        let Judged { by_index, by_receives } = &self.core.judged;
+        (by_index.load(Ordering::Relaxed), by_receives.load(Ordering::Relaxed))
+    }
+
     /// Returns the clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         self.core.time.clock()
@@ -337,6 +355,7 @@ impl Core {
         storage: Storage,
         failed: watch::Receiver<Option<String>>,
         rotate: Arc<Notify>,
+        evaluator: Evaluator,
     ) -> Self {
         let time = Time::new(Arc::clone(&options.clock));
         let mut topics = Topics::default();
@@ -359,6 +378,8 @@ impl Core {
             timer: Timer::default(),
             reads: reading.pool.clone(),
             reading,
+            evaluator,
+            judged: Judged::default(),
             leases: AtomicU64::new(0),
             topics: RwLock::new(topics),
             groups: RwLock::new(groups),

@@ -46,6 +46,8 @@ pub const LEASE_MIN: Duration = Duration::from_secs(10);
 pub const SELECTORS_MAX: usize = 8;
 /// Rows of one queue that a group may have leased or waiting for redelivery; then the queue waits.
 pub const OPEN_ROWS_MAX: usize = 4096;
+/// Rows that wait for the receives of one selector on one queue after they were judged with those of all groups.
+pub const READY_ROWS_MAX: usize = 1024;
 /// How long a row waits for a live selector that matches it before it is dropped and counted.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(120);
 /// How long a renewed lease lives at most.

@@ -21,7 +21,7 @@ use weir_storage::{
 use crate::{
     broker::{Broker, Core},
     error::{EngineError, LimitKind},
-    group::Subscription,
+    group::{LiveQueue, Subscription},
     limits::{QUEUES_DEFAULT, QUEUES_MAX, RETENTION_DEFAULT, TOPICS_MAX},
     name::TopicName,
     serial,
@@ -120,6 +120,8 @@ pub(crate) struct Topic {
     settings: ArcSwap<Settings>,
     /// The groups that read it.
     readers: RwLock<Vec<Weak<Subscription>>>,
+    /// Of each queue that some group has caught up with: the selectors that its new rows are judged for.
+    live: RwLock<BTreeMap<QueueId, Arc<LiveQueue>>>,
     /// Counts the calls that publish to it, for the choice of their queue.
     turn: AtomicU32,
     /// Publishers whose rows are stored and not visible yet, each with its last row in a queue.
@@ -173,6 +175,7 @@ impl Topic {
             settings: ArcSwap::from_pointee(Settings::of(entry, &name)),
             name,
             readers: RwLock::default(),
+            live: RwLock::default(),
             turn: AtomicU32::new(0),
             unseen: Mutex::default(),
             gone: AtomicBool::new(false),
@@ -213,7 +216,7 @@ impl Topic {
     }
 
     /// Tells publishers and readers that the rows of a queue below `end` are visible.
-    pub(crate) fn show(&self, queue: QueueId, end: QueueOffset) {
+    pub(crate) fn show(self: &Arc<Self>, core: &Core, queue: QueueId, end: QueueOffset) {
         let mut unseen = self.unseen.lock();
         if let Some(waiting) = unseen.get_mut(&queue) {
             for seen in waiting.extract_if(.., |waiting| waiting.offset < end) {
@@ -223,8 +226,21 @@ impl Topic {
         }
         drop(unseen);
         for reader in self.readers.read().iter().filter_map(Weak::upgrade) {
-            reader.waiters.wake(queue);
+            reader.waiters.wake_new(queue);
         }
+        // After those outside of the index: who joined in between has seen these rows, or is woken by the index.
+        let live = self.live.read().get(&queue).cloned();
+        if let Some(live) = live {
+            live.tell(self, &core.evaluator);
+        }
+    }
+
+    /// Returns the index of a queue.
+    pub(crate) fn live(&self, queue: QueueId) -> Arc<LiveQueue> {
+        if let Some(live) = self.live.read().get(&queue) {
+            return Arc::clone(live);
+        }
+        Arc::clone(self.live.write().entry(queue).or_insert_with(|| Arc::new(LiveQueue::new(queue))))
     }
 
     /// Returns when readers see the row at `offset`.

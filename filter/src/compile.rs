@@ -189,6 +189,19 @@ impl BatchField {
     }
 }
 
+/// A column as one array over `rows` rows: codes with their values, values, integers, or lists of hashes.
+pub(crate) fn dense_array(name: &ColumnName, column: &Column, rows: usize) -> Result<ArrayRef, Misfit> {
+    let field = match column {
+        Column::Sparse { .. } => BatchField::Dense(0),
+        _ => BatchField::Column(0),
+    };
+    let array = field.array(column, rows).map_err(|fault| Misfit::new(name, fault))?;
+    if array.len() != rows {
+        return Err(Misfit::new(name, format!("it has {} rows of {rows}", array.len())));
+    }
+    Ok(array)
+}
+
 fn dictionary(codes: UInt16Array, values: &Values) -> Result<ArrayRef, ArrowError> {
     let values = Arc::new(values_array(values, None)?);
     Ok(Arc::new(DictionaryArray::try_new(codes, values)?))
@@ -528,6 +541,6 @@ fn cost_of(condition: &Condition) -> u32 {
 }
 
 /// The hashes of the parts between single spaces, as hashed columns keep them.
-fn hashes_of_parts(text: &str) -> Vec<u32> {
+pub(crate) fn hashes_of_parts(text: &str) -> Vec<u32> {
     text.split(' ').map(|part| hash32(part.as_bytes())).collect()
 }

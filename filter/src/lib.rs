@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! text ─ lexer ─ parser ─► syntax ─ types ─► tree ─┬─ compile ─► PhysicalExpr a shape ─► Verdicts
-//!                                                  └─ prune ───► blocks that may match
+//!                                                  ├─ prune ───► blocks that may match
+//!                                                  └─ index ───► matches of many selectors at once
 //!                             └─ oracle ──► the same answers, row by row (tests)
 //! ```
 //!
@@ -19,6 +20,7 @@ mod error;
 mod exact;
 mod expressions;
 mod functions;
+mod index;
 mod json;
 mod lexer;
 mod limits;
@@ -46,6 +48,9 @@ pub use dialect::{Dialect, UnknownDialect};
 pub use differences::Difference;
 pub use error::{EvaluateError, SelectorError};
 pub use functions::function_names;
+#[cfg(feature = "oracle")]
+pub use index::Work;
+pub use index::{Index, Matches};
 pub use limits::Limits;
 pub use near::{did_you_mean, near};
 pub use parts::{Part, PartKind};

@@ -25,7 +25,7 @@ use crate::{
 const SHAPES_MAX: usize = 64;
 
 /// The most rows that are judged at once: sparse columns have row numbers of 16 bits.
-const ROWS_MAX: usize = 1 << 16;
+pub(crate) const ROWS_MAX: usize = 1 << 16;
 
 /// Of how many rows bodies are looked into before the rows are judged: what is kept of them takes memory.
 const BODIES_AT_ONCE: usize = 256;

@@ -580,7 +580,7 @@ impl Condition {
         }
     }
 
-    fn for_each_column_mut(&mut self, visit: &mut impl FnMut(&mut usize)) {
+    pub(crate) fn for_each_column_mut(&mut self, visit: &mut impl FnMut(&mut usize)) {
         match self {
             Self::Constant(_) => {}
             Self::Test(test) => {

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! receive ─► redeliveries that are due ─► scan from the cursor ─► lease ─► journal ─► handle
+//!                                          └ rows that the index of the queue has found already
 //! acknowledge, change, forward ─► handle ─► open row ─► journal ─► answer
 //! ```
 //!
-//! The rules by which rows go to selectors stand in `selectors.rs`; what is remembered of a queue in `state.rs`.
+//! The rules by which rows go to selectors stand in `selectors.rs`; what is remembered of a queue in `state.rs`; how
+//! new rows are judged once for all groups in `live.rs`.
 
 #[expect(clippy::module_inception, reason = "the noun of the module is its main type")]
 mod group;
+mod live;
 mod receive;
 mod replay;
 mod selectors;
@@ -19,6 +22,7 @@ mod subscription;
 mod waiters;
 
 pub(crate) use group::Group;
+pub(crate) use live::{Evaluator, Judged, LiveQueue};
 pub use receive::{Delivered, LeaseTime, ReceiveRequest};
 pub(crate) use replay::Replay;
 pub use spec::{

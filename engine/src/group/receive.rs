@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use arrow_buffer::BooleanBuffer;
+use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
 use tokio::sync::oneshot;
 use weir_columns::Rows;
 use weir_filter::{Predicate, Selector};
@@ -20,6 +20,7 @@ use weir_storage::{
 };
 
 use super::{
+    live::{Known, Member},
     state::{Phase, QueueState, Row, Span, bit},
     subscription::{State, Subscription, journaled, lease_row, millis_u32, renewal},
 };
@@ -262,15 +263,50 @@ impl Reading {
         };
         let mut taken = self.take_ready(&hold, &work.view, want)?;
         let mut next = None;
+        let mut has_caught_up = false;
+        let end = work.view.range().end;
         if taken.len() < want && work.room > 0 {
             let found = self.scan(&work, (want - taken.len()).min(work.room), steps);
             visit.more |= found.more;
+            has_caught_up = found.failed.is_none() && found.next >= end;
             failed = failed.or(found.failed);
             next = Some(found.next);
             taken.extend(found.rows);
         }
         self.commit(hold, taken, next, visit)?;
+        if has_caught_up && self.join(queue, end) {
+            visit.more = true;
+        }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Puts the selector into the index of a queue of which it has judged all rows below `at`, unless it is there.
+    /// Returns whether the index begins behind `at`, so that the rows between are to be scanned.
+    fn join(&self, queue: QueueId, at: QueueOffset) -> bool {
+        // An answer that is kept must stay true, and bodies are read for those only who ask for rows.
+        let is_kept = !self.selector.depends_on_now() && !self.selector.reads_bodies();
+        if !self.core.options.live_index || self.selector.matches_all() || !is_kept {
+            return false;
+        }
+        let may_join = |state: &mut State| {
+            let is_here = !state.gone && state.selectors.find(&self.selector) == Some(self.slot);
+            let known = state.queues.get(&queue).filter(|_| is_here);
+            known.is_some_and(|known| known.member(self.slot).is_none_or(|member| member.has_ended()))
+        };
+        if !may_join(&mut self.subscription.lock()) {
+            return false;
+        }
+        // Not under the lock of the subscription: the index may be at work.
+        let live = self.subscription.topic.live(queue);
+        let member = live.join(&self.selector, &self.subscription, self.slot, at);
+        let is_behind = member.from() > at;
+        let mut state = self.subscription.lock();
+        if may_join(&mut state)
+            && let Some(known) = state.queues.get_mut(&queue)
+        {
+            known.set_member(self.slot, Arc::new(member));
+        }
+        is_behind
     }
 
     /// Takes hold of a queue, unless there is nothing to do or somebody else has it.
@@ -287,15 +323,23 @@ impl Reading {
         let predicate = predicate.at(self.core.time.wall_ms());
         let others = self.others(&state, queue);
         let known = state.queue(queue, range.start);
-        let Some(span) = known.span(self.slot) else { return Ok(None) };
-        let is_ready = known.is_ready_for(self.slot);
-        if known.scanning || (!is_ready && (span.cursor >= range.end || known.room() == 0)) {
+        if known.scanning {
             return Ok(None);
         }
+        let (is_ready, room) = (known.is_ready_for(self.slot), known.room());
+        if !is_ready
+            && (room == 0
+                || subscription.pass_all_judged(&self.core, &mut state, queue, self.slot, range.end))
+        {
+            return Ok(None);
+        }
+        let known = state.queue(queue, range.start);
+        let Some(span) = known.span(self.slot) else { return Ok(None) };
         known.scanning = true;
         let is_unknown = |row: &Row| (row.yes | row.no) & bit(self.slot) == 0;
         let unknown = known.ready().filter(|(_, row)| is_unknown(row)).map(|(offset, _)| offset).collect();
-        let work = Work { view, predicate, others, from: span.cursor, room: known.room(), unknown };
+        let member = known.member(self.slot).cloned();
+        let work = Work { view, predicate, others, member, from: span.cursor, room: known.room(), unknown };
         let hold = Hold {
             reading: self,
             queue,
@@ -393,7 +437,7 @@ impl Reading {
 
     /// Finds up to `want` rows from the cursor on. What cannot be read ends the scan before it.
     fn scan(&self, work: &Work, want: usize, steps: &mut usize) -> Found {
-        let mut found = Found { rows: Vec::new(), next: work.from, more: false, failed: None };
+        let mut found = Found { rows: Vec::new(), bytes: 0, next: work.from, more: false, failed: None };
         found.failed = self.scan_into(&mut found, work, want, steps).err();
         found
     }
@@ -406,45 +450,121 @@ impl Reading {
         steps: &mut usize,
     ) -> Result<(), EngineError> {
         let end = work.view.range().end;
-        let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], work.from..end);
+        if let Some(member) = &work.member {
+            self.judge_rows(found, work, member.from().min(end), want, steps)?;
+            member.judge(&work.view, &self.core.judged);
+            while !found.is_full(want, *steps)
+                && let Some(known) = member.ask(found.next, end)
+            {
+                self.take_known(found, work, &known, want, steps)?;
+            }
+        }
+        self.judge_rows(found, work, end, want, steps)?;
+        found.more = found.next < end;
+        Ok(())
+    }
+
+    /// Judges the rows from the next one to `end`.
+    fn judge_rows(
+        &self,
+        found: &mut Found,
+        work: &Work,
+        end: QueueOffset,
+        want: usize,
+        steps: &mut usize,
+    ) -> Result<(), EngineError> {
+        let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], found.next..end);
         if !self.core.options.skip_by_statistics {
             scan = scan.without_skipping();
         }
-        let mut bytes = 0;
-        while let Some(step) = scan.next()? {
+        while !found.is_full(want, *steps)
+            && let Some(step) = scan.next()?
+        {
             *steps = steps.saturating_sub(1);
             let step_end = step.end();
             if let Step::Block { block, matches, .. } = step {
-                let matches = self.without_taken(&work.others, &block, matches)?;
-                for row in matches.set_indices() {
-                    let offset = block.base().plus(row as u64);
-                    if found.rows.len() >= want || bytes >= BYTES_TARGET {
-                        found.next = offset;
-                        found.more = true;
-                        return Ok(());
-                    }
-                    match self.core.read_position(block.positions().value(row)) {
-                        Ok(Some(message)) => {
-                            bytes += message.message.body.len();
-                            found.rows.push(Read { offset, message, is_new: true });
-                        }
-                        Ok(None) => {
-                            tracing::error!(%offset, "a message was lost to damage before it was delivered");
-                        }
-                        Err(error) => {
-                            found.next = offset;
-                            return Err(error);
-                        }
-                    }
+                if !work.predicate.selector().matches_all() {
+                    self.core.judged.by_receives.fetch_add(1, Ordering::Relaxed);
+                }
+                if !self.take_rows(found, work, &block, matches, want)? {
+                    return Ok(());
                 }
             }
             found.next = step_end;
-            if found.rows.len() >= want || *steps == 0 {
-                found.more = found.next < end;
-                break;
-            }
         }
         Ok(())
+    }
+
+    /// Takes rows that the index has found.
+    fn take_known(
+        &self,
+        found: &mut Found,
+        work: &Work,
+        known: &Known,
+        want: usize,
+        steps: &mut usize,
+    ) -> Result<(), EngineError> {
+        let mut rest = known.rows.as_slice();
+        let mut passed = found.next;
+        while let Some(first) = rest.first() {
+            if found.is_full(want, *steps) {
+                break;
+            }
+            *steps = steps.saturating_sub(1);
+            let Some(block) = block_at(&work.view, *first)? else {
+                rest = &rest[1..];
+                continue;
+            };
+            let range = block.range();
+            let (here, behind) = rest.split_at(rest.partition_point(|offset| *offset < range.end).max(1));
+            rest = behind;
+            found.next = *first;
+            passed = range.end;
+            let mut matches = BooleanBufferBuilder::new(Rows::len(&*block));
+            matches.append_n(Rows::len(&*block), false);
+            for row in here.iter().filter_map(|offset| usize::try_from(offset.since(range.start)?).ok()) {
+                matches.set_bit(row, true);
+            }
+            if !self.take_rows(found, work, &block, matches.finish(), want)? {
+                return Ok(());
+            }
+        }
+        // As a scan does, it ends with the block that has the last row that was wanted.
+        let judged = rest.first().map_or(known.end, |next| *next);
+        found.next = if found.is_full(want, *steps) { judged.min(passed) } else { judged };
+        Ok(())
+    }
+
+    /// Takes rows of a block that match. Returns whether there was room for all.
+    fn take_rows(
+        &self,
+        found: &mut Found,
+        work: &Work,
+        block: &Block,
+        matches: BooleanBuffer,
+        want: usize,
+    ) -> Result<bool, EngineError> {
+        for row in self.without_taken(&work.others, block, matches)?.set_indices() {
+            let offset = block.base().plus(row as u64);
+            if found.rows.len() >= want || found.bytes >= BYTES_TARGET {
+                found.next = offset;
+                return Ok(false);
+            }
+            match self.core.read_position(block.positions().value(row)) {
+                Ok(Some(message)) => {
+                    found.bytes += message.message.body.len();
+                    found.rows.push(Read { offset, message, is_new: true });
+                }
+                Ok(None) => {
+                    tracing::error!(%offset, "a message was lost to damage before it was delivered");
+                }
+                Err(error) => {
+                    found.next = offset;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Takes away the rows that another selector has taken: see the rules in [`super::selectors`].
@@ -549,6 +669,8 @@ struct Work {
     view: QueueView,
     predicate: Arc<Predicate>,
     others: Vec<(Span, Arc<Predicate>)>,
+    /// What the index of the queue has found, and from where on.
+    member: Option<Arc<Member>>,
     from: QueueOffset,
     room: usize,
     /// Ready rows that the selector has not judged.
@@ -558,11 +680,20 @@ struct Work {
 /// What a scan found.
 struct Found {
     rows: Vec<Read>,
+    /// Bytes of their bodies.
+    bytes: usize,
     /// The first row that was not judged, or that was not taken.
     next: QueueOffset,
     more: bool,
     /// Why the scan ended at `next`.
     failed: Option<EngineError>,
+}
+
+impl Found {
+    /// Whether the scan ends here.
+    fn is_full(&self, want: usize, steps: usize) -> bool {
+        self.rows.len() >= want || self.bytes >= BYTES_TARGET || steps == 0
+    }
 }
 
 /// A message on its way to a member.

@@ -1,6 +1,6 @@
 //! What a group remembers of one queue: how far each selector has judged it, and which rows are open.
 //!
-//! Plain data: no clock, no files, no predicate. A row is *open* from its first delivery until it is done:
+//! Plain data: no clock, no files, no predicate; of the index of the queue it holds places. A row is *open* from its first delivery until it is done:
 //!
 //! ```text
 //!              lease ends, or the wait is over
@@ -25,6 +25,7 @@ use std::{
 
 use weir_storage::QueueOffset;
 
+use super::live::Member;
 use crate::limits::{OPEN_ROWS_MAX, SELECTORS_MAX};
 
 /// The slot of a row whose selector is gone.
@@ -154,6 +155,8 @@ pub(crate) struct QueueState {
     spans: [Option<Span>; SELECTORS_MAX],
     /// The cursors that the journal knows.
     journaled: [QueueOffset; SELECTORS_MAX],
+    /// Where the index of the queue keeps what it finds for each selector.
+    members: [Option<Arc<Member>>; SELECTORS_MAX],
     /// Where the first selector begins, if somebody has said so.
     floor: Option<QueueOffset>,
     open: BTreeMap<QueueOffset, Row>,
@@ -190,6 +193,7 @@ impl QueueState {
         if let Some(place) = self.spans.get_mut(usize::from(slot)) {
             *place = None;
         }
+        self.leave(slot);
         self.generation += 1;
         for row in self.open.values_mut() {
             row.yes &= !bit(slot);
@@ -217,7 +221,47 @@ impl QueueState {
     pub(crate) fn advance(&mut self, slot: u8, to: QueueOffset) {
         if let Some(span) = self.spans.get_mut(usize::from(slot)).and_then(Option::as_mut) {
             span.cursor = span.cursor.max(to);
+            if let Some(member) = self.members.get(usize::from(slot)).and_then(Option::as_ref) {
+                member.forget_before(span.cursor);
+            }
         }
+    }
+
+    /// Returns the place of a selector in the index of the queue.
+    pub(crate) fn member(&self, slot: u8) -> Option<&Arc<Member>> {
+        self.members.get(usize::from(slot))?.as_ref()
+    }
+
+    pub(crate) fn set_member(&mut self, slot: u8, member: Arc<Member>) {
+        if let Some(place) = self.members.get_mut(usize::from(slot)) {
+            *place = Some(member);
+        }
+    }
+
+    /// Gives up the place of a selector in the index.
+    pub(crate) fn leave(&mut self, slot: u8) {
+        if let Some(place) = self.members.get_mut(usize::from(slot)) {
+            *place = None;
+        }
+    }
+
+    /// Returns whether a scan may find rows below `end` that match: the index does not know that there are none.
+    pub(crate) fn is_behind(&self, slot: u8, end: QueueOffset) -> bool {
+        self.span(slot).is_some_and(|span| self.passed(slot, span.cursor, end) < end)
+    }
+
+    /// Moves a cursor past the rows of which the index knows that they do not match.
+    ///
+    /// To be called where a scan would be made, and not while one is under way: rows that nobody has asked for
+    /// are still for a selector that comes later.
+    pub(crate) fn pass_judged(&mut self, slot: u8, end: QueueOffset) {
+        if let Some(span) = self.span(slot) {
+            self.advance(slot, self.passed(slot, span.cursor, end));
+        }
+    }
+
+    fn passed(&self, slot: u8, cursor: QueueOffset, end: QueueOffset) -> QueueOffset {
+        self.member(slot).map_or(cursor, |member| member.pass(cursor, end))
     }
 
     /// Notes that the journal knows how far `slot` has come.

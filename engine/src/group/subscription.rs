@@ -181,6 +181,7 @@ impl Subscription {
         let mut starts = Vec::new();
         for queue in (0..self.topic.queues()).map(QueueId) {
             let range = core.range(self.topic.id, queue);
+            self.pass_judged(state.queue(queue, range.start), queue, range.end);
             let start = state.queue(queue, range.start).highest().unwrap_or(match begin {
                 GroupStart::Earliest => range.start,
                 GroupStart::Latest => range.end,
@@ -188,6 +189,18 @@ impl Subscription {
             starts.push((queue, start));
         }
         starts
+    }
+
+    /// Moves the cursors of selectors with which somebody waits past the rows that the index has judged: without
+    /// it, the receive that waits would have passed them.
+    fn pass_judged(&self, known: &mut QueueState, queue: QueueId, end: QueueOffset) {
+        if known.scanning {
+            return;
+        }
+        let slots: Vec<u8> = known.spans().map(|(slot, _)| slot).collect();
+        for slot in slots.into_iter().filter(|slot| self.waiters.waits(*slot, queue)) {
+            known.pass_judged(slot, end);
+        }
     }
 
     /// Frees the slots that nobody needs any more.
@@ -288,8 +301,31 @@ impl Subscription {
             return false;
         }
         let is_over = known.next_end().is_some_and(|end| end <= now);
-        let is_behind = known.span(slot).is_some_and(|span| span.cursor < range.end);
-        is_over || known.is_ready_for(slot) || (is_behind && known.room() > 0)
+        if is_over || known.is_ready_for(slot) {
+            return true;
+        }
+        known.room() > 0 && !self.pass_all_judged(core, state, queue, slot, range.end)
+    }
+
+    /// Moves a cursor to `end` if the index knows that no row before it matches, as a scan would come there.
+    /// Returns whether it is there.
+    pub(crate) fn pass_all_judged(
+        &self,
+        core: &Core,
+        state: &mut State,
+        queue: QueueId,
+        slot: u8,
+        end: QueueOffset,
+    ) -> bool {
+        let Some(known) = state.queues.get_mut(&queue) else { return false };
+        if known.is_behind(slot, end) {
+            return false;
+        }
+        if known.span(slot).is_some_and(|span| span.cursor < end) {
+            known.pass_judged(slot, end);
+            self.drop_shadows(core, state, core.time.now());
+        }
+        true
     }
 
     /// Makes the timer look at this at `moment`, unless it looks earlier.
@@ -425,7 +461,11 @@ impl Subscription {
         let live = state.selectors.live(now, &core.clients);
         let mut entries = Vec::new();
         for (queue, known) in &mut state.queues {
-            let lost = known.retain_from(core.range(self.topic.id, *queue).start);
+            let range = core.range(self.topic.id, *queue);
+            self.pass_judged(known, *queue, range.end);
+            // What nobody receives with need not be judged.
+            (0..SELECTORS_MAX as u8).filter(|slot| live & bit(*slot) == 0).for_each(|slot| known.leave(slot));
+            let lost = known.retain_from(range.start);
             if lost > 0 {
                 tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, lost, "open rows ended by retention");
             }
@@ -490,7 +530,8 @@ impl Subscription {
         let now = core.time.now();
         let mut state = self.lock();
         for queue in (0..self.topic.queues()).map(QueueId) {
-            state.queue(queue, core.range(self.topic.id, queue).start);
+            let range = core.range(self.topic.id, queue);
+            self.pass_judged(state.queue(queue, range.start), queue, range.end);
         }
         let live = state.selectors.live(now, &core.clients);
         let queues = state.queues.iter().map(|(queue, known)| {

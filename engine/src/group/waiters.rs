@@ -1,7 +1,8 @@
 //! Who waits for rows, and who is woken.
 //!
 //! A visible row wakes one waiter of each selector, not all: the one that is woken looks, and when it leaves
-//! it wakes the next if there is more. A wake-up that comes while somebody looks is kept for them.
+//! it wakes the next if there is more. A wake-up that comes while somebody looks is kept for them. Waiters of a
+//! selector that is in the index of a queue are woken by the index, when it has found a row for them.
 
 use std::{
     collections::VecDeque,
@@ -11,6 +12,7 @@ use std::{
     },
 };
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use weir_storage::QueueId;
@@ -21,6 +23,8 @@ use crate::limits::{POLLS_MAX, SELECTORS_MAX};
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     by_slot: Mutex<[VecDeque<Arc<Waiter>>; SELECTORS_MAX]>,
+    /// The selectors that are in the index of a queue, each with the number of its place there.
+    indexed: Mutex<HashMap<(QueueId, u8), u64>>,
 }
 
 #[derive(Debug)]
@@ -61,13 +65,46 @@ impl Waiters {
 
     /// Wakes one waiter of each selector that reads `queue`.
     pub(crate) fn wake(&self, queue: QueueId) {
-        for waiting in self.by_slot.lock().iter() {
-            // One that is woken already has not looked yet, so it will find this as well.
-            if let Some(waiter) = waiting.iter().find(|waiter| waiter.queue.is_none_or(|only| only == queue))
-            {
-                waiter.wake();
+        self.by_slot.lock().iter().for_each(|waiting| wake_first(waiting, queue));
+    }
+
+    /// A row is visible: wakes one waiter of each selector that reads `queue` and is not in its index.
+    pub(crate) fn wake_new(&self, queue: QueueId) {
+        let mut slots = 0_u8..;
+        let by_slot = self.by_slot.lock();
+        let indexed = self.indexed.lock();
+        for (slot, waiting) in slots.by_ref().zip(by_slot.iter()) {
+            if !waiting.is_empty() && !indexed.contains_key(&(queue, slot)) {
+                wake_first(waiting, queue);
             }
         }
+    }
+
+    /// Wakes one waiter of a selector that reads `queue`.
+    pub(crate) fn wake_slot(&self, slot: u8, queue: QueueId) {
+        if let Some(waiting) = self.by_slot.lock().get(usize::from(slot)) {
+            wake_first(waiting, queue);
+        }
+    }
+
+    /// Notes that a selector is in the index of a queue, at place `id`.
+    pub(crate) fn set_indexed(&self, queue: QueueId, slot: u8, id: u64) {
+        self.indexed.lock().insert((queue, slot), id);
+    }
+
+    /// Notes that place `id` in the index of a queue is given up.
+    pub(crate) fn forget_indexed(&self, queue: QueueId, slot: u8, id: u64) {
+        let mut indexed = self.indexed.lock();
+        if indexed.get(&(queue, slot)) == Some(&id) {
+            indexed.remove(&(queue, slot));
+        }
+    }
+
+    /// Returns whether somebody waits for rows of `queue` with the selector in `slot`.
+    pub(crate) fn waits(&self, slot: u8, queue: QueueId) -> bool {
+        let by_slot = self.by_slot.lock();
+        let waiting = by_slot.get(usize::from(slot));
+        waiting.is_some_and(|waiting| waiting.iter().any(|waiter| waiter.reads(queue)))
     }
 
     /// Wakes everybody.
@@ -78,7 +115,18 @@ impl Waiters {
     }
 }
 
+fn wake_first(waiting: &VecDeque<Arc<Waiter>>, queue: QueueId) {
+    // One that is woken already has not looked yet, so it will find this as well.
+    if let Some(waiter) = waiting.iter().find(|waiter| waiter.reads(queue)) {
+        waiter.wake();
+    }
+}
+
 impl Waiter {
+    fn reads(&self, queue: QueueId) -> bool {
+        self.queue.is_none_or(|only| only == queue)
+    }
+
     fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.notify.notify_one();

@@ -8,6 +8,7 @@ mod crash;
 mod delivery;
 mod examine;
 mod fixture;
+mod live;
 mod pull;
 mod selectors;
 mod sql;

@@ -8,6 +8,7 @@ mod exact_random;
 mod fuzz;
 mod grammar;
 mod hostile;
+mod index;
 mod malformed;
 mod pruning;
 mod random;

@@ -396,7 +396,7 @@ fn atom() -> BoxedStrategy<String> {
     .boxed()
 }
 
-fn selector() -> BoxedStrategy<String> {
+pub(super) fn selector() -> BoxedStrategy<String> {
     atom()
         .prop_recursive(4, 16, 3, |inner| {
             let many = |word: &'static str| {
