@@ -141,6 +141,7 @@ pub const LIMITS: Limits = Limits {
     depth_max: Limits::DEPTH_CEILING,
     list_max: 1 << 20,
     pattern_bytes_max: 1 << 20,
+    cost_max: u64::MAX,
 };
 
 /// Returns the system value that holds what the dialect calls `name`, if one does.

@@ -19,6 +19,9 @@ use weir_benches::{Latencies, Messages, Tree, decode, head, median, row, timed};
 use weir_columns::{Column, ColumnRef, Rows, Value, Values, classify};
 use weir_filter::{Dialect, Index, Limits, Predicate, Selector};
 
+/// A name, and how its subscriptions are made.
+type Workload = (&'static str, fn(&mut StdRng) -> Subscription);
+
 /// How much is judged.
 #[derive(Parser)]
 struct Arguments {
@@ -185,8 +188,7 @@ impl Built {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let workloads: [(&str, fn(&mut StdRng) -> Subscription); 2] =
-        [("selective", selective), ("broad", broad)];
+    let workloads: [Workload; 2] = [("selective", selective), ("broad", broad)];
     if let Some(count) = arguments.memory {
         let workload = workloads.iter().find(|(name, _)| *name == arguments.workload);
         let (_, make) = workload.context("the workloads are selective and broad")?;
@@ -214,8 +216,7 @@ fn main() -> Result<()> {
         "each predicate ns/row",
         "row at a time ns/row",
     ]);
-    let workloads: [(&str, fn(&mut StdRng) -> Subscription); 2] =
-        [("selective", selective), ("broad", broad)];
+    let workloads: [Workload; 2] = [("selective", selective), ("broad", broad)];
     for (name, make) in workloads {
         for count in &arguments.subscriptions {
             let mut random = StdRng::seed_from_u64(7);

@@ -367,15 +367,18 @@ impl Drop for Member {
     }
 }
 
+/// A queue with rows that have not been judged.
+type New = (Arc<Topic>, Arc<LiveQueue>);
+
 /// The thread that judges new rows when no receive does.
 #[derive(Debug)]
 pub(crate) struct Evaluator {
-    queues: mpsc::Sender<(Arc<Topic>, Arc<LiveQueue>)>,
+    queues: mpsc::Sender<New>,
 }
 
 impl Evaluator {
     /// Returns it with what it is told, to be given to [`run`](Self::run).
-    pub(crate) fn new() -> (Self, mpsc::Receiver<(Arc<Topic>, Arc<LiveQueue>)>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<New>) {
         let (queues, told) = mpsc::channel();
         (Self { queues }, told)
     }
@@ -390,10 +393,7 @@ impl Evaluator {
     /// # Errors
     ///
     /// If there can be no more threads.
-    pub(crate) fn spawn(
-        core: &Arc<Core>,
-        told: mpsc::Receiver<(Arc<Topic>, Arc<LiveQueue>)>,
-    ) -> std::io::Result<()> {
+    pub(crate) fn spawn(core: &Arc<Core>, told: mpsc::Receiver<New>) -> std::io::Result<()> {
         let core = Arc::downgrade(core);
         let run = move || {
             while let Ok((topic, live)) = told.recv() {

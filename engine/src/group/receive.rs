@@ -12,7 +12,7 @@ use std::{
 
 use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
 use tokio::sync::oneshot;
-use weir_columns::Rows;
+use weir_columns::{ColumnRef, Rows, System};
 use weir_filter::{Predicate, Selector};
 use weir_storage::{
     Block, JournalEntry, LogPosition, Part, QueueId, QueueOffset, QueueView, StorageError, StoredMessage,
@@ -283,9 +283,7 @@ impl Reading {
     /// Puts the selector into the index of a queue of which it has judged all rows below `at`, unless it is there.
     /// Returns whether the index begins behind `at`, so that the rows between are to be scanned.
     fn join(&self, queue: QueueId, at: QueueOffset) -> bool {
-        // An answer that is kept must stay true, and bodies are read for those only who ask for rows.
-        let is_kept = !self.selector.depends_on_now() && !self.selector.reads_bodies();
-        if !self.core.options.live_index || self.selector.matches_all() || !is_kept {
+        if !self.core.options.live_index || !is_for_the_index(&self.selector) {
             return false;
         }
         let may_join = |state: &mut State| {
@@ -451,7 +449,7 @@ impl Reading {
     ) -> Result<(), EngineError> {
         let end = work.view.range().end;
         if let Some(member) = &work.member {
-            self.judge_rows(found, work, member.from().min(end), want, steps)?;
+            self.judge_rows(found, work, member.from(), want, steps)?;
             member.judge(&work.view, &self.core.judged);
             while !found.is_full(want, *steps)
                 && let Some(known) = member.ask(found.next, end)
@@ -464,20 +462,22 @@ impl Reading {
         Ok(())
     }
 
-    /// Judges the rows from the next one to `end`.
+    /// Judges the rows from the next one on, block by block, until `until` is reached.
     fn judge_rows(
         &self,
         found: &mut Found,
         work: &Work,
-        end: QueueOffset,
+        until: QueueOffset,
         want: usize,
         steps: &mut usize,
     ) -> Result<(), EngineError> {
-        let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], found.next..end);
+        let rows = found.next..work.view.range().end;
+        let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], rows);
         if !self.core.options.skip_by_statistics {
             scan = scan.without_skipping();
         }
-        while !found.is_full(want, *steps)
+        while found.next < until
+            && !found.is_full(want, *steps)
             && let Some(step) = scan.next()?
         {
             *steps = steps.saturating_sub(1);
@@ -817,6 +817,17 @@ impl Drop for Batch {
             self.subscription.give_back(&self.core, rows, LEASE_OF_GONE);
         }
     }
+}
+
+/// Whether a selector may be judged with those of all groups. Not if it matches every row, which costs nothing;
+/// nor if the moment decides, since its answers cannot be kept; nor if it reads messages, since the others would
+/// wait for it.
+fn is_for_the_index(selector: &Selector) -> bool {
+    let is_hashed = |column| matches!(column, ColumnRef::System(System::Keys | System::MessageId));
+    !(selector.matches_all()
+        || selector.depends_on_now()
+        || selector.reads_bodies()
+        || selector.columns().any(is_hashed))
 }
 
 /// Returns the block that holds `offset`.

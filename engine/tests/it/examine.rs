@@ -31,11 +31,16 @@ async fn filled(count: i64) -> Fixture {
             .await
             .unwrap();
     }
+    all_seen(&weir, count as u64).await;
+    weir
+}
+
+/// Waits until `count` rows are visible.
+async fn all_seen(weir: &Fixture, count: u64) {
     let seen = || weir.broker.topic(&topic("t")).unwrap().queues.iter().map(|queue| queue.end.0).sum::<u64>();
-    while seen() < count as u64 {
+    while seen() < count {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    weir
 }
 
 fn selector(text: &str) -> Selector {
@@ -47,6 +52,7 @@ async fn every_part_is_counted_for_itself() {
     let mut weir = filled(20_000).await;
     // So that rows lie in sealed blocks.
     weir.restart().await;
+    all_seen(&weir, 20_000).await;
     let asked = selector("n < 1000 AND (word = 'w4' OR NOT word IS NULL)");
     let told = weir.broker.explain_selector(&topic("t"), &asked, true).await.unwrap();
     assert_eq!((told.rows, told.judged, told.complete), (20_000, 20_000, true));

@@ -29,6 +29,8 @@ impl Fixture {
         let mut options = BrokerOptions {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             storage: StorageOptions::small(),
+            // However full the disk of this machine is.
+            retention_disk_percent: 100,
             ..BrokerOptions::new(dir.path().join("data"))
         };
         change(&mut options);

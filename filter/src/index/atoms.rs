@@ -501,16 +501,12 @@ fn fingerprint(condition: &Condition, state: &RandomState, hasher: &mut impl Has
             hasher.write_u8(2 + u8::from(*negated));
             sides.iter().map(|side| fingerprint(side, state, hasher)).sum()
         }
-        Condition::Test(Test { check: Check::Number { operand, range }, negated })
-            if matches!(operand, Operand::Column(_)) =>
-        {
+        Condition::Test(Test { check: Check::Number { operand: Operand::Column(_), range }, negated }) => {
             (*negated, range.ints, range.floats.map(|(low, high)| (low.to_bits(), high.to_bits())))
                 .hash(hasher);
             1
         }
-        Condition::Test(Test { check: Check::Text { operand, range }, negated })
-            if matches!(operand, Operand::Column(_)) =>
-        {
+        Condition::Test(Test { check: Check::Text { operand: Operand::Column(_), range }, negated }) => {
             let bound = |bound: &Option<TextBound>, hasher: &mut _| {
                 bound.as_ref().map(|bound| (bound.text.as_str(), bound.inclusive)).hash(hasher);
             };

@@ -15,7 +15,7 @@
 //! does not: whether it is FALSE or UNKNOWN where it does not is of no interest to AND and OR.
 //!
 //! What has no such form is judged by the selector's own [`Predicate`]: too many conjunctions, tests that
-//! look at several columns, columns of which hashes alone are at hand, and dialects without a typed tree.
+//! look at several columns or into bodies, and columns of which hashes alone are at hand.
 //! Where the other atoms of a conjunction leave few rows, only these are judged so.
 
 mod atoms;
@@ -238,8 +238,7 @@ impl<K: Clone + Eq + Hash> Index<K> {
 
     /// Puts a selector under a key, in place of the one that is there.
     ///
-    /// To a selector that [depends on the moment](Selector::depends_on_now) NOW is unknown here: put it in anew
-    /// for every run, or judge it elsewhere.
+    /// If that [depends on the moment](Selector::depends_on_now), NOW has no value here.
     pub fn insert(&mut self, key: K, selector: &Selector) {
         self.remove(&key);
         let subscription = self.subscriptions.insert(Subscription {
@@ -249,9 +248,8 @@ impl<K: Clone + Eq + Hash> Index<K> {
             plan: Plan::Never,
         });
         self.keys.insert(key, subscription);
-        // The tree of an exact dialect says where it may match only, and a body is no column.
-        let is_typed = selector.exact().is_none() && !selector.depends_on_now() && !selector.reads_bodies();
-        let normal = if is_typed { normal::of(&selector.tree().condition) } else { Normal::Whole };
+        // The tree of an exact dialect says no more than where it may match.
+        let normal = if selector.exact().is_some() { Normal::Whole } else { normal::of(selector.tree()) };
         let plan = match normal {
             Normal::Never => Plan::Never,
             Normal::Always => Plan::Always(push(&mut self.always, subscription)),

@@ -125,7 +125,7 @@ mod tests {
         ]
         .to_vec();
         let rows = 100;
-        let place = |row: usize| (row % 13 != 0).then_some(row * 7 % numbers.len());
+        let place = |row: usize| (!row.is_multiple_of(13)).then_some(row * 7 % numbers.len());
         let ranks = Ranks::new(numbers.len(), rows, |place| numbers[place], place).unwrap();
         let bounds = [Number::Int(5), Number::Float(4.7), Number::Float(0.0), Number::Int(i64::MIN)];
         for bound in bounds {

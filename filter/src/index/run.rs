@@ -154,12 +154,8 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
         let stored = match stored.get() {
             Some(stored) => stored,
             None => {
-                // Selectors that open bodies are judged as a whole.
-                let column = match name.as_ref() {
-                    Some(name) => self.rows.column(name).map_err(EvaluateError::Rows)?,
-                    None => None,
-                };
-                let column = match column {
+                let column = name.as_ref().map(|name| self.rows.column(name)).transpose();
+                let column = match column.map_err(EvaluateError::Rows)?.flatten() {
                     None => Stored::Absent,
                     Some(column) => {
                         let array = dense_array(name, &column, self.len)?;
@@ -172,11 +168,10 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
                 stored.get_or_init(|| column)
             }
         };
-        let of_system = matches!(name.as_ref(), Some(weir_columns::ColumnRef::System(_)));
         let column = match stored {
             Stored::Absent => RunColumn::Absent,
             Stored::Hashed(list) => RunColumn::Hashed(list),
-            Stored::Values(array) => match OpenColumn::open(array, of_system) {
+            Stored::Values(array) => match OpenColumn::open(array, name.is_system()) {
                 Some(values) => RunColumn::Values(Box::new(ValueColumn::new(values))),
                 None => {
                     let fault = format!("it has the type {}", array.data_type());
@@ -404,7 +399,7 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
                 RunColumn::Hashed(_) => words.fill(u64::MAX),
                 RunColumn::Values(column) => column.fill(id, atom, memo, words),
             }
-            if len % 64 != 0
+            if !len.is_multiple_of(64)
                 && let Some(last) = words.last_mut()
             {
                 *last &= (1 << (len % 64)) - 1;
@@ -431,7 +426,7 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
                     Left::Bits(bits) => words.copy_from_slice(bits),
                 }
                 let only = Planes::plane(words, self.len);
-                let matches = subscription.predicate().evaluate(self.rows, Some(&only))?.matches;
+                let matches = subscription.predicate().matches(self.rows, Some(&only))?;
                 if matches.has_true() {
                     (self.found)(&subscription.key, Matches(Matched::Buffer(&matches)));
                 }
@@ -453,7 +448,7 @@ impl<'a, K, R: Rows, F: FnMut(&K, Matches<'_>)> Run<'a, K, R, F> {
     fn judge_whole(&mut self, id: u32) -> Result<(), EvaluateError<R::Error>> {
         self.memo.set_reported(id);
         let subscription = &self.subscriptions[id];
-        let matches = subscription.predicate().evaluate(self.rows, None)?.matches;
+        let matches = subscription.predicate().matches(self.rows, None)?;
         if matches.has_true() {
             (self.found)(&subscription.key, Matches(Matched::Buffer(&matches)));
         }

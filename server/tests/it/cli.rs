@@ -281,13 +281,56 @@ fn faults_have_their_exit_codes_and_say_what_to_do() {
 
 #[test]
 fn selectors_are_checked_without_a_broker() {
-    let ran = run(&["selector", "check", "origin = 'JFK' AND delay > 60"], "");
-    assert_eq!((ran.code, ran.out.as_str()), (0, "ok: reads origin, delay\n"));
+    let ran = run(&["selector", "check", "origin = 'JFK' AND dest <> 'LGA'"], "");
+    assert_eq!((ran.code, ran.out.as_str()), (0, "ok: reads origin, dest\n"));
     refused(&run(&["selector", "check", "price > "], ""), 4, "|         ^");
     let ran = run(&["selector", "check", "price >", "--json"], "");
     let answer: Value = serde_json::from_str(ran.out.trim()).unwrap();
     assert_eq!((ran.code, &answer["ok"], &answer["line"]), (4, &json!(false), &json!(1)));
     assert_eq!(run(&["selector", "check", "-"], "a IS NULL\n").code, 0);
+}
+
+#[test]
+fn selectors_are_compared_with_those_of_rocketmq() {
+    let ran = run(&["selector", "check", "NOT delay > 60"], "");
+    assert_eq!(ran.code, 0);
+    for part in ["RocketMQ's own evaluator would answer differently:", "column 1: ", "column 13: "] {
+        assert!(ran.out.contains(part), "{part:?} is not in {}", ran.out);
+    }
+    let ran = run(&["selector", "check", "delay > 60", "--json"], "");
+    let answer: Value = serde_json::from_str(ran.out.trim()).unwrap();
+    assert_eq!((&answer["dropped"], &answer["rocketmq_differs"][0]["position"]), (&Value::Null, &json!(8)));
+    let ran = run(&["selector", "check", "--dialect", "rocketmq", "delay = 60 LIKE 'x%'"], "");
+    assert_eq!(
+        ran.out,
+        "ok: reads delay\nnote: from column 12 on the text is ignored, as RocketMQ does: LIKE 'x%'\n"
+    );
+    refused(&run(&["selector", "check", "--dialect", "jms", "delay = 60 'x'"], ""), 4, "^");
+}
+
+#[test]
+fn selectors_are_in_the_dialect_of_their_topic() {
+    let data = data();
+    let broker = Served::start(data.path());
+    let ran = broker.run(&["topic", "create", "t", "--dialect", "rocketmq", "--json"]);
+    assert!(ran.out.contains("\"dialect\":\"rocketmq\""), "{}", ran.out);
+    assert_eq!(
+        broker.run_with_input(&["produce", "t"], "{\"properties\":{\"n\":\"x\"},\"body\":\"b\"}").code,
+        0
+    );
+    // TRUE where `p` is missing in `rocketmq`, and UNKNOWN in `sql92`.
+    let pulled = |broker: &Served| {
+        let ran = broker.run(&["pull", "t", "--where", "'x' <> p", "--columns", "n", "--format", "json"]);
+        ran.out.lines().count()
+    };
+    assert_eq!(pulled(&broker), 1);
+    assert_eq!(broker.run(&["topic", "alter", "t", "--dialect", "sql92"]).code, 0);
+    assert!(broker.run(&["topic", "describe", "t"]).out.contains("dialect    sql92"));
+    assert_eq!(pulled(&broker), 0);
+    assert_eq!(broker.run(&["topic", "alter", "t", "--dialect", "sql93"]).code, 2);
+    assert_eq!(broker.run(&["group", "create", "g", "--dialect", "jms"]).code, 0);
+    assert!(broker.run(&["group", "describe", "g"]).out.contains("dialect       jms"));
+    broker.stop();
 }
 
 #[test]
