@@ -19,9 +19,6 @@ use weir_benches::{Latencies, Messages, Tree, decode, head, median, row, timed};
 use weir_columns::{Column, ColumnRef, Rows, Value, Values, classify};
 use weir_filter::{Dialect, Index, Limits, Predicate, Selector};
 
-/// A name, and how its subscriptions are made.
-type Workload = (&'static str, fn(&mut StdRng) -> Subscription);
-
 /// How much is judged.
 #[derive(Parser)]
 struct Arguments {
@@ -52,6 +49,9 @@ const REGIONS: [&str; 8] = ["EU", "US", "APAC", "LATAM", "MEA", "UK", "JP", "CN"
 
 /// A subscription as text, and as others evaluate it.
 type Subscription = (String, Tree);
+
+/// Makes the subscriptions of a workload.
+type Make = fn(&mut StdRng) -> Subscription;
 
 /// Most ask for one customer of 10,000 and match few rows.
 fn selective(random: &mut StdRng) -> Subscription {
@@ -188,7 +188,7 @@ impl Built {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let workloads: [Workload; 2] = [("selective", selective), ("broad", broad)];
+    let workloads: [(&str, Make); 2] = [("selective", selective), ("broad", broad)];
     if let Some(count) = arguments.memory {
         let workload = workloads.iter().find(|(name, _)| *name == arguments.workload);
         let (_, make) = workload.context("the workloads are selective and broad")?;
@@ -216,7 +216,6 @@ fn main() -> Result<()> {
         "each predicate ns/row",
         "row at a time ns/row",
     ]);
-    let workloads: [Workload; 2] = [("selective", selective), ("broad", broad)];
     for (name, make) in workloads {
         for count in &arguments.subscriptions {
             let mut random = StdRng::seed_from_u64(7);
@@ -336,12 +335,7 @@ fn compare(arguments: &Arguments, name: &str, made: &[Subscription], texts: &[St
 }
 
 /// What it costs to put selectors in and to take them out, while runs are judged.
-fn changes(
-    name: &str,
-    make: fn(&mut StdRng) -> Subscription,
-    count_of: usize,
-    texts: &[String],
-) -> Result<()> {
+fn changes(name: &str, make: Make, count_of: usize, texts: &[String]) -> Result<()> {
     let mut random = StdRng::seed_from_u64(9);
     let selectors: Vec<Selector> =
         (0..count_of).map(|_| parse(&make(&mut random).0)).collect::<Result<Vec<_>>>()?;
@@ -427,7 +421,7 @@ fn on_cpu<T>(work: impl FnOnce() -> T) -> (f64, T) {
 }
 
 /// Bytes that an index of so many subscriptions takes, without the selectors themselves.
-fn memory(make: fn(&mut StdRng) -> Subscription, count: usize) -> Result<f64> {
+fn memory(make: Make, count: usize) -> Result<f64> {
     let mut random = StdRng::seed_from_u64(9);
     let selectors = (0..count).map(|_| parse(&make(&mut random).0)).collect::<Result<Vec<_>>>()?;
     let before = resident();

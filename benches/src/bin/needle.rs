@@ -11,7 +11,7 @@ use std::{
     fs::{self, File},
     path::Path,
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -108,7 +108,7 @@ async fn store(data: &Path, topic: &TopicName, arguments: &Arguments) -> Result<
     let start = Instant::now();
     let mut batch = Vec::with_capacity(1000);
     for number in 0..arguments.events {
-        batch.push(event(number, arguments.body));
+        batch.push(event(number, arguments.body, now_ms()?));
         if batch.len() == 1000 || number + 1 == arguments.events {
             broker.publish(topic, std::mem::take(&mut batch)).await?;
         }
@@ -122,8 +122,12 @@ async fn store(data: &Path, topic: &TopicName, arguments: &Arguments) -> Result<
     Ok(broker.close().await?)
 }
 
+fn now_ms() -> Result<i64> {
+    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}
+
 /// Every 100,000th event is an order; every tenth of these is from EMEA and urgent.
-fn event(number: u64, body: usize) -> Message {
+fn event(number: u64, body: usize, born_time_ms: i64) -> Message {
     let is_order = number.is_multiple_of(100_000);
     let is_wanted = number.is_multiple_of(1_000_000);
     let subject = if is_order { "order.created" } else { TYPES[(number % 9) as usize] };
@@ -134,6 +138,7 @@ fn event(number: u64, body: usize) -> Message {
         message_id: format!("{number:032X}"),
         properties: vec![text("subject", subject), text("region", region), text("priority", priority)],
         body: vec![b'x'; body].into(),
+        born_time_ms: Some(born_time_ms),
         ..Message::default()
     }
 }
