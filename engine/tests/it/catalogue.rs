@@ -4,8 +4,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use weir_columns::Value;
 use weir_engine::{
-    Broker, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message, PullRequest, QueueId,
-    QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
+    Broker, BrokerOptions, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message,
+    PullRequest, QueueId, QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
+    limits::RETENTION_DISK_PERCENT_DEFAULT,
 };
 use weir_filter::Dialect;
 use weir_storage::SimEnv;
@@ -182,6 +183,12 @@ async fn rows_end_when_their_time_is_over_and_groups_go_on_behind_them() {
     assert!(weir.ack(&held).await.iter().all(Result::is_ok), "what retention ended is done");
 }
 
+/// Puts a broker on a simulated disk, of which it may fill as much as by default.
+fn on_disk(options: &mut BrokerOptions, env: &SimEnv) {
+    options.storage.env = Arc::new(env.clone());
+    options.retention_disk_percent = RETENTION_DISK_PERCENT_DEFAULT;
+}
+
 /// Publishes 7 MB, more than one segment of the log, and returns the next number.
 async fn fill_log(weir: &Fixture, t: &TopicName, first: i64) -> i64 {
     for number in (first..first + 700).step_by(100) {
@@ -194,7 +201,7 @@ async fn fill_log(weir: &Fixture, t: &TopicName, first: i64) -> i64 {
 #[tokio::test]
 async fn the_oldest_rows_end_while_the_disk_is_too_full() {
     let env = SimEnv::new(5);
-    let weir = Fixture::with(|options| options.storage.env = Arc::new(env.clone())).await;
+    let weir = Fixture::with(|options| on_disk(options, &env)).await;
     let (t, kept) = (weir.topic(2).await, topic("kept"));
     let spec = TopicSpec { queues: 1, retention: None, ..TopicSpec::default() };
     weir.broker.create_topic(&kept, spec).await.unwrap();
@@ -242,7 +249,7 @@ fn log_segments(env: &SimEnv) -> usize {
 #[tokio::test]
 async fn few_rows_end_though_unlinked_files_give_no_room_back() {
     let env = SimEnv::new(6);
-    let weir = Fixture::with(|options| options.storage.env = Arc::new(env.clone())).await;
+    let weir = Fixture::with(|options| on_disk(options, &env)).await;
     let t = weir.topic(1).await;
     let next = fill_log(&weir, &t, 0).await;
     fill_log(&weir, &t, next).await;
@@ -259,7 +266,7 @@ async fn few_rows_end_though_unlinked_files_give_no_room_back() {
 #[tokio::test]
 async fn rows_end_though_a_block_is_damaged() {
     let env = SimEnv::new(7);
-    let mut weir = Fixture::with(|options| options.storage.env = Arc::new(env.clone())).await;
+    let mut weir = Fixture::with(|options| on_disk(options, &env)).await;
     let t = weir.topic(1).await;
     for first in (0..10_000).step_by(500) {
         let body = |number| Message { body: vec![0; 1000].into(), ..numbered(number) };
