@@ -32,6 +32,7 @@ use crate::{
     expressions::{ColumnTest, HashAsk, HashTest, Input, Junction, RowTest},
     operand::Operand,
     planes::Planes,
+    shapes::Bind,
     syntax::Connective,
     tree::{Check, ColumnName, Condition, Test, Tree, shown},
     types::{Scalar, Truth},
@@ -90,6 +91,12 @@ pub(crate) struct Bound {
     pub(crate) best: Option<Arc<dyn PhysicalExpr>>,
 }
 
+impl Bind for Bound {
+    fn fits(&self, forms: &[Form]) -> bool {
+        self.forms == forms
+    }
+}
+
 /// What one field of the batch holds.
 #[derive(Debug)]
 pub(crate) enum BatchField {
@@ -112,10 +119,6 @@ impl Bound {
         });
         let Binder { fields, schema, .. } = binder;
         Self { forms, fields, schema: Arc::new(Schema::new(schema)), worst, best }
-    }
-
-    pub(crate) fn fits(&self, forms: &[Form]) -> bool {
-        self.forms == forms
     }
 
     pub(crate) fn hashed_columns(&self) -> impl Iterator<Item = usize> {

@@ -98,16 +98,18 @@ pub(crate) fn excerpt(text: &str) -> String {
     if text.chars().nth(SHOWN).is_some() { shown + "…" } else { shown }
 }
 
+/// Refuses text that is too long for a selector.
+pub(crate) fn check_length(text: &str, limits: &Limits) -> Result<(), SelectorError> {
+    if text.len() <= limits.text_bytes_max {
+        return Ok(());
+    }
+    let (max, len) = (limits.text_bytes_max, text.len());
+    Err(SelectorError::new(text, max, format!("a selector may have {max} bytes at most, this one has {len}")))
+}
+
 /// Returns the tokens of `text`, the last of which is [`Token::End`].
 pub(crate) fn tokens(text: &str, limits: &Limits) -> Result<Vec<Spanned>, SelectorError> {
-    if text.len() > limits.text_bytes_max {
-        let message = format!(
-            "a selector may have {} bytes at most, this one has {}",
-            limits.text_bytes_max,
-            text.len()
-        );
-        return Err(SelectorError::new(text, limits.text_bytes_max, message));
-    }
+    check_length(text, limits)?;
     let mut lexer = Lexer { text, rest: text };
     let mut tokens = Vec::new();
     loop {

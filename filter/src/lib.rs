@@ -38,6 +38,7 @@ mod prune;
 mod range;
 mod regexp;
 mod selector;
+mod shapes;
 mod syntax;
 mod timestamp;
 mod tree;

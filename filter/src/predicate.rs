@@ -4,8 +4,6 @@ use std::{fmt, sync::Arc};
 
 use arrow_array::RecordBatch;
 use arrow_buffer::BooleanBuffer;
-use hashbrown::HashMap;
-use parking_lot::RwLock;
 use weir_columns::{Column, Rows, Statistics, Value};
 
 use crate::{
@@ -17,12 +15,10 @@ use crate::{
     planes::Planes,
     prune,
     selector::Selector,
+    shapes::ByShape,
     tree::{ColumnName, Tree},
     types::Truth,
 };
-
-/// How many shapes of rows a predicate keeps its expressions for.
-const SHAPES_MAX: usize = 64;
 
 /// The most rows that are judged at once: sparse columns have row numbers of 16 bits.
 pub(crate) const ROWS_MAX: usize = 1 << 16;
@@ -38,7 +34,7 @@ pub struct Predicate {
     selector: Selector,
     /// What judges, if it is not the selector's own tree: the tree of one moment.
     tree: Option<Tree>,
-    bound: RwLock<HashMap<u64, Arc<Bound>, foldhash::fast::RandomState>>,
+    bound: ByShape<Bound>,
     exact: exact::Bounds,
     empty_is_missing: bool,
 }
@@ -65,7 +61,7 @@ impl Predicate {
         Self {
             selector: selector.clone(),
             tree: None,
-            bound: RwLock::default(),
+            bound: ByShape::default(),
             exact: exact::Bounds::default(),
             empty_is_missing: true,
         }
@@ -143,6 +139,19 @@ impl Predicate {
         Ok(verdicts(self.planes(rows, only, Ask::Matches)?, only).matches)
     }
 
+    fn columns<R: Rows>(&self, rows: &R) -> Result<Vec<Option<Column>>, EvaluateError<R::Error>> {
+        let read = |name: &ColumnName| match name.as_ref() {
+            Some(name) => rows.column(name),
+            None => Ok(None),
+        };
+        self.tree().columns.iter().map(read).collect::<Result<_, _>>().map_err(EvaluateError::Rows)
+    }
+
+    fn bound<R: Rows>(&self, rows: &R, columns: &[Option<Column>]) -> Arc<Bound> {
+        let forms = Form::all(self.tree(), columns, false);
+        self.bound.get(rows.shape(), forms, |forms| Bound::new(self.tree(), forms))
+    }
+
     fn planes<R: Rows>(
         &self,
         rows: &R,
@@ -154,13 +163,8 @@ impl Predicate {
             return Ok(Planes::constant(Truth::False, len));
         }
         let tree = self.tree();
-        let mut columns = Vec::with_capacity(tree.columns.len());
-        for name in &tree.columns {
-            let column =
-                name.as_ref().map(|name| rows.column(name)).transpose().map_err(EvaluateError::Rows)?;
-            columns.push(column.flatten());
-        }
-        let bound = self.bound(rows.shape(), &columns);
+        let mut columns = self.columns(rows)?;
+        let bound = self.bound(rows, &columns);
         let (mut planes, mut open) = self.judge(&bound, &columns, len, only, ask)?;
         if let Some(undecided) = &open
             && bound.hashed_columns().next().is_some()
@@ -202,21 +206,6 @@ impl Predicate {
     /// mistake.
     pub fn may_match(&self, statistics: &dyn Statistics) -> BooleanBuffer {
         prune::may_match(self.tree(), statistics)
-    }
-
-    fn bound(&self, shape: u64, columns: &[Option<Column>]) -> Arc<Bound> {
-        let forms = Form::all(self.tree(), columns, false);
-        if let Some(bound) = self.bound.read().get(&shape).filter(|bound| bound.fits(&forms)) {
-            return Arc::clone(bound);
-        }
-        let bound = Arc::new(Bound::new(self.tree(), forms));
-        let mut kept = self.bound.write();
-        if kept.len() >= SHAPES_MAX && !kept.contains_key(&shape) {
-            // Shapes come and go with blocks; binding costs microseconds.
-            kept.clear();
-        }
-        kept.insert(shape, Arc::clone(&bound));
-        bound
     }
 
     /// Replaces each hashed column by the values of the open rows.
@@ -367,48 +356,7 @@ impl fmt::Debug for Predicate {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use arrow_array::Int64Array;
-    use weir_columns::ColumnRef;
-
     use super::*;
-    use crate::{dialect::Dialect, limits::Limits};
-
-    /// One row, `x` = 1, under some number of a shape.
-    struct Shaped(u64);
-
-    impl Rows for Shaped {
-        type Error = Infallible;
-
-        fn len(&self) -> usize {
-            1
-        }
-
-        fn shape(&self) -> u64 {
-            self.0
-        }
-
-        fn column(&self, _: ColumnRef<'_>) -> Result<Option<Column>, Infallible> {
-            Ok(Some(Column::Int(Int64Array::from(vec![1]))))
-        }
-
-        fn value(&self, _: ColumnRef<'_>, _: usize) -> Result<Option<Value>, Infallible> {
-            Ok(None)
-        }
-    }
-
-    #[test]
-    fn a_predicate_keeps_expressions_for_a_bounded_number_of_shapes() {
-        let predicate =
-            Predicate::new(&Selector::parse("x = 1", Dialect::Sql92, &Limits::default()).unwrap());
-        for shape in 0..1000 {
-            let verdicts = predicate.evaluate(&Shaped(shape), None).unwrap();
-            assert_eq!(verdicts.truth(0), Some(Truth::True));
-            let kept = predicate.bound.read();
-            assert!(kept.len() <= SHAPES_MAX && kept.contains_key(&shape));
-        }
-    }
 
     #[test]
     fn threads_share_a_predicate() {

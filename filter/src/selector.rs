@@ -166,7 +166,8 @@ impl Selector {
         if self.dialect() == Dialect::Sql92 { differences(self) } else { Vec::new() }
     }
 
-    /// The condition; in an exact dialect one that is TRUE at least where the selector matches.
+    /// The condition; in an exact dialect one for statistics alone: where they rule it out, the selector does not
+    /// match. Of a row it says nothing, because numbers in other scripts and the like are text to it.
     pub(crate) fn tree(&self) -> &Tree {
         &self.0.tree
     }

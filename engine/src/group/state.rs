@@ -1,6 +1,7 @@
 //! What a group remembers of one queue: how far each selector has judged it, and which rows are open.
 //!
-//! Plain data: no clock, no files, no predicate; of the index of the queue it holds places. A row is *open* from its first delivery until it is done:
+//! Plain data: no clock, no files, no predicate; of the index of the queue it holds places. A row is *open* from
+//! its first delivery until it is done:
 //!
 //! ```text
 //!              lease ends, or the wait is over

@@ -13,8 +13,6 @@ use datafusion_physical_expr::{
     PhysicalExpr,
     expressions::{Column as InputColumn, Literal},
 };
-use hashbrown::HashMap;
-use parking_lot::RwLock;
 use weir_columns::{Column, ColumnRef, Rows, Value};
 
 use super::{
@@ -30,15 +28,13 @@ use crate::{
     lexer::excerpt,
     made,
     predicate::Verdicts,
+    shapes::{Bind, ByShape},
 };
-
-/// How many shapes of rows expressions are kept for.
-const SHAPES_MAX: usize = 64;
 
 /// The expressions of one selector, by the shapes of rows that it has met.
 #[derive(Debug, Default)]
 pub(crate) struct Bounds {
-    by_shape: RwLock<HashMap<u64, Arc<Bound>, foldhash::fast::RandomState>>,
+    by_shape: ByShape<Bound>,
 }
 
 /// A tree bound to the forms of its columns.
@@ -74,7 +70,8 @@ impl Bounds {
             // The shape of what has been read differs from read to read.
             Arc::new(Bound::new(tree, empty_is_missing, forms(&columns)))
         } else {
-            self.bound(rows.shape(), tree, empty_is_missing, &columns)
+            let bind = |forms| Bound::new(tree, empty_is_missing, forms);
+            self.by_shape.get(rows.shape(), forms(&columns), bind)
         };
         let batch = bound.batch(tree, &columns, len)?;
         let answers = answers(&bound.expr, &batch, only)?;
@@ -90,26 +87,11 @@ impl Bounds {
             failed: failed.has_true().then_some(failed),
         })
     }
+}
 
-    fn bound(
-        &self,
-        shape: u64,
-        tree: &Arc<Tree>,
-        empty_is_missing: bool,
-        columns: &[Option<Column>],
-    ) -> Arc<Bound> {
-        let forms = forms(columns);
-        if let Some(bound) = self.by_shape.read().get(&shape).filter(|bound| bound.forms == forms) {
-            return Arc::clone(bound);
-        }
-        let bound = Arc::new(Bound::new(tree, empty_is_missing, forms));
-        let mut kept = self.by_shape.write();
-        if kept.len() >= SHAPES_MAX && !kept.contains_key(&shape) {
-            // Shapes come and go with blocks; binding costs microseconds.
-            kept.clear();
-        }
-        kept.insert(shape, Arc::clone(&bound));
-        bound
+impl Bind for Bound {
+    fn fits(&self, forms: &[Form]) -> bool {
+        self.forms == forms
     }
 }
 

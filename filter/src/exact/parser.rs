@@ -33,7 +33,7 @@ use super::{
 use crate::{
     dialect::Dialect,
     error::SelectorError,
-    lexer::{Keyword, Symbol, excerpt},
+    lexer::{Keyword, Symbol, check_length, excerpt},
     limits::Limits,
     pattern::Pattern,
     syntax::{Arithmetic, Comparison, Connective, Search},
@@ -44,14 +44,7 @@ const CONVERT: &str = "convert_string_expressions:";
 
 /// Parses a selector of `rocketmq` or, for every other dialect, `jms`.
 pub(crate) fn parse(text: &str, dialect: Dialect, limits: &Limits) -> Result<Tree, SelectorError> {
-    if text.len() > limits.text_bytes_max {
-        let message = format!(
-            "a selector may have {} bytes at most, this one has {}",
-            limits.text_bytes_max,
-            text.len()
-        );
-        return Err(SelectorError::new(text, limits.text_bytes_max, message));
-    }
+    check_length(text, limits)?;
     let jms = dialect != Dialect::RocketMq;
     let converts = jms && text.starts_with(CONVERT);
     let rules = if jms { Rules::Jms { converts } } else { Rules::RocketMq };

@@ -220,6 +220,8 @@ proptest! {
                     .collect::<Result<Vec<_>, _>>();
                 for only in [None, Some(BooleanBuffer::collect_bool(block.len(), |row| seed >> (row % 64) & 1 == 1))] {
                     let verdicts = predicate.evaluate(block, only.as_ref()).unwrap();
+                    let matches = predicate.matches(block, only.as_ref()).unwrap();
+                    prop_assert_eq!(&matches, &verdicts.matches, "{:?} in {:?}", text, block);
                     for (row, expected) in expected.iter().enumerate() {
                         let asked = only.as_ref().is_none_or(|only| only.value(row));
                         let expected = if asked { *expected } else { (Some(Truth::False), false) };
