@@ -342,3 +342,28 @@ fn malformed_columns_are_refused() {
     let error = index.evaluate(&Damaged, |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("column x"), "{error}");
 }
+
+#[test]
+fn selectors_of_exact_dialects_and_those_that_open_bodies_are_judged_as_they_are() {
+    // RocketMQ reads digits of every script as numbers, and `'x' <> p` is TRUE where `p` is missing.
+    let texts = ["٥", "5", "4", "x"];
+    let row = |text: &str| -> Row { [("n", Value::Text(text.to_owned()))].into_iter().collect() };
+    let rows = VecRows::new(texts.into_iter().map(row).collect());
+    let mut index = Index::new();
+    let mut selectors = BTreeMap::new();
+    for (key, (text, dialect)) in (0..).zip([
+        ("n >= 5", Dialect::RocketMq),
+        ("'x' <> p AND n = '4'", Dialect::RocketMq),
+        ("n + 1 = '51'", Dialect::Jms),
+        ("n >= 5", Dialect::Sql92),
+        ("JSON_VALUE(body, '$.a') IS NULL AND n = 5", Dialect::Sql92),
+    ]) {
+        let selector = Selector::parse(text, dialect, &Limits::default()).unwrap();
+        index.insert(key, &selector);
+        selectors.insert(key, selector);
+    }
+    let found = matches_by_index(&mut index, &rows);
+    assert_eq!(found, matches_by_predicates(&selectors, &rows));
+    let expected = [(0, vec![0, 1]), (1, vec![2]), (2, vec![1]), (3, vec![1]), (4, vec![1])];
+    assert_eq!(found, expected.into_iter().collect());
+}
