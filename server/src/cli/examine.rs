@@ -2,6 +2,7 @@
 
 use comfy_table::{Cell, CellAlignment};
 use serde_json::{Value, json};
+use weir_filter::Dialect;
 
 use super::{
     Failure, Global,
@@ -20,12 +21,12 @@ async fn asked(
     global: &Global,
 ) -> Result<Value, Failure> {
     let answer = global.connect().await?.action(action, body).await;
-    answer.map_err(|error| with_place_in(error.into(), selectors, on.dialect))
+    answer.map_err(|error| with_place_in(error.into(), selectors, on.dialect.unwrap_or_default()))
 }
 
 pub(super) async fn explain(text: &str, on: &On, analyze: bool, global: &Global) -> Result<(), Failure> {
     let body = json!({
-        "topic": on.topic, "selector": text, "dialect": on.dialect.name(), "analyze": analyze,
+        "topic": on.topic, "selector": text, "dialect": on.dialect.map(Dialect::name), "analyze": analyze,
     });
     let answer = asked("ExplainSelector", &body, &[text], on, global).await?;
     if global.json {
@@ -73,7 +74,7 @@ pub(super) async fn explain(text: &str, on: &On, analyze: bool, global: &Global)
 
 pub(super) async fn try_rows(text: &str, on: &On, limit: usize, global: &Global) -> Result<(), Failure> {
     let body = json!({
-        "topic": on.topic, "selector": text, "dialect": on.dialect.name(), "limit": limit,
+        "topic": on.topic, "selector": text, "dialect": on.dialect.map(Dialect::name), "limit": limit,
     });
     let answer = asked("TrySelector", &body, &[text], on, global).await?;
     if global.json {
@@ -93,7 +94,7 @@ pub(super) async fn try_rows(text: &str, on: &On, limit: usize, global: &Global)
 
 pub(super) async fn why(text: &str, on: &On, message: &str, global: &Global) -> Result<(), Failure> {
     let body = json!({
-        "topic": on.topic, "selector": text, "dialect": on.dialect.name(), "message": message,
+        "topic": on.topic, "selector": text, "dialect": on.dialect.map(Dialect::name), "message": message,
     });
     let answer = asked("WhySelected", &body, &[text], on, global).await?;
     if global.json {
@@ -121,7 +122,7 @@ pub(super) async fn diff(
     global: &Global,
 ) -> Result<(), Failure> {
     let body = json!({
-        "topic": on.topic, "before": before, "after": after, "dialect": on.dialect.name(), "limit": limit,
+        "topic": on.topic, "before": before, "after": after, "dialect": on.dialect.map(Dialect::name), "limit": limit,
     });
     let answer = asked("DiffSelectors", &body, &[before, after], on, global).await?;
     if global.json {

@@ -75,9 +75,9 @@ pub(crate) struct On {
     /// The topic.
     #[arg(long, value_name = "TOPIC")]
     pub(super) topic: String,
-    /// The dialect of the selector.
-    #[arg(long, value_name = "DIALECT", default_value = "sql92")]
-    pub(super) dialect: Dialect,
+    /// The dialect of the selector. Default: that of the topic.
+    #[arg(long, value_name = "DIALECT")]
+    pub(super) dialect: Option<Dialect>,
 }
 
 pub(crate) async fn run(command: SelectorCommand, global: &Global) -> Result<(), Failure> {

@@ -49,36 +49,37 @@ struct Diff {
 
 pub(super) async fn explain(broker: &Broker, body: &[u8]) -> Answer {
     let (topic, Explain { selector, dialect, analyze }) = named::<TopicName, _>(body, "topic")?;
-    let selector = parsed(broker, &selector, dialect.as_deref())?;
+    let selector = parsed(broker, &topic, &selector, dialect.as_deref())?;
     answer(broker.explain_selector(&topic, &selector, analyze).await.map_err(to_flight)?)
 }
 
 pub(super) async fn try_rows(broker: &Broker, body: &[u8]) -> Answer {
     let (topic, Try { selector, dialect, limit }) = named::<TopicName, _>(body, "topic")?;
-    let selector = parsed(broker, &selector, dialect.as_deref())?;
+    let selector = parsed(broker, &topic, &selector, dialect.as_deref())?;
     answer(broker.try_selector(&topic, &selector, rows(limit)?).await.map_err(to_flight)?)
 }
 
 pub(super) async fn why(broker: &Broker, body: &[u8]) -> Answer {
     let (topic, Why { selector, dialect, message }) = named::<TopicName, _>(body, "topic")?;
-    let selector = parsed(broker, &selector, dialect.as_deref())?;
+    let selector = parsed(broker, &topic, &selector, dialect.as_deref())?;
     let Ok(message) = message.parse::<MessageName>();
     answer(broker.why_selected(&topic, &selector, &message).await.map_err(to_flight)?)
 }
 
 pub(super) async fn diff(broker: &Broker, body: &[u8]) -> Answer {
     let (topic, Diff { before, after, dialect, limit }) = named::<TopicName, _>(body, "topic")?;
-    let before = parsed(broker, &before, dialect.as_deref())?;
-    let after = parsed(broker, &after, dialect.as_deref())?;
+    let before = parsed(broker, &topic, &before, dialect.as_deref())?;
+    let after = parsed(broker, &topic, &after, dialect.as_deref())?;
     answer(broker.diff_selectors(&topic, &before, &after, rows(limit)?).await.map_err(to_flight)?)
 }
 
-fn parsed(broker: &Broker, text: &str, dialect: Option<&str>) -> Result<Selector, Status> {
+/// Parses a selector in the dialect that was asked for, else in that of the topic.
+fn parsed(broker: &Broker, topic: &TopicName, text: &str, dialect: Option<&str>) -> Result<Selector, Status> {
     let dialect: Dialect = dialect
         .map(str::parse)
         .transpose()
         .map_err(|error: UnknownDialect| Status::invalid_argument(error.to_string()))?
-        .unwrap_or_default();
+        .unwrap_or_else(|| broker.selector_dialect(topic, None));
     broker.parse_selector_in(text, dialect).map_err(to_flight)
 }
 

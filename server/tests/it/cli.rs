@@ -324,6 +324,10 @@ fn selectors_are_in_the_dialect_of_their_topic() {
         ran.out.lines().count()
     };
     assert_eq!(pulled(&broker), 1);
+    let tried =
+        |words: &[&str]| broker.run(&[&["selector", "try", "--topic", "t", "'x' <> p"], words].concat()).out;
+    assert!(tried(&[]).contains("1 message in all"), "{}", tried(&[]));
+    assert_eq!(tried(&["--dialect", "sql92"]), "no message matches\n");
     assert_eq!(broker.run(&["topic", "alter", "t", "--dialect", "sql92"]).code, 0);
     assert!(broker.run(&["topic", "describe", "t"]).out.contains("dialect    sql92"));
     assert_eq!(pulled(&broker), 0);
