@@ -4,7 +4,7 @@ mod tree;
 mod weir;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_columns::Value;
+use weir_engine::BrokerOptions;
 use weir_storage::Message;
 
 pub use tree::{Decoded, Tree, decode};
@@ -60,6 +61,11 @@ impl Messages {
             ..Message::default()
         }
     }
+}
+
+/// Returns the options of a broker that keeps everything in `data_dir`, however full the disk is.
+pub fn options(data_dir: impl AsRef<Path>) -> BrokerOptions {
+    BrokerOptions { retention_disk_percent: 100, ..BrokerOptions::new(data_dir) }
 }
 
 fn text(name: &str, value: &str) -> (String, Value) {

@@ -9,10 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use weir_benches::{Messages, data_dir, head, row};
+use weir_benches::{Messages, data_dir, head, options, row};
 use weir_engine::{
-    Broker, BrokerOptions, DurabilityClass, GroupName, LeaseTime, ReceiveRequest, Selector, TopicName,
-    TopicSpec,
+    Broker, DurabilityClass, GroupName, LeaseTime, ReceiveRequest, Selector, TopicName, TopicSpec,
 };
 
 /// Messages of one measurement: 64 queues hold at most 4,096 open rows each.
@@ -33,7 +32,7 @@ async fn main() -> Result<()> {
 async fn measure(class: DurabilityClass, callers: usize) -> Result<f64> {
     let count = MESSAGES.min(callers * 20_000);
     let directory = data_dir("acknowledge")?;
-    let broker = Broker::open(BrokerOptions::new(directory.path())).await?;
+    let broker = Broker::open(options(directory.path())).await?;
     let topic: TopicName = "bench".parse()?;
     let group: GroupName = "bench".parse()?;
     broker.create_topic(&topic, TopicSpec { queues: 64, class, ..TopicSpec::default() }).await?;

@@ -6,9 +6,9 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::process::Command;
-use weir_benches::{Weir, data_dir, head, python, row};
+use weir_benches::{Weir, data_dir, head, options, python, row};
 use weir_columns::Value;
-use weir_engine::{Broker, BrokerOptions, DurabilityClass, Message, TopicName, TopicSpec};
+use weir_engine::{Broker, DurabilityClass, Message, TopicName, TopicSpec};
 
 /// What is read how often.
 #[derive(Parser)]
@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
 }
 
 async fn store(data: &std::path::Path, rows: u64) -> Result<()> {
-    let broker = Broker::open(BrokerOptions::new(data)).await?;
+    let broker = Broker::open(options(data)).await?;
     let topic: TopicName = "bench".parse()?;
     let spec = TopicSpec { queues: 1, class: DurabilityClass::Async, ..TopicSpec::default() };
     broker.create_topic(&topic, spec).await?;

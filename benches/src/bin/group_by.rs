@@ -8,10 +8,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use futures::StreamExt as _;
 use parquet::arrow::ArrowWriter;
-use weir_benches::{Messages, data_dir, head, median, python, row};
-use weir_engine::{
-    Broker, BrokerOptions, DurabilityClass, PullColumn, PullRequest, SqlRequest, TopicName, TopicSpec,
-};
+use weir_benches::{Messages, data_dir, head, median, options, python, row};
+use weir_engine::{Broker, DurabilityClass, PullColumn, PullRequest, SqlRequest, TopicName, TopicSpec};
 
 /// What is asked how often.
 #[derive(Parser)]
@@ -35,7 +33,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let directory = data_dir("group-by")?;
     let data = directory.path().join("data");
-    let broker = Broker::open(BrokerOptions::new(&data)).await?;
+    let broker = Broker::open(options(&data)).await?;
     let topic: TopicName = "t".parse()?;
     broker.create_topic(&topic, TopicSpec { class: DurabilityClass::Async, ..TopicSpec::default() }).await?;
     let mut messages = Messages::new(1, 16);
@@ -44,7 +42,7 @@ async fn main() -> Result<()> {
     }
     broker.close().await?;
     drop(broker);
-    let broker = Broker::open(BrokerOptions::new(&data)).await?;
+    let broker = Broker::open(options(&data)).await?;
     let parquet = directory.path().join("t.parquet");
     export(&broker, &topic, &parquet).await?;
     head(&["query", "Weir s", "DuckDB 1 thread s", "DuckDB 2 threads s"]);

@@ -16,13 +16,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use weir_benches::{data_dir, head, row};
+use weir_benches::{data_dir, head, options, row};
 use weir_columns::Value;
 use weir_engine::{
     Broker, BrokerOptions, DurabilityClass, GroupName, LeaseTime, Message, ReceiveRequest, TopicName,
     TopicSpec,
 };
-use weir_filter::{Dialect, Selector};
+use weir_filter::{Dialect, Limits, Selector};
 
 const TYPES: [&str; 9] = [
     "order.updated",
@@ -75,8 +75,7 @@ async fn main() -> Result<()> {
                     drop_pages(&data)?;
                 }
                 resident = resident_percent(&data)?;
-                let broker =
-                    Broker::open(BrokerOptions { skip_by_statistics: skips, ..BrokerOptions::new(&data) });
+                let broker = Broker::open(BrokerOptions { skip_by_statistics: skips, ..options(&data) });
                 let broker = broker.await?;
                 if !cold && run == 0 {
                     // Once unmeasured, so that all is warm.
@@ -102,7 +101,7 @@ async fn main() -> Result<()> {
 }
 
 async fn store(data: &Path, topic: &TopicName, arguments: &Arguments) -> Result<()> {
-    let broker = Broker::open(BrokerOptions::new(data)).await?;
+    let broker = Broker::open(options(data)).await?;
     let spec = TopicSpec { class: DurabilityClass::Async, queues: arguments.queues, ..TopicSpec::default() };
     broker.create_topic(topic, spec).await?;
     let start = Instant::now();
@@ -146,7 +145,7 @@ fn event(number: u64, body: usize, born_time_ms: i64) -> Message {
 /// The time until a new group has all `expected` messages.
 async fn measured(broker: &Broker, topic: &TopicName, group: &str, expected: u64) -> Result<Duration> {
     let start = Instant::now();
-    let selector = Selector::parse(SELECTOR, Dialect::Sql92, &BrokerOptions::new("").selector_limits)?;
+    let selector = Selector::parse(SELECTOR, Dialect::Sql92, &Limits::default())?;
     let group: GroupName = group.parse()?;
     let mut received = 0;
     while received < expected {

@@ -7,8 +7,8 @@ use std::{path::Path, process::Command, time::Instant};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use weir_benches::{Messages, data_dir, head, row};
-use weir_engine::{Broker, BrokerOptions, DurabilityClass, TopicName, TopicSpec};
+use weir_benches::{Messages, data_dir, head, options, row};
+use weir_engine::{Broker, DurabilityClass, TopicName, TopicSpec};
 
 /// What is stored.
 #[derive(Parser)]
@@ -24,7 +24,7 @@ async fn main() -> Result<()> {
     let directory = data_dir("open")?;
     let data = directory.path().join("clean");
     let killed = directory.path().join("killed");
-    let broker = Broker::open(BrokerOptions::new(&data)).await?;
+    let broker = Broker::open(options(&data)).await?;
     let topic: TopicName = "bench".parse()?;
     broker.create_topic(&topic, TopicSpec { class: DurabilityClass::Async, ..TopicSpec::default() }).await?;
     let mut messages = Messages::new(1, 32);
@@ -44,7 +44,7 @@ async fn main() -> Result<()> {
 
 async fn opened(after: &str, data: &Path, topic: &TopicName) -> Result<()> {
     let start = Instant::now();
-    let broker = Broker::open(BrokerOptions::new(data)).await?;
+    let broker = Broker::open(options(data)).await?;
     let seconds = start.elapsed().as_secs_f64();
     let visible: u64 =
         broker.topic(topic)?.queues.iter().filter_map(|queue| queue.end.since(queue.first)).sum();

@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use tonic::transport::{Channel, Endpoint};
-use weir_benches::{Latencies, Messages, Weir, data_dir, head, row};
-use weir_engine::{Broker, BrokerOptions, DurabilityClass, Message, TopicName, TopicSpec};
+use weir_benches::{Latencies, Messages, Weir, data_dir, head, options, row};
+use weir_engine::{Broker, DurabilityClass, Message, TopicName, TopicSpec};
 use weir_server::rocketmq::proto;
 
 /// How long each measurement takes.
@@ -96,7 +96,7 @@ async fn main() -> Result<()> {
 
 async fn in_process(arguments: &Arguments, class: DurabilityClass, body: usize) -> Result<()> {
     let directory = data_dir("publish")?;
-    let broker = Broker::open(BrokerOptions::new(directory.path())).await?;
+    let broker = Broker::open(options(directory.path())).await?;
     let topic: TopicName = "bench".parse()?;
     broker.create_topic(&topic, TopicSpec { class, ..TopicSpec::default() }).await?;
     measure(arguments, "in-process", class, body, &Way::InProcess(broker.clone()), &topic).await?;
@@ -107,7 +107,7 @@ async fn in_process(arguments: &Arguments, class: DurabilityClass, body: usize) 
 async fn over_grpc(arguments: &Arguments, class: DurabilityClass, body: usize) -> Result<()> {
     let directory = data_dir("publish-grpc")?;
     let topic: TopicName = "bench".parse()?;
-    let broker = Broker::open(BrokerOptions::new(directory.path())).await?;
+    let broker = Broker::open(options(directory.path())).await?;
     broker.create_topic(&topic, TopicSpec { class, ..TopicSpec::default() }).await?;
     broker.close().await?;
     drop(broker);
@@ -208,7 +208,7 @@ async fn wait_until(due: Instant) {
 
 async fn visible(arguments: &Arguments, class: DurabilityClass) -> Result<()> {
     let directory = data_dir("visible")?;
-    let broker = Broker::open(BrokerOptions::new(directory.path())).await?;
+    let broker = Broker::open(options(directory.path())).await?;
     let topic: TopicName = "bench".parse()?;
     broker.create_topic(&topic, TopicSpec { queues: 1, class, ..TopicSpec::default() }).await?;
     let mut messages = Messages::new(1, 100);
