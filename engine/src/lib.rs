@@ -43,7 +43,7 @@ pub use pull::{PullBatch, PullColumn, PullFrom, PullPart, PullPlan, PullRequest,
 pub use schema::{ColumnType, UnknownType};
 pub use sql::{SqlPlan, SqlRequest, SqlTicket, TableDescription, TableKind};
 pub use topic::{QueueDescription, TopicChange, TopicDeleted, TopicDescription, TopicSpec};
-pub use weir_filter::{Dialect, Limits as SelectorLimits, Selector, SelectorError};
+pub use weir_filter::{Dialect, Limits as SelectorLimits, Parameters, Selector, SelectorError};
 pub use weir_storage::{
     BodyEncoding, Clock, DeadLetterOrigin, DurabilityClass, Epoch, GroupId, LogPosition, MachineClock,
     Message, MessageType, QueueId, QueueOffset, RecoveryReport, StorageOptions, StoredMessage, TopicId,

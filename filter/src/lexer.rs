@@ -32,6 +32,8 @@ pub(crate) enum Token {
     /// A finite decimal number.
     Decimal(f64),
     Symbol(Symbol),
+    /// `?`, which is empty here, or the name behind `:`.
+    Parameter(String),
     End,
 }
 
@@ -86,6 +88,8 @@ impl fmt::Display for Token {
             Self::Integer(value) => write!(f, "the number {value}"),
             Self::Decimal(value) => write!(f, "the number {value:?}"),
             Self::Symbol(symbol) => write!(f, "'{}'", symbol.text()),
+            Self::Parameter(name) if name.is_empty() => f.write_str("the parameter ?"),
+            Self::Parameter(name) => write!(f, "the parameter :{}", excerpt(name)),
             Self::End => f.write_str("the end of the text"),
         }
     }
@@ -110,10 +114,14 @@ pub(crate) fn check_length(text: &str, limits: &Limits) -> Result<(), SelectorEr
 /// Returns the tokens of `text`, the last of which is [`Token::End`].
 pub(crate) fn tokens(text: &str, limits: &Limits) -> Result<Vec<Spanned>, SelectorError> {
     check_length(text, limits)?;
-    let mut lexer = Lexer { text, rest: text };
+    let mut lexer = Lexer::new(text);
     let mut tokens = Vec::new();
     loop {
         let token = lexer.next()?;
+        if let Token::Parameter(_) = token.token {
+            let message = format!("{} has no value; bind one to it first", token.token);
+            return Err(SelectorError::new(text, token.at, message));
+        }
         let ended = token.token == Token::End;
         if !ended && tokens.len() == limits.tokens_max {
             let message = format!(
@@ -129,13 +137,18 @@ pub(crate) fn tokens(text: &str, limits: &Limits) -> Result<Vec<Spanned>, Select
     }
 }
 
-struct Lexer<'a> {
+/// Gives the tokens of a text one after the other, parameters too.
+pub(crate) struct Lexer<'a> {
     text: &'a str,
     rest: &'a str,
 }
 
 impl<'a> Lexer<'a> {
-    fn next(&mut self) -> Result<Spanned, SelectorError> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, rest: text }
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Spanned, SelectorError> {
         self.skip_blanks()?;
         let at = self.at();
         let token = match self.rest.chars().next() {
@@ -145,13 +158,15 @@ impl<'a> Lexer<'a> {
             Some(c) if c.is_ascii_digit() => self.number()?,
             Some('.') if self.rest.chars().nth(1).is_some_and(|c| c.is_ascii_digit()) => self.number()?,
             Some(c) if starts_name(c) => self.word()?,
+            Some('?') => self.parameter(),
+            Some(':') if self.rest.chars().nth(1).is_some_and(starts_name) => self.parameter(),
             Some(c) => self.symbol(c)?,
         };
         Ok(Spanned { token, at })
     }
 
     /// The byte at which the rest starts.
-    fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.text.len() - self.rest.len()
     }
 
@@ -226,6 +241,14 @@ impl<'a> Lexer<'a> {
         }
         let (word, _) = whole.split_at(whole.len() - self.rest.len());
         Ok(Keyword::of(word).map_or_else(|| Token::Name(word.to_owned()), Token::Keyword))
+    }
+
+    /// `?`, or a name behind a colon.
+    fn parameter(&mut self) -> Token {
+        let mut rest = self.rest.chars();
+        let named = rest.next() == Some(':');
+        self.rest = rest.as_str();
+        Token::Parameter(if named { self.take_while(continues_name).to_owned() } else { String::new() })
     }
 
     fn number(&mut self) -> Result<Token, SelectorError> {

@@ -29,6 +29,7 @@ mod near;
 mod operand;
 #[cfg(feature = "oracle")]
 pub mod oracle;
+mod parameters;
 mod parser;
 mod parts;
 mod pattern;
@@ -54,6 +55,7 @@ pub use index::Work;
 pub use index::{Index, Matches};
 pub use limits::Limits;
 pub use near::{did_you_mean, near};
+pub use parameters::{Parameters, read_value};
 pub use parts::{Part, PartKind};
 pub use predicate::{Predicate, Verdicts};
 pub use selector::Selector;

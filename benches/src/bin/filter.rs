@@ -1,4 +1,5 @@
-//! How many rows a second does one core filter on warm blocks, against evaluation row at a time?
+//! How many rows a second does one core filter on warm blocks, against evaluation row at a time? And how long does
+//! it take from the text of a selector to an expression that does it?
 //!
 //! E1 to E5 are the expressions of the cost model; the rows lie in sealed blocks of a real data directory. Row at a
 //! time is what brokers with a property string do: decode it into a map, then walk the tree of the selector.
@@ -9,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use arrow_buffer::BooleanBuffer;
 use clap::Parser;
 use weir_benches::{Messages, Tree, data_dir, decode, head, median, row, timed};
 use weir_filter::{Dialect, Limits, Predicate, Selector};
@@ -122,9 +124,42 @@ fn main() -> Result<()> {
             format!("{:.0}", theirs / ours),
         ]);
     }
+    let block = blocks.first().context("there is a block")?;
+    println!("\nFrom text to `PhysicalExpr`, µs, medians of {COMPILATIONS}\n");
+    head(&["", "parsed and checked", "bound to the columns of a block", "together"]);
+    for (name, text, _) in expressions() {
+        let [parsed, bound] = compile(text, block)?;
+        row(&[name.to_owned(), format!("{parsed:.1}"), format!("{bound:.1}"), format!("{:.1}", parsed + bound)]);
+    }
     drop(view);
     storage.close()?;
     Ok(())
+}
+
+/// How often each selector is compiled.
+const COMPILATIONS: usize = 2_001;
+
+/// Returns how long it takes to parse a selector and to bind it to a block, in µs.
+///
+/// A predicate binds itself to a block when it first judges a row of it, so binding is what the first time takes
+/// longer than the second.
+fn compile(text: &str, block: &Block) -> Result<[f64; 2]> {
+    let rows = block.range().end.0 - block.range().start.0;
+    let first_row = BooleanBuffer::collect_bool(usize::try_from(rows)?, |row| row == 0);
+    let (mut parsed, mut bound) = (Vec::new(), Vec::new());
+    for _ in 0..COMPILATIONS {
+        let (seconds, predicate) = timed(|| -> Result<Predicate> {
+            Ok(Predicate::new(&Selector::parse(black_box(text), Dialect::Sql92, &Limits::default())?))
+        });
+        let predicate = predicate?;
+        let (first, matches) = timed(|| predicate.matches(block, Some(&first_row)));
+        black_box(matches?);
+        let (second, matches) = timed(|| predicate.matches(block, Some(&first_row)));
+        black_box(matches?);
+        parsed.push(seconds * 1e6);
+        bound.push((first - second) * 1e6);
+    }
+    Ok([median(parsed), median(bound)])
 }
 
 /// Counts matches the way of a broker whose messages carry `name\x01value\x02…`.

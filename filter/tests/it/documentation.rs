@@ -4,8 +4,9 @@ use std::{fs, path::Path, sync::Arc};
 
 use weir_columns::{System, Value};
 use weir_filter::{
-    Dialect, Limits, Predicate, Selector, SelectorError, Truth,
+    Dialect, Limits, Parameters, Predicate, Selector, SelectorError, Truth,
     oracle::{Oracle, Row, VecRows},
+    read_value,
 };
 
 /// When the scans of the examples begin: 2026-01-02T03:04:05Z.
@@ -150,6 +151,29 @@ fn refusals_are_shown_as_they_are() {
             report.lines().find_map(|line| line.strip_prefix("  | ")).expect("a report shows the text");
         let error = parse(text).err().unwrap_or_else(|| panic!("accepted: {text}"));
         assert_eq!(error.report(text), report.trim_end());
+    }
+}
+
+/// `selector   value, value   selector`, three or more blanks apart.
+#[test]
+fn parameters_are_bound_as_shown() {
+    let document = document();
+    let limits = Limits::default();
+    let lines: Vec<&str> = blocks(&document, "parameters").into_iter().flat_map(str::lines).collect();
+    assert!(lines.len() >= 5);
+    for line in lines {
+        let cells: Vec<&str> = line.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        let [text, values, expected] = cells[..] else { panic!("three columns in {line}") };
+        let values = values.split(", ");
+        let parameters = if text.contains(':') {
+            let pairs = values.map(|value| value.split_once('=').expect("NAME=VALUE"));
+            Parameters::Named(pairs.map(|(name, value)| (name.to_owned(), read_value(value))).collect())
+        } else {
+            Parameters::Positional(values.map(read_value).collect())
+        };
+        let bound = parameters.bind(text, &limits).unwrap_or_else(|error| panic!("{}", error.report(text)));
+        assert_eq!(bound.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+        parse(&bound).unwrap_or_else(|error| panic!("{}", error.report(&bound)));
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     Failure, Global,
     consumer::{Consumer, RECEIVE_MAX, receipt},
     output::{count, counted, eprint_line, field, list, progress, time},
+    parameters::ParameterArgs,
     selector::with_place,
 };
 use crate::{
@@ -38,6 +39,8 @@ pub(crate) struct ConsumeArgs {
     /// Only messages for which this is true, such as "origin = 'JFK' AND dep_delay > 60".
     #[arg(long = "where", value_name = "SQL")]
     selector: Option<String>,
+    #[command(flatten)]
+    parameters: ParameterArgs,
     /// The consumer group, which remembers what it has read. Default: a new one that is deleted at the end.
     #[arg(long, short, value_name = "NAME")]
     group: Option<String>,
@@ -99,7 +102,8 @@ struct Printer {
     colour: bool,
 }
 
-pub(crate) async fn run(args: ConsumeArgs, global: &Global) -> Result<(), Failure> {
+pub(crate) async fn run(mut args: ConsumeArgs, global: &Global) -> Result<(), Failure> {
+    args.selector = args.parameters.bind_where(args.selector)?;
     let client = global.connect().await?;
     let group = match &args.group {
         Some(group) => group.clone(),

@@ -6,6 +6,7 @@ mod examine;
 mod failure;
 mod group;
 pub(crate) mod output;
+mod parameters;
 pub(crate) mod produce;
 mod pull;
 pub(crate) mod query;

@@ -27,6 +27,7 @@ use super::{
     Failure, Global,
     output::{counted, print_json, print_line, progress, size},
     query::{stdout, written},
+    parameters::ParameterArgs,
     selector::with_place,
 };
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) struct PullArgs {
     /// Only messages for which this is true, such as "origin = 'JFK' AND dep_delay > 60".
     #[arg(long = "where", value_name = "SQL")]
     selector: Option<String>,
+    #[command(flatten)]
+    parameters: ParameterArgs,
     /// The columns, in this order: properties, or queue_id, queue_offset, store_time, born_time, msg_id, tags,
     /// msg_keys, body, properties. `NAME:TYPE` fixes the type of a property: int64, float64, utf8 or boolean.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -92,7 +95,8 @@ enum Target {
     File { file: BufWriter<File>, bytes: u64 },
 }
 
-pub(crate) async fn run(args: PullArgs, global: &Global) -> Result<(), Failure> {
+pub(crate) async fn run(mut args: PullArgs, global: &Global) -> Result<(), Failure> {
+    args.selector = args.parameters.bind_where(args.selector)?;
     let format = format(&args)?;
     let to_stdout = args.output == Path::new("-");
     let answer = global.connect().await?.pull(&command(&args)).await;

@@ -10,6 +10,7 @@ use weir_filter::{Dialect, Limits, Selector};
 use super::{
     Failure, Global, examine,
     output::{print_json, print_line},
+    parameters::ParameterArgs,
 };
 use crate::status::Exit;
 
@@ -24,6 +25,8 @@ pub(crate) enum SelectorCommand {
         /// Its dialect.
         #[arg(long, value_name = "DIALECT", default_value = "sql92")]
         dialect: Dialect,
+        #[command(flatten)]
+        parameters: ParameterArgs,
     },
     /// Shows which part of a selector decides on the retained messages of a topic, and what it costs.
     #[command(
@@ -78,31 +81,36 @@ pub(crate) struct On {
     /// The dialect of the selector. Default: that of the topic.
     #[arg(long, value_name = "DIALECT")]
     pub(super) dialect: Option<Dialect>,
+    #[command(flatten)]
+    parameters: ParameterArgs,
 }
 
 pub(crate) async fn run(command: SelectorCommand, global: &Global) -> Result<(), Failure> {
     match command {
-        SelectorCommand::Check { text, dialect } => check_text(&text, dialect, global),
-        SelectorCommand::Explain { text, on, analyze } => examine::explain(&text, &on, analyze, global).await,
+        SelectorCommand::Check { text, dialect, parameters } => {
+            let text = if text == "-" { read_selector()? } else { text };
+            check(&parameters.bind(&text)?, dialect, global)
+        }
+        SelectorCommand::Explain { text, on, analyze } => {
+            examine::explain(&on.parameters.bind(&text)?, &on, analyze, global).await
+        }
         SelectorCommand::Try { text, on, why: Some(message), .. } => {
-            examine::why(&text, &on, &message, global).await
+            examine::why(&on.parameters.bind(&text)?, &on, &message, global).await
         }
         SelectorCommand::Try { text, on, limit, why: None } => {
-            examine::try_rows(&text, &on, limit, global).await
+            examine::try_rows(&on.parameters.bind(&text)?, &on, limit, global).await
         }
         SelectorCommand::Diff { before, after, on, limit } => {
-            examine::diff([&before, &after], &on, limit, global).await
+            let bound = on.parameters.bind_all([&before, &after])?;
+            examine::diff([&bound[0], &bound[1]], &on, limit, global).await
         }
     }
 }
 
-fn check_text(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
-    if text != "-" {
-        return check(text, dialect, global);
-    }
+fn read_selector() -> Result<String, Failure> {
     let text = io::read_to_string(io::stdin())
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot read standard input: {error}")))?;
-    check(text.trim_end(), dialect, global)
+    Ok(text.trim_end().to_owned())
 }
 
 fn check(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
@@ -186,6 +194,6 @@ pub(crate) fn with_place(failure: Failure, selector: Option<&str>) -> Failure {
     }
 }
 
-fn without_prefix(report: &str) -> String {
+pub(super) fn without_prefix(report: &str) -> String {
     report.strip_prefix("error: ").unwrap_or(report).to_owned()
 }

@@ -338,6 +338,46 @@ fn selectors_are_in_the_dialect_of_their_topic() {
 }
 
 #[test]
+fn parameters_are_bound_before_anything_else() {
+    let check = |text: &str, values: &[&str]| run(&[&["selector", "check", text], values].concat(), "");
+    assert_eq!(check("a = ? AND b > ?", &["--param", "it's", "--param", "-5"]).out, "ok: reads a, b\n");
+    assert_eq!(check("a = :v OR b = :v", &["--param", "v=x=y"]).out, "ok: reads a, b\n");
+    refused(&check("a = ?", &[]), 4, "the parameter ? has no value");
+    refused(&check("a = ? AND b = ?", &["--param", "1"]), 4, "|               ^");
+    refused(&check("a = 1", &["--param", "1"]), 4, "0 parameters");
+    refused(&check("a = :v", &["--param", "1"]), 2, "NAME=VALUE");
+    refused(&check("a = :v", &["--param", "w=1"]), 2, "no parameter :w");
+    refused(&check("a = :v AND b = :w", &["--param", "w=1"]), 4, "did you mean :w?");
+    // The text with its values is what the report shows.
+    refused(&check("a > ?", &["--param", "TRUE"]), 4, "a >  TRUE");
+
+    let data = data();
+    let broker = Served::start(data.path());
+    assert_eq!(broker.run(&["topic", "create", "t"]).code, 0);
+    let lines = r#"{"properties":{"who":"O'Neil","n":5},"body":"b1"}"#.to_owned()
+        + "\n"
+        + r#"{"properties":{"who":"x' OR TRUE --","n":"05"},"body":"b2"}"#
+        + "\n";
+    assert_eq!(broker.run_with_input(&["produce", "t"], &lines).code, 0);
+    for (value, body) in [("O'Neil", "b1"), ("x' OR TRUE --", "b2")] {
+        for command in ["consume", "pull"] {
+            let ran = broker.run(&[command, "t", "--where", "who = ?", "--param", value]);
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            let other = if body == "b1" { "b2" } else { "b1" };
+            assert!(ran.out.contains(body) && !ran.out.contains(other), "{}", ran.out);
+        }
+    }
+    let on = ["--topic", "t", "--param", "n=5", "--param", "text='05'"];
+    let diff = [&["selector", "diff", "n = :n", "n = :n AND n <> :text"], &on[..]].concat();
+    let shown = broker.run(&diff).out;
+    assert!(shown.contains("both select"), "{shown}");
+    let explain = [&["selector", "explain", "n = :n OR n = :text"], &on[..]].concat();
+    assert!(broker.run(&explain).out.contains("n = "), "{}", broker.run(&explain).out);
+    refused(&broker.run(&["consume", "t", "--param", "1"]), 2, "--where");
+    broker.stop();
+}
+
+#[test]
 fn selectors_are_explained_tried_and_compared() {
     let data = data();
     let broker = Served::start(data.path());
