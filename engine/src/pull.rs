@@ -558,7 +558,7 @@ impl PullRun {
         let taken = piece.num_rows();
         let bytes = piece.get_array_memory_size();
         let last = waiting[taken - 1];
-        self.store_time_ms = matched.block.store_times().value(last as usize);
+        self.store_time_ms = matched.block.store_times()?.value(last as usize);
         self.pending_rows += taken;
         self.pending_bytes += bytes;
         self.pending_since.get_or_insert_with(Instant::now);

@@ -170,8 +170,8 @@ pub(crate) fn evaluation_error(error: EvaluateError<StorageError>) -> EngineErro
 pub(crate) fn offset_at_time(view: &QueueView, time_ms: i64) -> Result<QueueOffset, EngineError> {
     let is_before = |segment: &Segment, number| *segment.block_times(number).end() < time_ms;
     let found = match first_part(view, is_before, |run| last_time(run) < time_ms) {
-        Some(Part::Segment(segment, number)) => in_block(&*segment.block(number)?, time_ms),
-        Some(Part::Run(run)) => in_block(&run, time_ms),
+        Some(Part::Segment(segment, number)) => in_block(&*segment.block(number)?, time_ms)?,
+        Some(Part::Run(run)) => in_block(&run, time_ms)?,
         None => view.range().end,
     };
     Ok(found.clamp(view.range().start, view.range().end))
@@ -181,24 +181,25 @@ pub(crate) fn offset_at_time(view: &QueueView, time_ms: i64) -> Result<QueueOffs
 /// there is none. Of a block that cannot be read, and so by nobody, all rows count as before it.
 pub(crate) fn offset_at_position(view: &QueueView, position: LogPosition) -> QueueOffset {
     let is_before = |segment: &Segment, number| *segment.block_positions(number).end() < position;
-    let last = |run: &Block| run.positions().values().last().copied();
+    let last = |run: &Block| run.positions().ok()?.values().last().copied();
     let found = match first_part(view, is_before, |run| last(run) < Some(position.0)) {
         Some(Part::Segment(segment, number)) if *segment.block_positions(number).start() >= position => {
             segment.block_range(number).start
         }
-        Some(Part::Segment(segment, number)) => match segment.block(number) {
-            Ok(block) => behind_position(&block, position),
-            Err(_) => segment.block_range(number).end,
-        },
-        Some(Part::Run(run)) => behind_position(&run, position),
+        Some(Part::Segment(segment, number)) => {
+            let found = segment.block(number).and_then(|block| behind_position(&block, position));
+            found.unwrap_or_else(|_| segment.block_range(number).end)
+        }
+        Some(Part::Run(run)) => behind_position(&run, position).unwrap_or_else(|_| run.range().end),
         None => view.range().end,
     };
     found.clamp(view.range().start, view.range().end)
 }
 
 /// Positions never fall.
-fn behind_position(block: &Block, position: LogPosition) -> QueueOffset {
-    block.base().plus(block.positions().values().partition_point(|at| *at < position.0) as u64)
+fn behind_position(block: &Block, position: LogPosition) -> Result<QueueOffset, StorageError> {
+    let before = block.positions()?.values().partition_point(|at| *at < position.0);
+    Ok(block.base().plus(before as u64))
 }
 
 /// Finds the first block or run that does not lie before what is looked for. No block is opened.
@@ -228,11 +229,12 @@ fn partition(count: usize, before: impl Fn(usize) -> bool) -> usize {
 }
 
 fn last_time(block: &Block) -> i64 {
-    block.store_times().iter().rev().flatten().next().unwrap_or(i64::MIN)
+    // A run is in memory, where its times do not fail.
+    block.store_times().ok().and_then(|times| times.iter().rev().flatten().next()).unwrap_or(i64::MIN)
 }
 
 /// Store times never fall; lost rows have none and are passed.
-fn in_block(block: &Block, time_ms: i64) -> QueueOffset {
-    let row = block.store_times().iter().position(|time| time.is_some_and(|time| time >= time_ms));
-    block.base().plus(row.unwrap_or(Rows::len(block)) as u64)
+fn in_block(block: &Block, time_ms: i64) -> Result<QueueOffset, StorageError> {
+    let row = block.store_times()?.iter().position(|time| time.is_some_and(|time| time >= time_ms));
+    Ok(block.base().plus(row.unwrap_or(Rows::len(block)) as u64))
 }

@@ -364,7 +364,7 @@ fn read_column(source: &Source, block: &Block, rows: &[u32]) -> Result<ArrayRef,
             Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| base + i64::from(*row))))
         }
         Source::StoreTime => {
-            let times = block.store_times();
+            let times = block.store_times()?;
             timestamps(rows.iter().map(|row| Some(times.value(*row as usize))))
         }
         Source::BornTime => match system(System::BornTime)? {

@@ -296,7 +296,7 @@ impl Model {
                 };
                 let row = offset.since(block.base()).unwrap() as usize;
                 assert!(block.lost().is_none_or(|lost| !lost.value(row)), "no row is lost without damage");
-                let position = crate::offset::LogPosition(block.positions().value(row));
+                let position = crate::offset::LogPosition(block.positions()?.value(row));
                 let stored = self.storage().read(position)?;
                 assert_eq!((stored.topic, stored.queue, stored.offset), (place.0, place.1, offset));
                 Ok(u64::from_le_bytes(stored.message.body[..8].try_into().unwrap()))

@@ -550,7 +550,8 @@ impl Reading {
                 found.next = offset;
                 return Ok(false);
             }
-            match self.core.read_position(block.positions().value(row)) {
+            let read = block.positions().map_err(EngineError::from);
+            match read.and_then(|positions| self.core.read_position(positions.value(row))) {
                 Ok(Some(message)) => {
                     found.bytes += message.message.body.len();
                     found.rows.push(Read { offset, message, is_new: true });
@@ -853,10 +854,10 @@ impl Core {
         let Some(row) = offset.since(block.base()).and_then(|row| usize::try_from(row).ok()) else {
             return Ok(None);
         };
-        if row >= block.positions().len() || block.lost().is_some_and(|lost| lost.value(row)) {
+        if row >= block.len() || block.lost().is_some_and(|lost| lost.value(row)) {
             return Ok(None);
         }
-        self.read_position(block.positions().value(row))
+        self.read_position(block.positions()?.value(row))
     }
 
     fn read_position(&self, position: u64) -> Result<Option<StoredMessage>, EngineError> {

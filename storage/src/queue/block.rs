@@ -48,8 +48,9 @@ pub(crate) trait ReadRecords: Send + Sync {
 /// of a file is checked at its first use; a damaged one is an error, and the others stay readable.
 pub struct Block {
     image: Image,
-    positions: UInt64Array,
-    store_times: Int64Array,
+    /// Read and checked at the first use, as all columns: most blocks are judged and never asked for a record.
+    positions: OnceLock<Result<UInt64Array, Damage>>,
+    store_times: OnceLock<Result<Int64Array, Damage>>,
     lost: Option<BooleanBuffer>,
     rest: OnceLock<Result<Option<Box<Rest>>, Damage>>,
     log: Arc<dyn ReadRecords>,
@@ -78,12 +79,18 @@ pub(crate) fn corrupt(path: &Path, start: u64, damage: Damage) -> StorageError {
     }
 }
 
+const INCOMPLETE: Damage = Damage::new(0, "the set of fixed columns");
+
 impl Block {
     /// Takes the bytes of a block that this process has built.
     pub(crate) fn built(bytes: Buffer, log: Arc<dyn ReadRecords>) -> Result<Self, StorageError> {
         let in_memory = |damage| corrupt(Path::new("(a run in memory)"), 0, damage);
         let image = Image::built(bytes).map_err(in_memory)?;
-        Self::over(image, log, None).map_err(in_memory)
+        let block = Self::over(image, log, None).map_err(in_memory)?;
+        // So that they never fail where only runs are asked.
+        block.record_positions().map_err(in_memory)?;
+        block.times().map_err(in_memory)?;
+        Ok(block)
     }
 
     /// Takes the bytes of a block that lie in a file.
@@ -99,18 +106,12 @@ impl Block {
     }
 
     fn over(image: Image, log: Arc<dyn ReadRecords>, source: Option<Source>) -> Result<Self, Damage> {
-        let missing = Damage::new(0, "the set of fixed columns");
-        let (number, entry) = image.find(Some(Fixed::Position), b"")?.ok_or(missing)?;
-        let positions = image.longs(number, &entry)?;
-        let (number, entry) = image.find(Some(Fixed::StoreTime), b"")?.ok_or(missing)?;
-        let Column::Int(store_times) = image.column(number, &entry)? else {
-            return Err(missing);
-        };
         let lost = match image.find(Some(Fixed::Lost), b"")? {
             Some((number, entry)) => Some(image.bits(number, &entry)?),
             None => None,
         };
-        Ok(Self { image, positions, store_times, lost, rest: OnceLock::new(), log, source })
+        let (positions, store_times, rest) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { image, positions, store_times, lost, rest, log, source })
     }
 
     /// Returns the offset of the first row.
@@ -140,13 +141,40 @@ impl Block {
     }
 
     /// Returns the position of each row's record. They never fall; a lost row has its successor's.
-    pub fn positions(&self) -> &UInt64Array {
-        &self.positions
+    ///
+    /// # Errors
+    ///
+    /// If the column is damaged; never in a run.
+    pub fn positions(&self) -> Result<&UInt64Array, StorageError> {
+        self.record_positions().map_err(|damage| self.damaged(damage))
+    }
+
+    pub(crate) fn record_positions(&self) -> Result<&UInt64Array, Damage> {
+        let read = || {
+            let (number, entry) = self.image.find(Some(Fixed::Position), b"")?.ok_or(INCOMPLETE)?;
+            self.image.longs(number, &entry)
+        };
+        self.positions.get_or_init(read).as_ref().map_err(|damage| *damage)
     }
 
     /// Returns when each row was stored; milliseconds since 1970, UTC. Null where the row is lost.
-    pub fn store_times(&self) -> &Int64Array {
-        &self.store_times
+    ///
+    /// # Errors
+    ///
+    /// If the column is damaged; never in a run.
+    pub fn store_times(&self) -> Result<&Int64Array, StorageError> {
+        self.times().map_err(|damage| self.damaged(damage))
+    }
+
+    pub(crate) fn times(&self) -> Result<&Int64Array, Damage> {
+        let read = || {
+            let (number, entry) = self.image.find(Some(Fixed::StoreTime), b"")?.ok_or(INCOMPLETE)?;
+            match self.image.column(number, &entry)? {
+                Column::Int(times) => Ok(times),
+                _ => Err(INCOMPLETE),
+            }
+        };
+        self.store_times.get_or_init(read).as_ref().map_err(|damage| *damage)
     }
 
     /// Returns the rows whose record is lost, if there are any. They never match.
@@ -173,7 +201,7 @@ impl Block {
     ///
     /// If there is no such row.
     pub fn message(&self, row: usize) -> Result<StoredMessage, StorageError> {
-        self.log.read(LogPosition(self.positions.value(row)))
+        self.log.read(LogPosition(self.positions()?.value(row)))
     }
 
     /// Gives the records of some rows to `visit`, in the order given, without copying them out of the log.
@@ -191,7 +219,8 @@ impl Block {
         rows: impl IntoIterator<Item = usize>,
         mut visit: impl FnMut(&RecordView<'_>),
     ) -> Result<(), StorageError> {
-        let mut positions = rows.into_iter().map(|row| LogPosition(self.positions.value(row)));
+        let positions = self.positions()?;
+        let mut positions = rows.into_iter().map(|row| LogPosition(positions.value(row)));
         self.log.visit(&mut positions, &mut visit)
     }
 
@@ -267,7 +296,7 @@ impl Block {
             ColumnRef::System(system) => system,
         };
         match system {
-            System::StoreTime => Ok(Some(Column::Int(self.store_times.clone()))),
+            System::StoreTime => Ok(Some(Column::Int(self.times()?.clone()))),
             System::BornTime => self.stored(Some(Fixed::BornTime), ""),
             System::Tag => self.stored(Some(Fixed::Tag), ""),
             System::Keys => self.stored(Some(Fixed::Keys), ""),
@@ -315,7 +344,7 @@ impl Block {
         if start == row_ends.value(row) {
             return Ok(None);
         }
-        let message = self.log.read(LogPosition(self.positions.value(row)))?.message;
+        let message = self.log.read(LogPosition(self.positions()?.value(row)))?.message;
         let text = if system == System::Keys { message.keys.join(" ") } else { message.message_id };
         Ok(Some(Value::Str(text)))
     }
@@ -422,7 +451,8 @@ impl Rows for Block {
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<(), StorageError> {
         let rows: Vec<usize> = rows.filter(|row| *row < Self::len(self) && !self.is_lost(*row)).collect();
-        let mut positions = rows.iter().map(|row| LogPosition(self.positions.value(*row)));
+        let positions = self.positions()?;
+        let mut positions = rows.iter().map(|row| LogPosition(positions.value(*row)));
         let mut next = rows.iter();
         self.log.visit(&mut positions, &mut |record| {
             let Some(row) = next.next() else { return };

@@ -187,10 +187,11 @@ fn add_facts(builder: &mut RunBuilder, block: &Block, rows: Range<usize>) -> Res
     let (sizes, body_sizes) = (block.words(Fixed::Size)?, block.words(Fixed::BodySize)?);
     let body_positions = block.body_positions()?;
     let hashes = [Fixed::Keys, Fixed::MessageId].map(|fixed| (fixed, block.stored(Some(fixed), "")));
+    let (positions, store_times) = (block.record_positions()?, block.times()?);
     for row in rows {
         builder.begin_row(RowFacts {
-            position: block.positions().value(row),
-            store_time_ms: block.store_times().values()[row],
+            position: positions.value(row),
+            store_time_ms: store_times.values()[row],
             born_time_ms: born.as_ref().filter(|born| born.is_valid(row)).map(|born| born.value(row)),
             size: sizes.value(row),
             body_size: body_sizes.value(row),

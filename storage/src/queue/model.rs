@@ -257,6 +257,7 @@ impl ModelQueue {
                 assert!(
                     block
                         .store_times()
+                        .unwrap()
                         .values()
                         .iter()
                         .all(|time| segment.block_times(number).contains(time))
@@ -289,7 +290,7 @@ impl ModelQueue {
 
     pub(crate) fn check_block(&self, block: &Block) {
         let len = block.len();
-        assert!(block.positions().values().is_sorted());
+        assert!(block.positions().unwrap().values().is_sorted());
         let mut names: BTreeSet<&str> = BTreeSet::new();
         for row in 0..len {
             let message = self.row(block, row);

@@ -94,9 +94,11 @@ impl RunList {
 
     /// Returns how far the rows go whose records lie below `position`, if there are any.
     pub(crate) fn end_below(&self, position: LogPosition) -> Option<QueueOffset> {
-        let below = self.runs.partition_point(|run| run.block.positions().value(0) < position.0);
+        // Runs are in memory, where positions do not fail.
+        let first = |run: &Run| run.block.positions().is_ok_and(|positions| positions.value(0) < position.0);
+        let below = self.runs.partition_point(first);
         let last = &self.runs[below.checked_sub(1)?].block;
-        let rows = last.positions().values().partition_point(|row| *row < position.0);
+        let rows = last.positions().ok()?.values().partition_point(|row| *row < position.0);
         Some(last.base().plus(rows as u64))
     }
 

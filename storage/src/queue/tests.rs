@@ -875,7 +875,9 @@ fn read_all(bytes: &[u8], log: &Arc<ModelLog>) -> Option<Vec<Option<String>>> {
         let names: Vec<String> = block.property_names().map(str::to_owned).collect();
         // Without the rest the names in it are not known, which reading any property reports.
         let whole = block.column(ColumnRef::Property("no such")).is_ok();
-        said.push(whole.then(|| format!("{names:?} {:?} {:?}", block.positions(), block.shape())));
+        said.push(whole.then(|| format!("{names:?} {:?}", block.shape())));
+        said.push(block.positions().ok().map(|positions| format!("{positions:?}")));
+        said.push(block.store_times().ok().map(|times| format!("{times:?}")));
         for name in
             names.iter().map(|name| ColumnRef::Property(name)).chain(System::ALL.map(ColumnRef::System))
         {

@@ -8,7 +8,10 @@ use crate::{
     error::StorageError,
     format::checkpoint::Checkpoint,
     offset::{LogPosition, QueueId},
-    queue::view::{Part, QueueView},
+    queue::{
+        block::Block,
+        view::{Part, QueueView},
+    },
 };
 
 impl Inner {
@@ -117,14 +120,16 @@ impl Inner {
 /// Returns where in the log the first row of a queue lies, or a position before it, if it has rows.
 fn first_position(view: &QueueView) -> Option<LogPosition> {
     let first = view.range().start;
-    let block = match view.part_at(first)? {
-        // Of a damaged block its directory still knows where its rows begin.
-        Part::Segment(segment, number) => match segment.block(number) {
-            Ok(block) => block,
-            Err(_) => return Some(segment.entry(number).first_position),
-        },
-        Part::Run(block) => block,
+    let position_in = |block: &Block| -> Result<Option<LogPosition>, StorageError> {
+        let row = first.since(block.base()).and_then(|row| usize::try_from(row).ok()).unwrap_or_default();
+        Ok(block.positions()?.values().get(row).copied().map(LogPosition))
     };
-    let row = first.since(block.base()).and_then(|row| usize::try_from(row).ok()).unwrap_or_default();
-    block.positions().values().get(row).copied().map(LogPosition)
+    match view.part_at(first)? {
+        Part::Segment(segment, number) => {
+            let found = segment.block(number).and_then(|block| position_in(&block));
+            // Of a damaged block its directory still knows where its rows begin.
+            found.unwrap_or_else(|_| Some(segment.entry(number).first_position))
+        }
+        Part::Run(block) => position_in(&block).ok().flatten(),
+    }
 }

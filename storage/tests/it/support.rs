@@ -142,7 +142,7 @@ pub(crate) fn rows(storage: &Storage, topic: TopicId) -> Vec<Option<u64>> {
             if block.lost().is_some_and(|lost| lost.value(row)) {
                 return None;
             }
-            let stored = storage.read(LogPosition(block.positions().value(row))).unwrap();
+            let stored = storage.read(LogPosition(block.positions().unwrap().value(row))).unwrap();
             assert_eq!((stored.topic, stored.queue, stored.offset), (topic, QUEUE, offset));
             let number = u64::from_le_bytes(stored.message.body[..8].try_into().unwrap());
             assert_eq!(stored.message, message(number));
