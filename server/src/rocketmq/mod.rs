@@ -54,7 +54,7 @@ const REQUEST_BYTES_MAX: usize = 130 << 20;
 
 /// Returns the service that answers RocketMQ clients on one listener.
 pub fn service(broker: Broker, context: Arc<ServerContext>) -> MessagingServiceServer<Messaging> {
-    let messaging = Messaging { broker, context, sessions: Arc::default() };
+    let messaging = Messaging { broker, context, sessions: Arc::default(), told: Arc::default() };
     MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(usize::MAX)
@@ -66,6 +66,7 @@ pub struct Messaging {
     broker: Broker,
     context: Arc<ServerContext>,
     sessions: Arc<Sessions>,
+    told: Arc<telemetry::Told>,
 }
 
 fn not_offered<T>(call: &str) -> Result<Response<T>, Status> {

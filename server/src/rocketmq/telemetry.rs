@@ -3,8 +3,13 @@
 //! The response begins at once: some clients wait for its headers before they say anything. From then on each
 //! settings command is answered with one, which holds what the client must go by.
 
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    time::Duration,
+};
 
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,8 +41,30 @@ const SETTINGS_BYTES_MAX: usize = 256 * 1024;
 /// How often an open stream counts as a sign of life.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Selectors that the log has been told about. Clients bring theirs again at each start, and there are many.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<HashSet<u64>>);
+
+impl Told {
+    /// How many are remembered.
+    const MAX: usize = 4096;
+
+    /// Returns whether this selector is new for this topic and group.
+    fn is_new(&self, selector: &Selector, topic: &TopicName, group: &GroupName) -> bool {
+        let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one((selector, topic, group));
+        let mut told = self.0.lock();
+        if told.len() >= Self::MAX {
+            told.clear();
+        }
+        told.insert(hash)
+    }
+}
+
 /// Says in the log where a selector means something else to RocketMQ, in one line.
-fn log_differences(selector: &Selector, topic: &TopicName, group: &GroupName) {
+fn log_differences(told: &Told, selector: &Selector, topic: &TopicName, group: &GroupName) {
+    if !told.is_new(selector, topic, group) {
+        return;
+    }
     let dropped =
         selector.dropped().map(|at| format!("the text from byte {at} on is ignored, as RocketMQ does"));
     let differences = selector.differences();
@@ -198,7 +225,7 @@ fn merge_subscription(
         let topic = topic_name(entry.topic.as_ref(), caller)?;
         let filter = Filter::of(entry.expression.as_ref());
         let selector = messaging.selector(filter, &topic, &group).map_err(|refusal| refusal.about(&topic))?;
-        log_differences(&selector, &topic, &group);
+        log_differences(&messaging.told, &selector, &topic, &group);
     }
     Ok(Subscription {
         group: subscription.group,
