@@ -314,8 +314,14 @@ impl Broker {
     /// their own selectors: for tests of what is judged how often.
     #[doc(hidden)]
     pub fn judged(&self) -> (u64, u64) {
-        let Judged { by_index, by_receives } = &self.core.judged;
+        let Judged { by_index, by_receives, .. } = &self.core.judged;
         (by_index.load(Ordering::Relaxed), by_receives.load(Ordering::Relaxed))
+    }
+
+    /// Returns how often receives have looked for rows: for tests that nobody is woken in vain.
+    #[doc(hidden)]
+    pub fn looks(&self) -> u64 {
+        self.core.judged.looks.load(Ordering::Relaxed)
     }
 
     /// Returns the clock.

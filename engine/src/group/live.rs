@@ -59,6 +59,8 @@ pub(crate) struct Judged {
     pub(crate) by_index: AtomicU64,
     /// Blocks that a receive judged for its own selector.
     pub(crate) by_receives: AtomicU64,
+    /// How often a receive has looked whether there is something for it.
+    pub(crate) looks: AtomicU64,
 }
 
 /// The predicate index of one queue.
@@ -113,6 +115,8 @@ pub(crate) struct Member {
     id: u64,
     list: Arc<ReadyList>,
     live: Arc<LiveQueue>,
+    subscription: Weak<Subscription>,
+    slot: u8,
 }
 
 /// What a list says of some offsets.
@@ -156,13 +160,12 @@ impl LiveQueue {
         let id = inner.next;
         inner.next += 1;
         inner.index.insert(id, selector);
-        let subscription = Arc::downgrade(subscription);
-        inner.lists.insert(id, Listed { list: Arc::clone(&list), subscription, slot });
+        let weak = Arc::downgrade(subscription);
+        let listed = Listed { list: Arc::clone(&list), subscription: Weak::clone(&weak), slot };
+        inner.lists.insert(id, listed);
         self.members.store(inner.lists.len(), Ordering::Release);
-        if let Some(subscription) = inner.lists[&id].subscription.upgrade() {
-            subscription.waiters.set_indexed(self.queue, slot, id);
-        }
-        Member { id, list, live: Arc::clone(self) }
+        subscription.waiters.set_indexed(self.queue, slot, id);
+        Member { id, list, live: Arc::clone(self), subscription: weak, slot }
     }
 
     /// Tells the evaluator of visible rows, if there is somebody in the index.
@@ -362,6 +365,11 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
+        // Its slot may have another selector by now, which is to be woken by every row again.
+        if let Some(subscription) = self.subscription.upgrade() {
+            subscription.waiters.forget_indexed(self.live.queue, self.slot, self.id);
+            subscription.waiters.wake_slot(self.slot, self.live.queue);
+        }
         // Under the lock of a subscription there is no time to wait for the index.
         self.live.leaving.lock().push(self.id);
     }
@@ -398,7 +406,8 @@ impl Evaluator {
         let run = move || {
             while let Ok((topic, live)) = told.recv() {
                 let Some(core) = core.upgrade() else { return };
-                live.told.store(false, Ordering::Release);
+                // Not a plain store: the view below must not be an earlier one.
+                live.told.swap(false, Ordering::AcqRel);
                 if let Some(view) = core.storage.view(topic.id, live.queue) {
                     live.judge(&view, &core.judged);
                 }

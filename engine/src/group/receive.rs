@@ -195,6 +195,7 @@ impl Reading {
             .ok_or(EngineError::Busy("too many receives wait on this topic for this group"))?;
         loop {
             place.look();
+            core.judged.looks.fetch_add(1, Ordering::Relaxed);
             // A slot that was freed may have another selector by now, whose wake-ups are not for this one.
             if *core.closing.borrow() || !subscription.holds(self.slot, &self.selector) {
                 return Ok(Vec::new());
@@ -276,6 +277,8 @@ impl Reading {
         self.commit(hold, taken, next, visit)?;
         if has_caught_up && self.join(queue, end) {
             visit.more = true;
+            // If this receive is not there any more to look again, another does.
+            self.subscription.waiters.wake_slot(self.slot, queue);
         }
         failed.map_or(Ok(()), Err)
     }
@@ -315,7 +318,10 @@ impl Reading {
         subscription.check_here(&state)?;
         let Some(view) = self.core.storage.view(subscription.topic.id, queue) else { return Ok(None) };
         let range = view.range();
-        state.queue(queue, range.start).retain_from(range.start);
+        let known = state.queue(queue, range.start);
+        let had_room = known.room() > 0;
+        known.retain_from(range.start);
+        subscription.wake_for_room(known, queue, had_room);
         subscription.end_leases(&self.core, &mut state, queue, now);
         let Some(predicate) = self.predicate(&state) else { return Ok(None) };
         let predicate = predicate.at(self.core.time.wall_ms());
@@ -426,7 +432,9 @@ impl Reading {
             tracing::error!(queue = %hold.queue, ?lost, "messages were lost to damage before they were delivered again");
             let mut state = self.subscription.lock();
             if let Some(known) = hold.queue_state(&mut state) {
+                let had_room = known.room() > 0;
                 lost.iter().for_each(|offset| drop(known.remove(*offset)));
+                self.subscription.wake_for_room(known, hold.queue, had_room);
                 self.core.note(vec![self.subscription.ack_entry(hold.queue, lost)]);
             }
         }
@@ -450,11 +458,20 @@ impl Reading {
         let end = work.view.range().end;
         if let Some(member) = &work.member {
             self.judge_rows(found, work, member.from(), want, steps)?;
-            member.judge(&work.view, &self.core.judged);
-            while !found.is_full(want, *steps)
-                && let Some(known) = member.ask(found.next, end)
-            {
-                self.take_known(found, work, &known, want, steps)?;
+            // The index may be at work: more rows than are wanted do not wait for it.
+            let mut is_judged = member.ask(found.next, end).is_none_or(|known| known.rows.len() <= want);
+            if is_judged {
+                member.judge(&work.view, &self.core.judged);
+            }
+            while !found.is_full(want, *steps) {
+                if let Some(known) = member.ask(found.next, end) {
+                    self.take_known(found, work, &known, want, steps)?;
+                } else if is_judged {
+                    break;
+                } else {
+                    is_judged = true;
+                    member.judge(&work.view, &self.core.judged);
+                }
             }
         }
         self.judge_rows(found, work, end, want, steps)?;

@@ -192,9 +192,9 @@ impl Subscription {
     }
 
     /// Moves the cursors of selectors with which somebody waits past the rows that the index has judged: without
-    /// it, the receive that waits would have passed them.
+    /// it, the receive that waits would have passed them, if there is room for rows.
     fn pass_judged(&self, known: &mut QueueState, queue: QueueId, end: QueueOffset) {
-        if known.scanning {
+        if known.scanning || known.room() == 0 {
             return;
         }
         let slots: Vec<u8> = known.spans().map(|(slot, _)| slot).collect();
@@ -328,6 +328,14 @@ impl Subscription {
         true
     }
 
+    /// Wakes those who wait for room in a queue, if it had none and has some now. Rows that lie there for them
+    /// have been shown to them before.
+    pub(crate) fn wake_for_room(&self, known: &QueueState, queue: QueueId, had_room: bool) {
+        if !had_room && known.room() > 0 {
+            self.waiters.wake(queue);
+        }
+    }
+
     /// Makes the timer look at this at `moment`, unless it looks earlier.
     pub(crate) fn arm(&self, core: &Core, state: &mut State, moment: Duration) {
         if state.armed.is_none_or(|armed| moment < armed) {
@@ -363,6 +371,7 @@ impl Subscription {
         }
         let spec = self.spec.load();
         let is_dead_letter = self.topic.name.is_dead_letter();
+        let had_room = known.room() > 0;
         let ended = known.end(now, |row| decide(row, now, &spec, is_dead_letter, &core.clients));
         let mut entries = Vec::new();
         for offset in &ended.renewed {
@@ -377,6 +386,8 @@ impl Subscription {
         core.note(entries);
         if ended.ready {
             self.waiters.wake(queue);
+        } else {
+            self.wake_for_room(known, queue, had_room);
         }
         if !ended.exhausted.is_empty() {
             core.move_to_dead_letter(Arc::clone(self), queue, ended.exhausted);
@@ -465,6 +476,7 @@ impl Subscription {
             self.pass_judged(known, *queue, range.end);
             // What nobody receives with need not be judged.
             (0..SELECTORS_MAX as u8).filter(|slot| live & bit(*slot) == 0).for_each(|slot| known.leave(slot));
+            let had_room = known.room() > 0;
             let lost = known.retain_from(range.start);
             if lost > 0 {
                 tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, lost, "open rows ended by retention");
@@ -474,6 +486,7 @@ impl Subscription {
                 tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, dropped = orphans.len(), "no selector matches these rows any more");
                 entries.push(self.ack_entry(*queue, orphans));
             }
+            self.wake_for_room(known, *queue, had_room);
         }
         entries.extend(self.cursor_entries(&mut state));
         entries.extend(self.drop_passed(&mut state, live, false));

@@ -23,8 +23,9 @@ use crate::limits::{POLLS_MAX, SELECTORS_MAX};
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     by_slot: Mutex<[VecDeque<Arc<Waiter>>; SELECTORS_MAX]>,
-    /// The selectors that are in the index of a queue, each with the number of its place there.
-    indexed: Mutex<HashMap<(QueueId, u8), u64>>,
+    /// The selectors that are in the index of a queue, each with the number of its place there. It has a second
+    /// one while two receives join at once, or one whose slot was freed is still at work.
+    indexed: Mutex<HashMap<(QueueId, u8), Vec<u64>>>,
 }
 
 #[derive(Debug)]
@@ -89,14 +90,17 @@ impl Waiters {
 
     /// Notes that a selector is in the index of a queue, at place `id`.
     pub(crate) fn set_indexed(&self, queue: QueueId, slot: u8, id: u64) {
-        self.indexed.lock().insert((queue, slot), id);
+        self.indexed.lock().entry((queue, slot)).or_default().push(id);
     }
 
     /// Notes that place `id` in the index of a queue is given up.
     pub(crate) fn forget_indexed(&self, queue: QueueId, slot: u8, id: u64) {
         let mut indexed = self.indexed.lock();
-        if indexed.get(&(queue, slot)) == Some(&id) {
-            indexed.remove(&(queue, slot));
+        if let Some(places) = indexed.get_mut(&(queue, slot)) {
+            places.retain(|place| *place != id);
+            if places.is_empty() {
+                indexed.remove(&(queue, slot));
+            }
         }
     }
 
@@ -208,6 +212,36 @@ mod tests {
         first.look();
         drop(first);
         assert!(is_woken(&second));
+    }
+
+    #[test]
+    fn a_selector_in_the_index_is_woken_by_the_index_alone() {
+        let waiters = Waiters::default();
+        let inside = waiters.enter(0, None).unwrap();
+        let outside = waiters.enter(1, None).unwrap();
+        waiters.set_indexed(QueueId(0), 0, 7);
+        waiters.wake_new(QueueId(0));
+        assert_eq!([&inside, &outside].map(is_woken), [false, true]);
+        waiters.wake_slot(0, QueueId(0));
+        assert!(is_woken(&inside));
+        inside.look();
+        waiters.wake_new(QueueId(1));
+        assert!(is_woken(&inside), "it is in the index of another queue");
+    }
+
+    #[test]
+    fn a_place_given_up_leaves_the_other_place_of_its_selector() {
+        let waiters = Waiters::default();
+        let place = waiters.enter(0, None).unwrap();
+        waiters.set_indexed(QueueId(0), 0, 1);
+        waiters.set_indexed(QueueId(0), 0, 2);
+        waiters.forget_indexed(QueueId(0), 0, 2);
+        waiters.forget_indexed(QueueId(0), 0, 2);
+        waiters.wake_new(QueueId(0));
+        assert!(!is_woken(&place));
+        waiters.forget_indexed(QueueId(0), 0, 1);
+        waiters.wake_new(QueueId(0));
+        assert!(is_woken(&place));
     }
 
     #[test]

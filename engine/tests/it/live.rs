@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use weir_columns::Value;
 use weir_engine::{
-    Delivered, GroupDescription, GroupSpec, Message, QueueId, QueueOffset, ReceiveRequest, ResetTo,
-    TopicChange, TopicSpec,
+    Broker, BrokerOptions, Delivered, EngineError, GroupDescription, GroupSpec, Message, QueueId, QueueOffset,
+    ReceiveRequest, ResetTo, TopicChange, TopicSpec,
 };
+use weir_storage::SimEnv;
 
 use crate::fixture::{Fixture, group, lease, numbers, topic};
 
@@ -58,12 +59,18 @@ async fn a_poll_is_woken_by_a_row_that_is_for_it() {
     };
     let (first, other) = (wait("g", "n = 5"), wait("h", "n = 6"));
     settle().await;
-    let (_, by_receives) = weir.broker.judged();
+    let (by_index, by_receives) = weir.broker.judged();
     weir.publish([1, 2, 5, 3]).await;
     assert_eq!(numbers(&first.await.unwrap()), [5]);
-    weir.publish([4]).await;
-    until(|| cursor(&weir, "h") == 6).await;
+    until(|| weir.broker.judged().0 == by_index + 1).await;
+    let looks = weir.broker.looks();
+    for n in 0..50 {
+        weir.publish([-n]).await;
+        until(|| weir.broker.judged().0 == by_index + 2 + n as u64).await;
+    }
+    until(|| cursor(&weir, "h") == 55).await;
     assert!(!other.is_finished());
+    assert_eq!(weir.broker.looks(), looks, "somebody was woken in vain");
     weir.publish([6]).await;
     assert_eq!(numbers(&other.await.unwrap()), [6]);
     assert_eq!(weir.broker.judged().1, by_receives);
@@ -91,6 +98,247 @@ async fn a_list_that_is_full_is_left_and_taken_up_again() {
     weir.publish([3001]).await;
     assert_eq!(receive(&weir, "g", "n > 0").await, [3001]);
     assert_eq!(weir.broker.judged().1, before.1, "it has caught up again");
+}
+
+/// Runs in memory are merged into longer ones, of which the first rows have been judged.
+#[tokio::test]
+async fn a_row_in_a_run_that_was_merged_is_found_once() {
+    let weir = Fixture::with(on_sim).await;
+    weir.topic(1).await;
+    weir.publish([0]).await;
+    assert!(receive(&weir, "g", "n > 0").await.is_empty());
+    let (mut by_index, by_receives) = weir.broker.judged();
+    for n in 1..=1000 {
+        weir.publish([n]).await;
+        by_index += 1;
+        until(|| weir.broker.judged().0 == by_index).await;
+    }
+    let mut found = Vec::new();
+    while found.len() < 1000 {
+        found.extend(receive(&weir, "g", "n > 0").await);
+    }
+    assert_eq!(found, (1..=1000).collect::<Vec<_>>());
+    assert_eq!(weir.broker.judged().1, by_receives, "the list held them all");
+}
+
+/// What an index may not pass, since a receive would not have passed it: rows that come while a group holds as
+/// many as it may.
+#[tokio::test]
+async fn a_poll_without_room_passes_nothing() {
+    for live_index in [false, true] {
+        let weir = Fixture::with(|options| {
+            on_sim(options);
+            options.live_index = live_index;
+        })
+        .await;
+        weir.topic(1).await;
+        weir.publish(0..4096).await;
+        let mut all = Vec::new();
+        while all.len() < 4096 {
+            all.extend(weir.receive("n >= 0").await);
+        }
+        let poll = poll(&weir, "n >= 0");
+        settle().await;
+        let (by_index, _) = weir.broker.judged();
+        weir.publish([-1]).await;
+        if live_index {
+            until(|| weir.broker.judged().0 > by_index).await;
+        }
+        let other = ReceiveRequest { client: "d".to_owned(), ..weir.request("n < 0") };
+        assert!(weir.broker.receive(other.clone()).await.unwrap().is_empty(), "there is no room");
+        weir.ack(&all[..1]).await;
+        // The poll may look at the queue just then.
+        let other = ReceiveRequest { wait: Duration::from_secs(20), ..other };
+        let found = tokio::time::timeout(Duration::from_secs(10), weir.broker.receive(other)).await;
+        assert_eq!(numbers(&found.expect("it was passed").unwrap()), [-1], "{live_index}");
+        poll.abort();
+    }
+}
+
+/// Rows for a poll lie there, and there is room for them once others have ended.
+#[tokio::test]
+async fn room_that_retention_makes_is_used_at_once() {
+    for live_index in [false, true] {
+        let weir = Fixture::with(|options| {
+            on_sim(options);
+            options.live_index = live_index;
+        })
+        .await;
+        let retention = Some(Duration::from_secs(1000));
+        let spec = TopicSpec { queues: 1, retention, ..TopicSpec::default() };
+        weir.broker.create_topic(&topic("t"), spec).await.unwrap();
+        weir.publish(0..4096).await;
+        weir.advance(600);
+        weir.publish(4096..4100).await;
+        let mut received = 0;
+        while received < 4096 {
+            let long = ReceiveRequest { lease: lease(10_000), ..weir.request("n >= 0") };
+            received += weir.broker.receive(long).await.unwrap().len();
+        }
+        // Retention comes by every minute, so here and 8 seconds after the poll has begun; and housekeeping
+        // every five seconds.
+        weir.advance(390);
+        settle().await;
+        weir.advance(52);
+        let poll = poll(&weir, "n >= 0");
+        settle().await;
+        for _ in 0..19 {
+            weir.advance(1);
+            settle().await;
+        }
+        until(|| poll.is_finished()).await;
+        assert_eq!(numbers(&poll.await.unwrap()), [4096, 4097, 4098, 4099], "{live_index}");
+    }
+}
+
+/// A list says what matches from somewhere on, wherever the cursor is put.
+#[tokio::test]
+async fn a_reset_into_a_list_and_before_it_misses_nothing() {
+    let weir = Fixture::new().await;
+    weir.topic(1).await;
+    weir.publish(0..10).await;
+    while !receive(&weir, "g", "n > 0").await.is_empty() {}
+    weir.publish(10..50).await;
+    let reset = async |offset: u64| {
+        let to = ResetTo::Offset { queue: QueueId(0), offset: QueueOffset(offset) };
+        weir.broker.reset_group(&group("g"), &topic("t"), to).await.unwrap();
+    };
+    reset(40).await;
+    assert_eq!(receive(&weir, "g", "n > 0").await, (40..50).collect::<Vec<_>>());
+    reset(5).await;
+    assert_eq!(receive(&weir, "g", "n > 0").await, (5..37).collect::<Vec<_>>());
+    assert_eq!(receive(&weir, "g", "n > 0").await, (37..50).collect::<Vec<_>>());
+    let request = ReceiveRequest { wait: Duration::from_secs(20), ..request(&weir, "g", "n > 0") };
+    let broker = weir.broker.clone();
+    let poll = tokio::spawn(async move { broker.receive(request).await.unwrap() });
+    settle().await;
+    reset(48).await;
+    assert_eq!(numbers(&poll.await.unwrap()), [48, 49]);
+}
+
+/// What a poll passes by the index is written down, so that a kill does not undo it.
+#[tokio::test]
+async fn what_a_poll_has_passed_survives_a_kill() {
+    let env = SimEnv::new(3);
+    let disk = env.clone();
+    let mut weir = Fixture::with(|options| options.storage.env = Arc::new(disk)).await;
+    weir.topic(1).await;
+    weir.publish([0]).await;
+    assert!(weir.receive("n = 5").await.is_empty());
+    let poll = poll(&weir, "n = 5");
+    settle().await;
+    let (by_index, by_receives) = weir.broker.judged();
+    weir.publish(10..20).await;
+    until(|| weir.broker.judged().0 > by_index).await;
+    // Housekeeping comes by. Nobody asks for the group, which would pass the rows as well.
+    for _ in 0..15 {
+        weir.advance(1);
+        settle().await;
+    }
+    assert_eq!(weir.broker.judged().1, by_receives);
+    poll.abort();
+    env.kill();
+    weir.broker = Broker::open(weir.options.clone()).await.unwrap();
+    assert_eq!(cursor(&weir, "g"), 11);
+}
+
+#[tokio::test]
+async fn a_poll_ends_with_its_group_and_with_its_topic() {
+    let weir = Fixture::new().await;
+    for deletes_topic in [false, true] {
+        weir.topic(1).await;
+        weir.publish([0]).await;
+        assert!(weir.receive("n = 5").await.is_empty());
+        let poll = {
+            let request = ReceiveRequest { wait: Duration::from_secs(20), ..weir.request("n = 5") };
+            let broker = weir.broker.clone();
+            tokio::spawn(async move { broker.receive(request).await })
+        };
+        settle().await;
+        if deletes_topic {
+            weir.broker.delete_topic(&topic("t")).await.unwrap();
+        } else {
+            weir.broker.delete_group(&group("g")).await.unwrap();
+        }
+        let error = poll.await.unwrap().unwrap_err();
+        if deletes_topic {
+            assert!(matches!(error, EngineError::TopicNotFound { .. }), "{error}");
+        } else {
+            assert!(matches!(error, EngineError::GroupNotFound { .. }), "{error}");
+            weir.publish([5]).await;
+            assert_eq!(weir.receive("n = 5").await.len(), 1, "a group of the same name begins anew");
+            weir.broker.delete_topic(&topic("t")).await.unwrap();
+        }
+    }
+}
+
+/// Receives that are given up at any moment, selectors that come and go, many consumers: each row is acknowledged
+/// in the end, and no poll waits for a row that is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_while_receives_are_given_up() {
+    const ROWS: i64 = 1200;
+    let weir = Arc::new(Fixture::with(on_sim).await);
+    weir.topic(2).await;
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let acknowledged = Arc::new(parking_lot::Mutex::new(BTreeMap::<i64, usize>::new()));
+    let mut consumers = Vec::new();
+    // Two selectors of one group, which together want all rows; each consumer of the second kind goes back and
+    // forth between them.
+    let wants = ["n % 3 <> 0", "n % 3 = 0"];
+    for number in 0..6_usize {
+        let (weir, done, acknowledged) = (Arc::clone(&weir), Arc::clone(&done), Arc::clone(&acknowledged));
+        consumers.push(tokio::spawn(async move {
+            let mut random = StdRng::seed_from_u64(seed.wrapping_add(number as u64));
+            let mut turn = number;
+            while !done.load(std::sync::atomic::Ordering::Acquire) {
+                let selector = wants[turn % 2];
+                let request = ReceiveRequest {
+                    wait: Duration::from_secs(20),
+                    max_messages: 5,
+                    client: format!("c{number} {selector}"),
+                    ..weir.request(selector)
+                };
+                let patience = match number {
+                    // These never give up, but for the end of the test.
+                    0 | 1 => Duration::from_millis(200),
+                    _ => Duration::from_micros(random.random_range(50..3000)),
+                };
+                if let Ok(received) = tokio::time::timeout(patience, weir.broker.receive(request)).await {
+                    let received = received.unwrap();
+                    let results = weir.ack(&received).await;
+                    for (n, result) in numbers(&received).into_iter().zip(results) {
+                        if result.is_ok() {
+                            *acknowledged.lock().entry(n).or_default() += 1;
+                        }
+                    }
+                }
+                if number >= 4 && random.random_bool(0.1) {
+                    weir.broker.client_gone(&format!("c{number} {selector}"));
+                    turn += 1;
+                }
+            }
+        }));
+    }
+    for n in 0..ROWS {
+        weir.publish([n]).await;
+    }
+    let all = || acknowledged.lock().len() == ROWS as usize;
+    for _ in 0..2000 {
+        if all() {
+            break;
+        }
+        // Rows that were handed to a receive which was given up are there again after a while.
+        weir.advance(1);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    done.store(true, std::sync::atomic::Ordering::Release);
+    for consumer in consumers {
+        tokio::time::timeout(Duration::from_secs(30), consumer).await.expect("it ends").unwrap();
+    }
+    assert!(all(), "{} of {ROWS}, seed {seed}", acknowledged.lock().len());
+    assert!(acknowledged.lock().values().all(|times| *times == 1), "seed {seed}");
 }
 
 /// What waits in a list may end before it is received.
@@ -158,6 +406,18 @@ async fn a_selector_without_clients_leaves_the_index() {
     settle().await;
     assert_eq!(weir.broker.judged().0, 1);
     assert_eq!(receive(&weir, "g", "n = 7").await, [7]);
+}
+
+/// A disk in memory, which syncs at once.
+fn on_sim(options: &mut BrokerOptions) {
+    options.storage.env = Arc::new(SimEnv::new(1));
+}
+
+/// A receive of group `g` that waits.
+fn poll(weir: &Fixture, selector: &str) -> tokio::task::JoinHandle<Vec<Delivered>> {
+    let request = ReceiveRequest { wait: Duration::from_secs(20), ..weir.request(selector) };
+    let broker = weir.broker.clone();
+    tokio::spawn(async move { broker.receive(request).await.unwrap() })
 }
 
 fn cursor(weir: &Fixture, name: &str) -> u64 {
