@@ -3,7 +3,7 @@
 //! Receives, pulls and queries all stand on it. A step opens one block at most, so whoever scans can stop
 //! between any two.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use arrow_buffer::BooleanBuffer;
 use weir_columns::Rows;
@@ -48,7 +48,26 @@ pub(crate) struct Scan {
     candidates: Option<(QueueOffset, BooleanBuffer)>,
     /// Whether statistics are asked at all.
     skips: bool,
+    ahead: Ahead,
 }
+
+/// What has been asked of the disk for blocks that the scan comes to, so that it need not wait for each.
+#[derive(Debug)]
+struct Ahead {
+    /// The first offset of the segment whose blocks these are.
+    base: Option<QueueOffset>,
+    /// The number behind the last block that was looked at.
+    next: usize,
+    /// The blocks that come; opened where their columns have been asked for.
+    blocks: VecDeque<(usize, Option<Arc<Block>>)>,
+    /// For how many blocks columns are asked for. It grows while the scan goes on, as few scans go far.
+    window: usize,
+}
+
+/// The first and the last size of the window of [`Ahead`]. The larger one is some megabytes of columns.
+const WINDOW: (usize, usize) = (4, 32);
+/// Of how many segments statistics are read ahead.
+const STATISTICS_AHEAD: usize = 4;
 
 impl Scan {
     /// Returns a scan over those offsets of `range` that `view` shows, for rows that match all `predicates`.
@@ -62,7 +81,8 @@ impl Scan {
         let end = range.end.min(visible.end);
         let predicates =
             predicates.into_iter().filter(|predicate| !predicate.selector().matches_all()).collect();
-        Self { view, predicates, next, end, candidates: None, skips: true }
+        let ahead = Ahead { base: None, next: 0, blocks: VecDeque::new(), window: WINDOW.0 };
+        Self { view, predicates, next, end, candidates: None, skips: true, ahead }
     }
 
     /// Opens every block, whatever statistics say.
@@ -86,7 +106,8 @@ impl Scan {
                 if candidate > self.next {
                     Step::Skipped(self.next..candidate.min(self.end))
                 } else {
-                    self.judge(segment.block(number)?)?
+                    let block = self.read_ahead(&segment, number);
+                    self.judge(block.map_or_else(|| segment.block(number), Ok)?)?
                 }
             }
             Some(Part::Run(run)) => self.judge(run)?,
@@ -108,11 +129,58 @@ impl Scan {
             .as_ref()
             .is_none_or(|(known, bits)| *known != base || bits.len() != segment.blocks())
         {
+            let segments = self.view.segments();
+            let place = segments.partition_point(|other| other.range().start < base);
+            segments.iter().skip(place).take(STATISTICS_AHEAD).for_each(|segment| segment.will_need_statistics());
             self.candidates = Some((base, self.may_match(segment)));
         }
         let bits = self.candidates.as_ref().map(|(_, bits)| bits);
         let found = (number..segment.blocks()).find(|block| bits.is_none_or(|bits| bits.value(*block)));
         found.map_or(segment.range().end, |block| segment.block_range(block).start.max(self.next))
+    }
+
+    /// Asks the disk for what judging block `number` and those behind it needs, as far as it is not in memory.
+    ///
+    /// In two steps, because the directory of a block says where its columns are: of blocks that come later the
+    /// directories, of those that come soon the columns of the predicates. Returns the block, if it could be opened.
+    fn read_ahead(&mut self, segment: &Segment, number: usize) -> Option<Arc<Block>> {
+        if self.predicates.is_empty() {
+            return None;
+        }
+        let base = segment.range().start;
+        let ahead = &mut self.ahead;
+        if ahead.base != Some(base) {
+            (ahead.base, ahead.next) = (Some(base), number);
+            ahead.blocks.clear();
+        }
+        while ahead.blocks.front().is_some_and(|(block, _)| *block < number) {
+            ahead.blocks.pop_front();
+        }
+        let bits = self.candidates.as_ref().filter(|(known, _)| *known == base && self.skips).map(|(_, bits)| bits);
+        let may_match = |block: usize| bits.is_none_or(|bits| bits.value(block));
+        while ahead.blocks.len() < 2 * ahead.window && ahead.next < segment.blocks() {
+            let block = ahead.next;
+            if segment.block_range(block).start >= self.end {
+                break;
+            }
+            ahead.next += 1;
+            if may_match(block) {
+                segment.will_need_block(block);
+                ahead.blocks.push_back((block, None));
+            }
+        }
+        let are_few = bits.is_some_and(|bits| 2 * bits.count_set_bits() < segment.blocks());
+        let unopened = ahead.blocks.iter_mut().take(ahead.window).filter(|(_, opened)| opened.is_none());
+        for (block, opened) in unopened {
+            // One that is damaged is found to be so when it is judged.
+            if let Ok(block) = segment.block(*block) {
+                let columns = self.predicates.iter().flat_map(|predicate| predicate.selector().columns());
+                block.will_need(columns, are_few);
+                *opened = Some(block);
+            }
+        }
+        ahead.window = (ahead.window * 2).min(WINDOW.1);
+        ahead.blocks.pop_front_if(|(block, _)| *block == number)?.1
     }
 
     fn may_match(&self, segment: &Segment) -> BooleanBuffer {

@@ -11,6 +11,7 @@ use crate::{
     format::record::{RecordView, peek_len},
     log::segment::{FrameLogShared, SegmentFile},
     offset::LogPosition,
+    raw::map::will_need,
 };
 
 /// Most records are no longer than this, so that one read gets them.
@@ -79,6 +80,7 @@ impl LogReader {
             if !stretch.holds(position) {
                 stretch = self.stretch_at(position, stretch)?;
             }
+            stretch.read_ahead(position);
             loop {
                 let fault = match stretch.record(position) {
                     Ok(record) => break visit(&record),
@@ -112,7 +114,7 @@ impl LogReader {
         let fence = self.fences.iter().map(|fence| fence.start).filter(|start| *start > position).min();
         let end = fence.unwrap_or(end).min(end);
         if segment.mapped(position).is_some() {
-            return Ok(Stretch::Map { segment, end, from: position });
+            return Ok(Stretch::Map { segment, end, from: position, ahead: position, len: 0 });
         }
         let (len, bytes) = match before {
             Stretch::Piece(piece) if piece.is_close_before(position) => {
@@ -139,6 +141,9 @@ enum Stretch {
         segment: Arc<SegmentFile>,
         from: LogPosition,
         end: LogPosition,
+        /// Up to here the system has been asked to read what is not in memory, `len` bytes the last time.
+        ahead: LogPosition,
+        len: usize,
     },
     /// Bytes of the active segment, or of one that cannot be mapped.
     Piece(Piece),
@@ -178,6 +183,21 @@ impl Stretch {
             Self::Map { from, end, .. } => (*from..*end).contains(&position),
             Self::Piece(piece) => within(piece.start, piece.bytes.len()),
         }
+    }
+
+    /// Has the system read what is not in memory of a map, from a position on: some bytes for a record that lies
+    /// alone, more and more while they lie close together.
+    fn read_ahead(&mut self, position: LogPosition) {
+        let Self::Map { segment, ahead, len, .. } = self else { return };
+        if position < *ahead {
+            return;
+        }
+        let is_close = *len > 0 && position.0 - ahead.0 < READ_MIN as u64;
+        *len = if is_close { (*len * 2).min(READ_MAX) } else { 2 * READ_MIN };
+        *ahead = LogPosition(position.0 + *len as u64);
+        // The last record may go on behind it.
+        let bytes = segment.mapped(position).unwrap_or_default();
+        will_need(&bytes[..bytes.len().min(*len + READ_MIN)]);
     }
 
     /// Decodes the record of a row at a position that this stretch [holds](Self::holds).

@@ -224,6 +224,34 @@ impl Block {
         self.log.visit(&mut positions, &mut visit)
     }
 
+    /// Asks the system to read columns that may not be in memory, and does not wait for it; and the positions of
+    /// records if rows are likely to match.
+    pub fn will_need<'a>(&self, columns: impl IntoIterator<Item = ColumnRef<'a>>, positions: bool) {
+        for column in columns {
+            let fixed = match column {
+                ColumnRef::Property(name) => {
+                    if !self.image.will_need(None, name.as_bytes()) {
+                        self.image.will_need(Some(Fixed::Rest), b"");
+                    }
+                    continue;
+                }
+                ColumnRef::System(System::StoreTime) => Fixed::StoreTime,
+                ColumnRef::System(System::BornTime) => Fixed::BornTime,
+                ColumnRef::System(System::Tag) => Fixed::Tag,
+                ColumnRef::System(System::Keys) => Fixed::Keys,
+                ColumnRef::System(System::MessageId) => Fixed::MessageId,
+                ColumnRef::System(System::MessageType) => Fixed::MessageType,
+                ColumnRef::System(System::MessageGroup) => Fixed::MessageGroup,
+                ColumnRef::System(System::BodySize) => Fixed::BodySize,
+                ColumnRef::System(System::QueueId | System::QueueOffset) => continue,
+            };
+            self.image.will_need(Some(fixed), b"");
+        }
+        if positions {
+            self.image.will_need(Some(Fixed::Position), b"");
+        }
+    }
+
     /// Returns the names of all properties that some row has, each once.
     pub fn property_names(&self) -> impl Iterator<Item = &str> {
         let columns = (0..self.header().columns as usize).filter_map(|number| {

@@ -14,7 +14,7 @@ use crate::{
     env::{Env, EnvFile, Open, create_anew},
     error::StorageError,
     format::block::{
-        ALIGNMENT, BLOCK_ROWS, BlockEntry, BlockHeader, COLUMNS_MAX, Damage, FILE_HEADER_LEN,
+        ALIGNMENT, BLOCK_HEADER_LEN, BLOCK_ROWS, BlockEntry, BlockHeader, COLUMN_ENTRY_LEN, COLUMNS_MAX, Damage, FILE_HEADER_LEN,
         FIXED_COLUMNS_MAX, FileHeader, FileKind, StatisticsEntry, Tail, seal,
     },
     offset::{LogPosition, QueueOffset},
@@ -22,11 +22,13 @@ use crate::{
         block::{Block, ReadRecords, Source, corrupt},
         statistics::{self, StatisticsBuilder, system_number},
     },
-    raw::arrays::Checks,
+    raw::{arrays::Checks, map::will_need},
 };
 
 /// So many bytes are collected before they are written.
 const WRITE_BYTES: usize = 1 << 20;
+/// So many bytes at the end of a file are read first: the tail and, in most files, the footer.
+const TAIL_READ: usize = 32 << 10;
 /// What ends the name of a file that is not complete.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
@@ -49,6 +51,9 @@ impl QueueFile {
             return Err(corrupt(path, 0, Damage::new(0, "the length of the file")));
         }
         let bytes = file.map().map_err(StorageError::io("map", path))?;
+        // Of the blocks between them nothing is read before it is needed.
+        will_need(&bytes[..bytes.len().min(FILE_HEADER_LEN)]);
+        will_need(&bytes[bytes.len().saturating_sub(TAIL_READ)..]);
         Self::over(path, bytes, log).map_err(|damage| corrupt(path, 0, damage))
     }
 
@@ -59,6 +64,7 @@ impl QueueFile {
             return Err(Damage::new(0, "the number of blocks"));
         }
         let footer_at = tail.footer_at as usize;
+        will_need(&bytes[footer_at..footer_at + tail.footer_len()]);
         if crc32c::crc32c(&bytes[footer_at..footer_at + tail.footer_len()]) != tail.footer_crc {
             return Err(Damage::new(footer_at, "the checksum of the footer"));
         }
@@ -285,6 +291,29 @@ impl Segment {
     /// Returns what is known of the blocks without opening them.
     pub fn statistics(&self) -> &dyn Statistics {
         self
+    }
+
+    /// Asks the system to read the statistics, if they are not in memory, and does not wait for it.
+    pub fn will_need_statistics(&self) {
+        if !self.is_shared() {
+            let blocks = self.file.entry(self.file.blocks() - 1);
+            let start = blocks.map_or(0, |last| last.at + u64::from(last.len));
+            let statistics = self.file.bytes.get(start as usize..self.file.tail.footer_at as usize);
+            statistics.into_iter().for_each(will_need);
+        }
+    }
+
+    /// Asks the system to read the directory of block `number`, if it is not in memory, and does not wait for it.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn will_need_block(&self, number: usize) {
+        let entry = self.entry(number);
+        let bytes = &self.file.bytes[entry.at as usize..][..entry.len as usize];
+        // Of the names so many bytes are guessed; they share their last page with the first column.
+        let directory = BLOCK_HEADER_LEN + entry.columns as usize * (COLUMN_ENTRY_LEN + 16);
+        will_need(&bytes[..directory.min(bytes.len())]);
     }
 
     /// Returns block `number`. Its columns are read and checked when they are used.

@@ -15,9 +15,12 @@ use arrow_array::{
 use arrow_buffer::{ArrowNativeType, BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use weir_columns::{Column, Kind, Values};
 
-use crate::format::block::{
-    ALIGNMENT, BLOCK_HEADER_LEN, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Damage, Fixed, NOT_COUNTED,
-    PROPERTY_ORDER, Shape,
+use crate::{
+    format::block::{
+        ALIGNMENT, BLOCK_HEADER_LEN, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Damage, Fixed, NOT_COUNTED,
+        PROPERTY_ORDER, Shape,
+    },
+    raw::map::will_need,
 };
 
 /// Which parts of a file have been checked in this process; one bit for each.
@@ -116,6 +119,16 @@ impl Image {
         &self.bytes
     }
 
+    /// Asks the system to read a column that may not be in memory.
+    pub(crate) fn will_need(&self, fixed: Option<Fixed>, name: &[u8]) -> bool {
+        let Ok(Some((number, entry))) = self.find(fixed, name) else { return false };
+        let at = BLOCK_HEADER_LEN + number * COLUMN_ENTRY_LEN;
+        if let Ok(data) = entry.data(&self.header, at) {
+            will_need(&self.bytes[data]);
+        }
+        true
+    }
+
     fn rows(&self) -> usize {
         self.header.rows as usize
     }
@@ -179,6 +192,10 @@ impl Image {
             Origin::Built => cfg!(debug_assertions),
             Origin::File { checks, first } => !checks.is_set(first + 1 + number),
         };
+        if check {
+            // The checks read all of it, and who uses it for the first time may find it on the disk.
+            will_need(&self.bytes[data.clone()]);
+        }
         if check
             && matches!(self.origin, Origin::File { .. })
             && crc32c::crc32c(&self.bytes[data.clone()]) != entry.crc
