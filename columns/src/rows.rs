@@ -132,6 +132,11 @@ pub trait Rows: Send + Sync {
     /// If the column or the message cannot be read or is damaged.
     fn value(&self, name: ColumnRef<'_>, row: usize) -> Result<Option<Value>, Self::Error>;
 
+    /// Says that columns are read next, so that those which lie on a disk can be read at once.
+    fn will_read(&self, columns: &mut dyn Iterator<Item = ColumnRef<'_>>) {
+        let _ = columns;
+    }
+
     /// Gives the bodies of some rows, in ascending order, to `visit` with their rows: unpacked if their
     /// producers packed them, and `None` where there is none, it cannot be unpacked, or is longer than
     /// `bytes_max`. Lost rows are left out. Rows that are nothing but columns have no bodies.

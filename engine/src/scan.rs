@@ -131,7 +131,11 @@ impl Scan {
         {
             let segments = self.view.segments();
             let place = segments.partition_point(|other| other.range().start < base);
-            segments.iter().skip(place).take(STATISTICS_AHEAD).for_each(|segment| segment.will_need_statistics());
+            segments
+                .iter()
+                .skip(place)
+                .take(STATISTICS_AHEAD)
+                .for_each(|segment| segment.will_need_statistics());
             self.candidates = Some((base, self.may_match(segment)));
         }
         let bits = self.candidates.as_ref().map(|(_, bits)| bits);
@@ -156,7 +160,8 @@ impl Scan {
         while ahead.blocks.front().is_some_and(|(block, _)| *block < number) {
             ahead.blocks.pop_front();
         }
-        let bits = self.candidates.as_ref().filter(|(known, _)| *known == base && self.skips).map(|(_, bits)| bits);
+        let bits =
+            self.candidates.as_ref().filter(|(known, _)| *known == base && self.skips).map(|(_, bits)| bits);
         let may_match = |block: usize| bits.is_none_or(|bits| bits.value(block));
         while ahead.blocks.len() < 2 * ahead.window && ahead.next < segment.blocks() {
             let block = ahead.next;
@@ -174,7 +179,7 @@ impl Scan {
         for (block, opened) in unopened {
             // One that is damaged is found to be so when it is judged.
             if let Ok(block) = segment.block(*block) {
-                let columns = self.predicates.iter().flat_map(|predicate| predicate.selector().columns());
+                let columns = self.predicates.iter().flat_map(|predicate| predicate.first_columns());
                 block.will_need(columns, are_few);
                 *opened = Some(block);
             }

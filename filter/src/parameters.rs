@@ -67,9 +67,10 @@ impl Parameters {
                     next += 1;
                     values.get(next - 1).map(|value| (next - 1, value))
                 }
-                Self::Named(values) if !name.is_empty() => {
-                    values.iter().enumerate().find_map(|(i, (known, value))| (known == name).then_some((i, value)))
-                }
+                Self::Named(values) if !name.is_empty() => values
+                    .iter()
+                    .enumerate()
+                    .find_map(|(i, (known, value))| (known == name).then_some((i, value))),
                 Self::Positional(_) => return error(MIXED_NAMES.to_owned()),
                 Self::Named(_) => return error(MIXED_PLACES.to_owned()),
             };
@@ -126,7 +127,9 @@ impl Parameters {
     /// What to say of a parameter without a value: `:name`, or the `?` at place `place` from 1.
     fn missing(&self, name: &str, place: usize) -> String {
         match self {
-            Self::Positional(values) => format!("this is parameter {place}, and there are {} values", values.len()),
+            Self::Positional(values) => {
+                format!("this is parameter {place}, and there are {} values", values.len())
+            }
             Self::Named(values) => {
                 let near = near(name, values.iter().map(|(name, _)| name.as_str()));
                 let hint = near.first().map(|near| format!("; did you mean :{}?", excerpt(near)));
@@ -142,7 +145,10 @@ impl Parameters {
             }
             Self::Named(values) => {
                 let name = values.get(place).map_or("", |(name, _)| name);
-                format!("there is a value for :{0}, and the selector has no :{0}, or a value before it", excerpt(name))
+                format!(
+                    "there is a value for :{0}, and the selector has no :{0}, or a value before it",
+                    excerpt(name)
+                )
             }
         }
     }
@@ -244,7 +250,8 @@ mod tests {
     fn values_stand_where_parameters_stood() {
         let bound = places("a=? AND b IN(?,?)", vec![text("it's"), Value::I64(-5), Value::Bool(true)]);
         same(&bound.unwrap(), "a = 'it''s' AND b IN (-5, TRUE)");
-        let bound = names("a>:low AND a<:high OR b=:low", &[("high", Value::F64(1e300)), ("low", Value::I32(0))]);
+        let bound =
+            names("a>:low AND a<:high OR b=:low", &[("high", Value::F64(1e300)), ("low", Value::I32(0))]);
         same(&bound.unwrap(), "a > 0 AND a < 1e300 OR b = 0");
         same(&places("a = ?", vec![Value::F64(5.0)]).unwrap(), "a = 5.0");
         same(&places("a = ?", vec![Value::I64(i64::MIN)]).unwrap(), "a = -9223372036854775808");
@@ -307,7 +314,10 @@ mod tests {
             for dialect in [Dialect::Sql92, Dialect::RocketMq, Dialect::Jms] {
                 let bound = places("a = ? AND b = ?", vec![text(hostile), text("x")]).unwrap();
                 let selector = Selector::parse(&bound, dialect, &Limits::default()).unwrap();
-                assert_eq!(selector.columns().map(|column| column.to_string()).collect::<Vec<_>>(), ["a", "b"]);
+                assert_eq!(
+                    selector.columns().map(|column| column.to_string()).collect::<Vec<_>>(),
+                    ["a", "b"]
+                );
                 assert_eq!(selector.dropped(), None);
             }
         }
@@ -316,7 +326,10 @@ mod tests {
     #[test]
     fn values_and_parameters_must_match() {
         let one = || vec![Value::I64(1)];
-        assert_eq!(places("a = ? OR a = ?", one()).unwrap_err(), "13: this is parameter 2, and there are 1 values");
+        assert_eq!(
+            places("a = ? OR a = ?", one()).unwrap_err(),
+            "13: this is parameter 2, and there are 1 values"
+        );
         assert_eq!(
             places("a = 1", one()).unwrap_err(),
             "5: there are 1 values, and the selector has 0 parameters (?)"
@@ -349,7 +362,8 @@ mod tests {
         for (written, value) in literals {
             assert_eq!(read_value(written), value, "{written}");
         }
-        let texts = ["", " 5", "5 ", "5 -- x", "'a' 'b'", "--5", "-'a'", "9223372036854775808", "1e999", "?", "NULL"];
+        let texts =
+            ["", " 5", "5 ", "5 -- x", "'a' 'b'", "--5", "-'a'", "9223372036854775808", "1e999", "?", "NULL"];
         for written in texts {
             assert_eq!(read_value(written), text(written), "{written}");
         }

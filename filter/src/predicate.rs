@@ -1,10 +1,16 @@
 //! A selector at work on rows.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use arrow_array::RecordBatch;
 use arrow_buffer::BooleanBuffer;
-use weir_columns::{Column, Rows, Statistics, Value};
+use weir_columns::{Column, ColumnRef, Rows, Statistics, Value};
 
 use crate::{
     compile::{Bound, Form, Misfit},
@@ -35,8 +41,46 @@ pub struct Predicate {
     /// What judges, if it is not the selector's own tree: the tree of one moment.
     tree: Option<Tree>,
     bound: ByShape<Bound>,
+    lead: OnceLock<Option<Lead>>,
     exact: exact::Bounds,
     empty_is_missing: bool,
+}
+
+/// The condition of an AND that is judged first, so that the columns of the others are read only where it leaves
+/// rows.
+struct Lead {
+    tree: Tree,
+    bound: ByShape<Bound>,
+    /// In how many of the last blocks it was judged, and in how many it left no row.
+    judged: AtomicU32,
+    none_left: AtomicU32,
+    /// How often it was passed by, because it did not pay.
+    passed_by: AtomicU32,
+}
+
+impl Lead {
+    /// Whether it has been worth its cost.
+    fn pays(&self) -> bool {
+        let (judged, none_left) =
+            (self.judged.load(Ordering::Relaxed), self.none_left.load(Ordering::Relaxed));
+        judged < 8 || 4 * none_left >= judged
+    }
+
+    /// Whether to judge it now: if it pays, and else now and then, as data changes.
+    fn is_due(&self) -> bool {
+        self.pays() || self.passed_by.fetch_add(1, Ordering::Relaxed) % 64 == 63
+    }
+
+    fn note(&self, none_left: bool) {
+        if none_left {
+            self.none_left.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.judged.fetch_add(1, Ordering::Relaxed) >= 256 {
+            // What was long ago counts less and less. It does not matter who else counts meanwhile.
+            self.judged.store(128, Ordering::Relaxed);
+            self.none_left.store(self.none_left.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The answer for each row.
@@ -62,6 +106,7 @@ impl Predicate {
             selector: selector.clone(),
             tree: None,
             bound: ByShape::default(),
+            lead: OnceLock::new(),
             exact: exact::Bounds::default(),
             empty_is_missing: true,
         }
@@ -136,20 +181,46 @@ impl Predicate {
         if self.selector.exact().is_some() {
             return Ok(self.evaluate(rows, only)?.matches);
         }
+        let lead = self.lead().filter(|lead| lead.is_due());
+        let left = match lead {
+            None => None,
+            Some(lead) => {
+                let len = check(rows, only)?;
+                let columns = columns(&lead.tree, rows)?;
+                let bound = bound(&lead.bound, &lead.tree, rows, &columns);
+                let batch = bound.batch(&lead.tree, &columns, len)?;
+                // Where hashes cannot tell, a row is left to the whole.
+                let likely = bound.best.as_ref().unwrap_or(&bound.worst);
+                let planes = expressions::evaluate_for(likely, &batch, only)?;
+                let left = verdicts(planes, only).matches;
+                lead.note(!left.has_true());
+                if !left.has_true() {
+                    return Ok(left);
+                }
+                rows.will_read(&mut self.tree().columns.iter().filter_map(ColumnName::as_ref));
+                Some(left)
+            }
+        };
+        let only = left.as_ref().or(only);
         Ok(verdicts(self.planes(rows, only, Ask::Matches)?, only).matches)
     }
 
-    fn columns<R: Rows>(&self, rows: &R) -> Result<Vec<Option<Column>>, EvaluateError<R::Error>> {
-        let read = |name: &ColumnName| match name.as_ref() {
-            Some(name) => rows.column(name),
-            None => Ok(None),
+    fn lead(&self) -> Option<&Lead> {
+        let make = || {
+            let tree = self.tree().lead()?;
+            let count = || AtomicU32::new(0);
+            let (judged, none_left, passed_by) = (count(), count(), count());
+            Some(Lead { tree, bound: ByShape::default(), judged, none_left, passed_by })
         };
-        self.tree().columns.iter().map(read).collect::<Result<_, _>>().map_err(EvaluateError::Rows)
+        self.lead.get_or_init(make).as_ref()
     }
 
-    fn bound<R: Rows>(&self, rows: &R, columns: &[Option<Column>]) -> Arc<Bound> {
-        let forms = Form::all(self.tree(), columns, false);
-        self.bound.get(rows.shape(), forms, |forms| Bound::new(self.tree(), forms))
+    /// Returns the columns that [`matches`](Self::matches) reads of each block: fewer than the selector's where
+    /// these leave rows for the others seldom.
+    pub fn first_columns(&self) -> impl Iterator<Item = ColumnRef<'_>> {
+        let lead = self.selector.exact().is_none().then(|| self.lead()).flatten();
+        let tree = lead.filter(|lead| lead.pays()).map_or_else(|| self.tree(), |lead| &lead.tree);
+        tree.columns.iter().filter_map(ColumnName::as_ref)
     }
 
     fn planes<R: Rows>(
@@ -163,8 +234,8 @@ impl Predicate {
             return Ok(Planes::constant(Truth::False, len));
         }
         let tree = self.tree();
-        let mut columns = self.columns(rows)?;
-        let bound = self.bound(rows, &columns);
+        let mut columns = columns(tree, rows)?;
+        let bound = bound(&self.bound, tree, rows, &columns);
         let (mut planes, mut open) = self.judge(&bound, &columns, len, only, ask)?;
         if let Some(undecided) = &open
             && bound.hashed_columns().next().is_some()
@@ -254,6 +325,20 @@ impl Predicate {
         }
         Ok(())
     }
+}
+
+/// Reads the columns of a tree.
+fn columns<R: Rows>(tree: &Tree, rows: &R) -> Result<Vec<Option<Column>>, EvaluateError<R::Error>> {
+    let read = |name: &ColumnName| match name.as_ref() {
+        Some(name) => rows.column(name),
+        None => Ok(None),
+    };
+    tree.columns.iter().map(read).collect::<Result<_, _>>().map_err(EvaluateError::Rows)
+}
+
+fn bound<R: Rows>(kept: &ByShape<Bound>, tree: &Tree, rows: &R, columns: &[Option<Column>]) -> Arc<Bound> {
+    let forms = Form::all(tree, columns, false);
+    kept.get(rows.shape(), forms, |forms| Bound::new(tree, forms))
 }
 
 /// How many rows there are, if they can be judged at once.

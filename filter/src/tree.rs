@@ -162,6 +162,34 @@ impl Tree {
         tree
     }
 
+    /// One condition of several that must all be TRUE, by itself: the one that most likely leaves few rows, of
+    /// those that look at one column. `None` if there is none of which the others would gain.
+    pub(crate) fn lead(&self) -> Option<Self> {
+        let Condition::Junction { connective: Connective::And, terms } = &self.condition else { return None };
+        let rank = |term: &Condition| {
+            let Condition::Test(Test { check, negated: false }) = term else { return None };
+            let mut columns = Vec::new();
+            term.for_each_column(&mut |column| columns.push(column));
+            columns.dedup();
+            let [column] = columns[..] else { return None };
+            // Hashes do not decide, and bodies come last.
+            let is_plain = match self.columns.get(column)? {
+                ColumnName::Property(_) => true,
+                ColumnName::System(system) => !matches!(system, System::Keys | System::MessageId),
+                ColumnName::Json(_) => false,
+            };
+            match check {
+                Check::In { .. } | Check::Text { .. } if is_plain => Some(0),
+                Check::Like { .. } | Check::Number { .. } | Check::Boolean { .. } if is_plain => Some(1),
+                _ => None,
+            }
+        };
+        let best = terms.iter().filter_map(|term| Some((rank(term)?, term))).min_by_key(|(rank, _)| *rank)?.1;
+        let mut lead = Self { condition: best.clone(), columns: self.columns.clone() };
+        lead.forget_folded_columns();
+        (lead.columns.len() < self.columns.len()).then_some(lead)
+    }
+
     /// Drops columns that constants have made irrelevant.
     fn forget_folded_columns(&mut self) {
         let mut used = vec![false; self.columns.len()];

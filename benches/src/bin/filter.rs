@@ -129,7 +129,12 @@ fn main() -> Result<()> {
     head(&["", "parsed and checked", "bound to the columns of a block", "together"]);
     for (name, text, _) in expressions() {
         let [parsed, bound] = compile(text, block)?;
-        row(&[name.to_owned(), format!("{parsed:.1}"), format!("{bound:.1}"), format!("{:.1}", parsed + bound)]);
+        row(&[
+            name.to_owned(),
+            format!("{parsed:.1}"),
+            format!("{bound:.1}"),
+            format!("{:.1}", parsed + bound),
+        ]);
     }
     drop(view);
     storage.close()?;

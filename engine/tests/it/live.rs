@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use weir_columns::Value;
 use weir_engine::{
-    Broker, BrokerOptions, Delivered, EngineError, GroupDescription, GroupSpec, Message, QueueId, QueueOffset,
-    ReceiveRequest, ResetTo, TopicChange, TopicSpec,
+    Broker, BrokerOptions, Delivered, EngineError, GroupDescription, GroupSpec, Message, QueueId,
+    QueueOffset, ReceiveRequest, ResetTo, TopicChange, TopicSpec,
 };
 use weir_storage::SimEnv;
 

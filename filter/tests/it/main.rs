@@ -9,6 +9,7 @@ mod fuzz;
 mod grammar;
 mod hostile;
 mod index;
+mod lead;
 mod malformed;
 mod pruning;
 mod random;

@@ -26,7 +26,10 @@ impl ParameterArgs {
         match text {
             Some(text) => self.bind(&text).map(Some),
             None if self.values.is_empty() => Ok(None),
-            None => Err(Failure::new(Exit::Usage, "--param gives values to the selector of --where, which is missing")),
+            None => Err(Failure::new(
+                Exit::Usage,
+                "--param gives values to the selector of --where, which is missing",
+            )),
         }
     }
 
@@ -46,7 +49,9 @@ impl ParameterArgs {
             let parameters = match &named {
                 Some(values) => {
                     let wanted = values.iter().filter(|(name, _)| names.iter().any(|known| known == name));
-                    Parameters::Named(wanted.map(|(name, value)| ((*name).to_owned(), read_value(value))).collect())
+                    Parameters::Named(
+                        wanted.map(|(name, value)| ((*name).to_owned(), read_value(value))).collect(),
+                    )
                 }
                 None => Parameters::Positional(self.values.iter().map(|value| read_value(value)).collect()),
             };

@@ -26,8 +26,8 @@ use weir_engine::ColumnType;
 use super::{
     Failure, Global,
     output::{counted, print_json, print_line, progress, size},
-    query::{stdout, written},
     parameters::ParameterArgs,
+    query::{stdout, written},
     selector::with_place,
 };
 use crate::{

@@ -472,6 +472,10 @@ impl Rows for Block {
         Ok(column.and_then(|column| value_at(&column, row, matches!(name, ColumnRef::Property(_)))))
     }
 
+    fn will_read(&self, columns: &mut dyn Iterator<Item = ColumnRef<'_>>) {
+        self.will_need(columns, false);
+    }
+
     fn bodies(
         &self,
         rows: &mut dyn Iterator<Item = usize>,

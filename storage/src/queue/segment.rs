@@ -14,8 +14,8 @@ use crate::{
     env::{Env, EnvFile, Open, create_anew},
     error::StorageError,
     format::block::{
-        ALIGNMENT, BLOCK_HEADER_LEN, BLOCK_ROWS, BlockEntry, BlockHeader, COLUMN_ENTRY_LEN, COLUMNS_MAX, Damage, FILE_HEADER_LEN,
-        FIXED_COLUMNS_MAX, FileHeader, FileKind, StatisticsEntry, Tail, seal,
+        ALIGNMENT, BLOCK_HEADER_LEN, BLOCK_ROWS, BlockEntry, BlockHeader, COLUMN_ENTRY_LEN, COLUMNS_MAX,
+        Damage, FILE_HEADER_LEN, FIXED_COLUMNS_MAX, FileHeader, FileKind, StatisticsEntry, Tail, seal,
     },
     offset::{LogPosition, QueueOffset},
     queue::{
