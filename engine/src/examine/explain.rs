@@ -108,14 +108,22 @@ struct Tally {
     unknown: u64,
     failed: u64,
     nanoseconds: u128,
+    /// How many blocks are still judged once before the clock runs.
+    rehearsals: u8,
 }
 
 impl Tally {
     fn new(predicate: Arc<Predicate>) -> Self {
-        Self { predicate, ruled_out: 0, matches: 0, unknown: 0, failed: 0, nanoseconds: 0 }
+        Self { predicate, ruled_out: 0, matches: 0, unknown: 0, failed: 0, nanoseconds: 0, rehearsals: 4 }
     }
 
     fn judge(&mut self, rows: &Judgeable) -> Result<(), EngineError> {
+        // The first time a predicate binds itself and columns are checked, which is no cost of a row: among few
+        // rows it would be all that is seen.
+        if let Some(left) = self.rehearsals.checked_sub(1) {
+            self.rehearsals = left;
+            self.predicate.evaluate(&*rows.block, rows.only.as_ref()).map_err(evaluation_error)?;
+        }
         let start = Instant::now();
         let verdicts = self.predicate.evaluate(&*rows.block, rows.only.as_ref()).map_err(evaluation_error)?;
         self.nanoseconds += start.elapsed().as_nanos();
