@@ -64,6 +64,32 @@ fn empty_text_is_missing_where_the_broker_has_stored_it() {
 }
 
 #[test]
+fn what_an_empty_text_is_searched_in_is_not_evaluated() {
+    let row = || [("x", text("boom")), ("y", text("a"))].into_iter().collect();
+    for shape in Shape::ALL {
+        let rows = VecRows::new(vec![row()]).with_shape(ColumnRef::Property("x"), shape);
+        for (selector, expected) in [
+            ("(x = 5) CONTAINS ''", Some(Truth::False)),
+            ("(x > 5) NOT ENDSWITH ''", Some(Truth::False)),
+            ("x BETWEEN 1 AND 9 STARTSWITH ''", Some(Truth::False)),
+            ("(x <> 5 AND y > z) CONTAINS '' IS NULL", Some(Truth::False)),
+            ("x = 5 CONTAINS ''", Some(Truth::True)),
+            ("NOT (x = 5) NOT STARTSWITH '' OR y = 'a'", Some(Truth::True)),
+            ("NOT (((x = 5) CONTAINS 'b') CONTAINS '')", Some(Truth::True)),
+            ("(x = 5) CONTAINS '' = FALSE", Some(Truth::True)),
+            ("(x = 5) CONTAINS '' = (x = 5)", None),
+            ("(x = 5) CONTAINS 'b'", None),
+        ] {
+            let selector = rocketmq(selector).unwrap();
+            assert_eq!(truths(&selector, &rows), [expected], "{selector} as {shape:?}");
+            let may_match =
+                Predicate::new(&selector).may_match(&VecStatistics::exact(std::slice::from_ref(&rows)));
+            assert!(may_match.value(0) || expected != Some(Truth::True), "{selector}");
+        }
+    }
+}
+
+#[test]
 fn names_of_rocketmq_and_headers_of_jms_are_system_values() {
     let mut row = Row::default();
     row.system.insert(System::Tag, text("paid"));
