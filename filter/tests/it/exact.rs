@@ -141,13 +141,27 @@ fn text_behind_the_expression_is_dropped_by_rocketmq_and_refused_by_jms() {
         ("n = 007 AND x = 1", Some(5)),
         ("a + 1 = 6", Some(2)),
         ("s LIKE 'r%'", Some(2)),
+        ("a = 5 'b''c", Some(6)),
+        ("a = 5 '''", Some(6)),
+        ("(a = 5) ''' AND", Some(8)),
+        ("a ''' IN", Some(2)),
     ] {
         assert_eq!(rocketmq(text).unwrap().dropped(), dropped, "{text}");
     }
-    for text in ["a = 5 #", "a = 5;", "a = 5 * 2", "a = 5 AND", "a = 5 NOT b", "(n = 007)"] {
+    for text in [
+        "a = 5 #",
+        "a = 5;",
+        "a = 5 * 2",
+        "a = 5 AND",
+        "a = 5 NOT b",
+        "(n = 007)",
+        "a = 5 'b",
+        "a = 'b''c",
+        "(a = 5 'b''c",
+    ] {
         assert!(rocketmq(text).is_err(), "{text}");
     }
-    for text in ["a = 5 b = 6", "a = 5) AND FALSE", "a = 08", "a = 5 -- c AND"] {
+    for text in ["a = 5 b = 6", "a = 5) AND FALSE", "a = 08", "a = 5 -- c AND", "a = 5 'b''c", "a ''' IN"] {
         assert!(jms(text).is_err(), "{text}");
     }
 }
