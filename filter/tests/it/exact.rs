@@ -90,6 +90,22 @@ fn what_an_empty_text_is_searched_in_is_not_evaluated() {
 }
 
 #[test]
+fn a_missing_replacement_fails_only_where_something_is_replaced() {
+    let rows = VecRows::new(vec![[("x", text("abc")), ("n", Value::I32(1))].into_iter().collect()]);
+    for (selector, expected) in [
+        ("REPLACE(x, 'q', y) = 'abc'", Some(Truth::True)),
+        ("REPLACE(x, 'q', NULL) = 'abc'", Some(Truth::True)),
+        ("REPLACE(x, 'b', y) = 'abc'", None),
+        ("REPLACE(x, '(', y) = 'abc'", None),
+        ("REPLACE(x, 'q', n) = 'abc'", None),
+        ("REPLACE(y, 'q', 'a') = 'abc'", None),
+        ("REPLACE(x, y, 'a') = 'abc'", None),
+    ] {
+        assert_eq!(truths(&jms(selector).unwrap(), &rows), [expected], "{selector}");
+    }
+}
+
+#[test]
 fn names_of_rocketmq_and_headers_of_jms_are_system_values() {
     let mut row = Row::default();
     row.system.insert(System::Tag, text("paid"));
