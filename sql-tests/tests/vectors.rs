@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use futures::TryStreamExt;
-use weir_columns::System;
+use weir_columns::{System, Value};
 use weir_engine::{
     Broker, BrokerOptions, Clock, Message, PullColumn, PullRequest, StorageOptions, TopicName, TopicSpec,
     VirtualClock,
@@ -146,4 +146,26 @@ fn message(dialect: Dialect, line: &Line) -> Message {
         }
     }
     message
+}
+
+/// What is read of a vector is the number that was written, to the last bit.
+#[test]
+fn numbers_of_vectors_are_read_exactly() {
+    for text in [
+        "4.788666270399254E18",
+        "7.5364869790729513E18",
+        "31.245270191439438",
+        "121.48791951161945",
+        "1.9999999999999998E23",
+        "7.120190517612959e24",
+        "0.11350553671408571",
+        "100.78399658203125",
+    ] {
+        let line = format!(
+            r#"{{"id":"n","dialect":"jms","expr":"x = 1","expect":"nomatch","deliver":false,"props":{{"x":{{"t":"f64","v":{text}}}}}}}"#
+        );
+        let line: Line = serde_json::from_str(&line).unwrap();
+        let values = line.values(Properties::AsGiven).unwrap();
+        assert_eq!(values, [("x".to_owned(), Value::F64(text.parse().unwrap()))], "{text}");
+    }
 }

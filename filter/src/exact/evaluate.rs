@@ -233,7 +233,12 @@ impl Tree {
         steps: &'a [Step],
         column: &impl Fn(usize) -> Datum<'a>,
     ) -> Result<Datum<'a>, Failed> {
-        let mut value = self.value(first, column)?;
+        // RocketMQ answers a search for nothing before it looks at what is searched, which may fail.
+        let nothing = steps.iter().rposition(|step| matches!(step, Step::Search { pattern: None, .. }));
+        let (mut value, steps) = match nothing.and_then(|place| steps.get(place + 1..)) {
+            Some(after) => (Datum::Bool(false), after),
+            None => (self.value(first, column)?, steps),
+        };
         for step in steps {
             value = self.after_step(value, step, column)?;
         }

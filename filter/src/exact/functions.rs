@@ -143,11 +143,16 @@ impl Call {
             }
             Function::Replace => {
                 let values = (argument(0)?, argument(1)?, argument(2)?);
-                let (Datum::Text(text), pattern @ Datum::Text(_), Datum::Text(replacement)) = values else {
+                let (Datum::Text(text), pattern @ Datum::Text(_), replacement) = values else {
                     return Err(Failed);
                 };
-                let replaced = self.with_pattern(&pattern, |pattern| {
-                    pattern.replace_all(&text, &replacement, TEXT_MAX).ok_or(Failed)
+                let replaced = self.with_pattern(&pattern, |pattern| match &replacement {
+                    Datum::Text(replacement) => {
+                        pattern.replace_all(&text, replacement, TEXT_MAX).ok_or(Failed)
+                    }
+                    // The original looks at it only where it puts it.
+                    Datum::Null if !pattern.finds(&text) => Ok(text.to_string()),
+                    _ => Err(Failed),
                 })?;
                 Ok(Datum::Text(replaced.into()))
             }

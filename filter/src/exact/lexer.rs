@@ -122,12 +122,21 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// A string. One without a closing quote is refused, but to `rocketmq` it ends at its last doubled
+    /// quote if it has one: the longest text that is a token is the token.
     fn string(&mut self, start: usize) -> Result<Token, SelectorError> {
         let mut value = String::new();
+        // The rest from the second quote of the last doubled one, and the length of the value before.
+        let mut last_pair = None;
         loop {
             // At the start this drops the opening quote, later the second of a doubled one.
             self.take(1);
             let Some(end) = self.rest.find('\'') else {
+                if let Some((rest, len)) = last_pair.filter(|_| !self.jms) {
+                    self.rest = rest;
+                    value.truncate(len);
+                    return Ok(Token::Text(value));
+                }
                 let message = "the string that starts here has no closing quote";
                 return Err(SelectorError::new(self.text, start, message));
             };
@@ -136,6 +145,7 @@ impl<'a> Lexer<'a> {
             if !self.rest.starts_with('\'') {
                 return Ok(Token::Text(value));
             }
+            last_pair = Some((self.rest, value.len()));
             value.push('\'');
         }
     }
@@ -325,6 +335,18 @@ mod tests {
     fn dialects_reserve_different_words() {
         check("like contains", &["the name like", "CONTAINS"], &["LIKE", "the name contains"]);
         check("XPath EXISTS", &["the name XPath", "the name EXISTS"], &["XPATH", "the name EXISTS"]);
+    }
+
+    #[test]
+    fn a_string_without_an_end_ends_at_its_last_doubled_quote() {
+        for (text, string, rest) in
+            [("'a''b", "a", 3), ("'''", "", 2), ("'a''b''c", "a'b", 6), ("'''''", "'", 4)]
+        {
+            let mut lexer = Lexer::new(text, 0, false, &Limits::default());
+            assert_eq!(lexer.next().unwrap().token, Token::Text(string.to_owned()), "{text}");
+            assert_eq!(lexer.next().unwrap_err().position(), rest, "{text}");
+            assert!(lex(text, true).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -64,6 +64,48 @@ fn empty_text_is_missing_where_the_broker_has_stored_it() {
 }
 
 #[test]
+fn what_an_empty_text_is_searched_in_is_not_evaluated() {
+    let row = || [("x", text("boom")), ("y", text("a"))].into_iter().collect();
+    for shape in Shape::ALL {
+        let rows = VecRows::new(vec![row()]).with_shape(ColumnRef::Property("x"), shape);
+        for (selector, expected) in [
+            ("(x = 5) CONTAINS ''", Some(Truth::False)),
+            ("(x > 5) NOT ENDSWITH ''", Some(Truth::False)),
+            ("x BETWEEN 1 AND 9 STARTSWITH ''", Some(Truth::False)),
+            ("(x <> 5 AND y > z) CONTAINS '' IS NULL", Some(Truth::False)),
+            ("x = 5 CONTAINS ''", Some(Truth::True)),
+            ("NOT (x = 5) NOT STARTSWITH '' OR y = 'a'", Some(Truth::True)),
+            ("NOT (((x = 5) CONTAINS 'b') CONTAINS '')", Some(Truth::True)),
+            ("(x = 5) CONTAINS '' = FALSE", Some(Truth::True)),
+            ("(x = 5) CONTAINS '' = (x = 5)", None),
+            ("(x = 5) CONTAINS 'b'", None),
+        ] {
+            let selector = rocketmq(selector).unwrap();
+            assert_eq!(truths(&selector, &rows), [expected], "{selector} as {shape:?}");
+            let may_match =
+                Predicate::new(&selector).may_match(&VecStatistics::exact(std::slice::from_ref(&rows)));
+            assert!(may_match.value(0) || expected != Some(Truth::True), "{selector}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_replacement_fails_only_where_something_is_replaced() {
+    let rows = VecRows::new(vec![[("x", text("abc")), ("n", Value::I32(1))].into_iter().collect()]);
+    for (selector, expected) in [
+        ("REPLACE(x, 'q', y) = 'abc'", Some(Truth::True)),
+        ("REPLACE(x, 'q', NULL) = 'abc'", Some(Truth::True)),
+        ("REPLACE(x, 'b', y) = 'abc'", None),
+        ("REPLACE(x, '(', y) = 'abc'", None),
+        ("REPLACE(x, 'q', n) = 'abc'", None),
+        ("REPLACE(y, 'q', 'a') = 'abc'", None),
+        ("REPLACE(x, y, 'a') = 'abc'", None),
+    ] {
+        assert_eq!(truths(&jms(selector).unwrap(), &rows), [expected], "{selector}");
+    }
+}
+
+#[test]
 fn names_of_rocketmq_and_headers_of_jms_are_system_values() {
     let mut row = Row::default();
     row.system.insert(System::Tag, text("paid"));
@@ -115,13 +157,27 @@ fn text_behind_the_expression_is_dropped_by_rocketmq_and_refused_by_jms() {
         ("n = 007 AND x = 1", Some(5)),
         ("a + 1 = 6", Some(2)),
         ("s LIKE 'r%'", Some(2)),
+        ("a = 5 'b''c", Some(6)),
+        ("a = 5 '''", Some(6)),
+        ("(a = 5) ''' AND", Some(8)),
+        ("a ''' IN", Some(2)),
     ] {
         assert_eq!(rocketmq(text).unwrap().dropped(), dropped, "{text}");
     }
-    for text in ["a = 5 #", "a = 5;", "a = 5 * 2", "a = 5 AND", "a = 5 NOT b", "(n = 007)"] {
+    for text in [
+        "a = 5 #",
+        "a = 5;",
+        "a = 5 * 2",
+        "a = 5 AND",
+        "a = 5 NOT b",
+        "(n = 007)",
+        "a = 5 'b",
+        "a = 'b''c",
+        "(a = 5 'b''c",
+    ] {
         assert!(rocketmq(text).is_err(), "{text}");
     }
-    for text in ["a = 5 b = 6", "a = 5) AND FALSE", "a = 08", "a = 5 -- c AND"] {
+    for text in ["a = 5 b = 6", "a = 5) AND FALSE", "a = 08", "a = 5 -- c AND", "a = 5 'b''c", "a ''' IN"] {
         assert!(jms(text).is_err(), "{text}");
     }
 }

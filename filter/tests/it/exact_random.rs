@@ -165,11 +165,15 @@ fn atom(jms: bool) -> BoxedStrategy<String> {
 
 fn selector(jms: bool) -> BoxedStrategy<String> {
     atom(jms)
-        .prop_recursive(4, 16, 3, |inner| {
+        .prop_recursive(4, 16, 3, move |inner| {
             let many = |word: &'static str| {
                 proptest::collection::vec(inner.clone(), 2..4).prop_map(move |terms| terms.join(word))
             };
+            // Of an empty text, the left side is not evaluated.
+            let search = (inner.clone(), not(), select(&["''", "''", "'a'"][..]))
+                .prop_map(|(x, not, text)| format!("({x}) {not}CONTAINS {text}"));
             prop_oneof![
+                if jms { 0 } else { 2 } => search,
                 3 => many(" AND "),
                 3 => many(" OR "),
                 2 => inner.clone().prop_map(|x| format!("({x})")),
