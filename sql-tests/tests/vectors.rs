@@ -161,9 +161,9 @@ fn numbers_of_vectors_are_read_exactly() {
         "0.11350553671408571",
         "100.78399658203125",
     ] {
-        let line = format!(
-            r#"{{"id":"n","dialect":"jms","expr":"x = 1","expect":"nomatch","deliver":false,"props":{{"x":{{"t":"f64","v":{text}}}}}}}"#
-        );
+        let props = format!(r#"{{"x": {{"t": "f64", "v": {text}}}}}"#);
+        let line = r#"{"id": "n", "dialect": "jms", "expr": "TRUE", "expect": "match", "deliver": true"#;
+        let line = format!(r#"{line}, "props": {props}}}"#);
         let line: Line = serde_json::from_str(&line).unwrap();
         let values = line.values(Properties::AsGiven).unwrap();
         assert_eq!(values, [("x".to_owned(), Value::F64(text.parse().unwrap()))], "{text}");
