@@ -1,7 +1,7 @@
 //! The one way over the rows of a queue: skip what cannot match, judge the rest, step by step.
 //!
-//! Receives, pulls and queries all stand on it. A step opens one block at most, so whoever scans can stop
-//! between any two.
+//! Receives, pulls and queries all stand on it. A step judges one block at most, so whoever scans can stop
+//! between any two. It opens those that come soon as well, to ask the disk for their columns.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
@@ -65,8 +65,8 @@ struct Ahead {
 }
 
 /// The first and the last size of the window of [`Ahead`]. The larger one is some megabytes of columns.
-const WINDOW: (usize, usize) = (4, 32);
-/// Of how many segments statistics are read ahead.
+const WINDOW: (usize, usize) = (2, 32);
+/// Of how many segments statistics are asked for, once a scan has left its first one.
 const STATISTICS_AHEAD: usize = 4;
 
 impl Scan {
@@ -131,11 +131,12 @@ impl Scan {
         {
             let segments = self.view.segments();
             let place = segments.partition_point(|other| other.range().start < base);
-            segments
-                .iter()
-                .skip(place)
-                .take(STATISTICS_AHEAD)
-                .for_each(|segment| segment.will_need_statistics());
+            // Most scans do not leave their first segment.
+            let count = if self.candidates.is_none() { 1 } else { STATISTICS_AHEAD };
+            for segment in segments.iter().skip(place).take(count) {
+                let columns = self.predicates.iter().flat_map(|predicate| predicate.selector().columns());
+                segment.will_need_statistics(columns);
+            }
             self.candidates = Some((base, self.may_match(segment)));
         }
         let bits = self.candidates.as_ref().map(|(_, bits)| bits);

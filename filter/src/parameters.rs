@@ -26,7 +26,8 @@ pub enum Parameters {
 }
 
 impl Parameters {
-    /// Returns `text` with literals in place of its parameters: a selector of any dialect, if it is one.
+    /// Returns `text` with literals in place of its parameters: a selector, if it is one, also of another dialect
+    /// than `sql92` as long as `sql92` can cut the text into words.
     ///
     /// What stands in strings, quoted names and comments is no parameter.
     ///

@@ -59,6 +59,20 @@ struct Lead {
 }
 
 impl Lead {
+    /// Which rows it leaves to the other conditions.
+    fn matches<R: Rows>(
+        &self,
+        rows: &R,
+        only: Option<&BooleanBuffer>,
+    ) -> Result<BooleanBuffer, EvaluateError<R::Error>> {
+        let columns = columns(&self.tree, rows)?;
+        let bound = bound(&self.bound, &self.tree, rows, &columns);
+        let batch = bound.batch(&self.tree, &columns, rows.len())?;
+        // Where hashes cannot tell, a row is left.
+        let likely = bound.best.as_ref().unwrap_or(&bound.worst);
+        Ok(verdicts(expressions::evaluate_for(likely, &batch, only)?, only).matches)
+    }
+
     /// Whether it has been worth its cost.
     fn pays(&self) -> bool {
         let (judged, none_left) =
@@ -181,28 +195,27 @@ impl Predicate {
         if self.selector.exact().is_some() {
             return Ok(self.evaluate(rows, only)?.matches);
         }
-        let lead = self.lead().filter(|lead| lead.is_due());
-        let left = match lead {
-            None => None,
-            Some(lead) => {
-                let len = check(rows, only)?;
-                let columns = columns(&lead.tree, rows)?;
-                let bound = bound(&lead.bound, &lead.tree, rows, &columns);
-                let batch = bound.batch(&lead.tree, &columns, len)?;
-                // Where hashes cannot tell, a row is left to the whole.
-                let likely = bound.best.as_ref().unwrap_or(&bound.worst);
-                let planes = expressions::evaluate_for(likely, &batch, only)?;
-                let left = verdicts(planes, only).matches;
-                lead.note(!left.has_true());
-                if !left.has_true() {
-                    return Ok(left);
-                }
-                rows.will_read(&mut self.tree().columns.iter().filter_map(ColumnName::as_ref));
-                Some(left)
+        let len = check(rows, only)?;
+        let asked = only.map_or(len, BooleanBuffer::count_set_bits);
+        // A few rows of a block say little of the next block, and are soon judged.
+        let lead = self.lead().filter(|_| 4 * asked >= len && asked > 0);
+        if let Some(lead) = lead.filter(|lead| lead.is_due()) {
+            let left = lead.matches(rows, only)?;
+            lead.note(!left.has_true());
+            if !left.has_true() {
+                return Ok(left);
             }
-        };
-        let only = left.as_ref().or(only);
-        Ok(verdicts(self.planes(rows, only, Ask::Matches)?, only).matches)
+            rows.will_read(&mut self.tree().columns.iter().filter_map(ColumnName::as_ref));
+            return Ok(verdicts(self.planes(rows, Some(&left), Ask::Matches)?, Some(&left)).matches);
+        }
+        match (self.planes(rows, only, Ask::Matches), lead) {
+            // Whether a damaged column matters must not depend on whether this pays.
+            (Err(error @ EvaluateError::Rows(_)), Some(lead)) => match lead.matches(rows, only) {
+                Ok(left) if !left.has_true() => Ok(left),
+                _ => Err(error),
+            },
+            (planes, _) => Ok(verdicts(planes?, only).matches),
+        }
     }
 
     fn lead(&self) -> Option<&Lead> {

@@ -6,6 +6,7 @@
 //! under the lock of the subscription: rows become leased, the cursor moves, the journal is told.
 
 use std::{
+    cell::Cell,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -561,25 +562,40 @@ impl Reading {
         matches: BooleanBuffer,
         want: usize,
     ) -> Result<bool, EngineError> {
-        for row in self.without_taken(&work.others, block, matches)?.set_indices() {
-            let offset = block.base().plus(row as u64);
-            if found.rows.len() >= want || found.bytes >= BYTES_TARGET {
-                found.next = offset;
+        let rows: Vec<usize> = self.without_taken(&work.others, block, matches)?.set_indices().collect();
+        let offset = |row: usize| block.base().plus(row as u64);
+        let mut rest = rows.as_slice();
+        while let Some(first) = rest.first() {
+            let count = Cell::new(found.rows.len());
+            let bytes = Cell::new(found.bytes);
+            if count.get() >= want || bytes.get() >= BYTES_TARGET {
+                found.next = offset(*first);
                 return Ok(false);
             }
-            let read = block.positions().map_err(EngineError::from);
-            match read.and_then(|positions| self.core.read_position(positions.value(row))) {
-                Ok(Some(message)) => {
-                    found.bytes += message.message.body.len();
-                    found.rows.push(Read { offset, message, is_new: true });
+            // At once, because records that lie close together are read together.
+            let mut read = 0;
+            let wanted =
+                rest.iter().copied().take_while(|_| count.get() < want && bytes.get() < BYTES_TARGET);
+            let result = block.visit_records(wanted, |record| {
+                let message = record.to_stored();
+                count.set(count.get() + 1);
+                bytes.set(bytes.get() + message.message.body.len());
+                found.rows.push(Read { offset: offset(rest[read]), message, is_new: true });
+                read += 1;
+            });
+            found.bytes = bytes.get();
+            rest = &rest[read..];
+            match (result, rest.split_first()) {
+                (Err(StorageError::Lost { .. } | StorageError::NoRecord { .. }), Some((lost, behind))) => {
+                    tracing::error!(offset = %offset(*lost), "a message was lost to damage before it was delivered");
+                    rest = behind;
                 }
-                Ok(None) => {
-                    tracing::error!(%offset, "a message was lost to damage before it was delivered");
+                (Err(error), Some((row, _))) => {
+                    found.next = offset(*row);
+                    return Err(error.into());
                 }
-                Err(error) => {
-                    found.next = offset;
-                    return Err(error);
-                }
+                (Err(error), None) => return Err(error.into()),
+                (Ok(()), _) => {}
             }
         }
         Ok(true)

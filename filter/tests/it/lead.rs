@@ -1,7 +1,7 @@
 //! Of an AND, the condition that leaves fewest rows is judged first, and columns of the others are read only where
 //! it leaves some.
 
-use std::{convert::Infallible, sync::Mutex};
+use std::sync::Mutex;
 
 use arrow_buffer::BooleanBuffer;
 use weir_columns::{Column, ColumnRef, Rows, Value};
@@ -14,6 +14,8 @@ use weir_filter::{
 struct Noted {
     rows: VecRows,
     read: Mutex<Vec<String>>,
+    /// A column that cannot be read.
+    damaged: Option<&'static str>,
 }
 
 impl Noted {
@@ -22,7 +24,7 @@ impl Noted {
         let text = |value: &str| Value::Text(value.to_owned());
         let row =
             |a: &&str| -> Row { [("a", text(a)), ("b", text("1")), ("c", text("1"))].into_iter().collect() };
-        Self { rows: VecRows::new(values.iter().map(row).collect()), read: Mutex::default() }
+        Self { rows: VecRows::new(values.iter().map(row).collect()), read: Mutex::default(), damaged: None }
     }
 
     fn take_read(&self) -> Vec<String> {
@@ -31,7 +33,7 @@ impl Noted {
 }
 
 impl Rows for Noted {
-    type Error = Infallible;
+    type Error = String;
 
     fn len(&self) -> usize {
         self.rows.len()
@@ -41,13 +43,17 @@ impl Rows for Noted {
         self.rows.shape()
     }
 
-    fn column(&self, name: ColumnRef<'_>) -> Result<Option<Column>, Infallible> {
+    fn column(&self, name: ColumnRef<'_>) -> Result<Option<Column>, String> {
         self.read.lock().unwrap().push(name.to_string());
-        self.rows.column(name)
+        let name_text = name.to_string();
+        if self.damaged == Some(&*name_text) {
+            return Err(name_text);
+        }
+        self.rows.column(name).map_err(|never| match never {})
     }
 
-    fn value(&self, name: ColumnRef<'_>, row: usize) -> Result<Option<Value>, Infallible> {
-        self.rows.value(name, row)
+    fn value(&self, name: ColumnRef<'_>, row: usize) -> Result<Option<Value>, String> {
+        self.rows.value(name, row).map_err(|never| match never {})
     }
 
     fn will_read(&self, columns: &mut dyn Iterator<Item = ColumnRef<'_>>) {
@@ -109,4 +115,27 @@ fn there_is_nothing_to_gain_from_a_single_column_an_or_or_hashes() {
         let columns = predicate.selector().columns().count();
         assert_eq!(predicate.first_columns().count(), columns, "{text}");
     }
+}
+
+/// Whether a column that cannot be read matters depends on the rows, and not on what was judged before.
+#[test]
+fn a_damaged_column_fails_where_rows_are_left_to_it() {
+    let predicate = predicate("a = 'x' AND b = 1");
+    let mut none = Noted::new(&["y", "z"]);
+    let mut some = Noted::new(&["x", "y"]);
+    (none.damaged, some.damaged) = (Some("b"), Some("b"));
+    let whole = Noted::new(&["x", "y"]);
+    for judged_before in [0, 100] {
+        for _ in 0..judged_before {
+            predicate.matches(&whole, None).unwrap();
+        }
+        assert!(!predicate.matches(&none, None).unwrap().has_true());
+        assert!(predicate.matches(&some, None).is_err());
+        // Of rows that are not asked for nothing is read.
+        let nothing = BooleanBuffer::new_unset(2);
+        some.take_read();
+        assert!(!predicate.matches(&some, Some(&nothing)).unwrap().has_true());
+        assert_eq!(some.take_read(), [""; 0]);
+    }
+    assert_eq!(predicate.first_columns().count(), 2);
 }

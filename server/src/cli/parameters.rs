@@ -17,14 +17,14 @@ pub(crate) struct ParameterArgs {
 
 impl ParameterArgs {
     /// Returns the selector with literals in place of its parameters. Without values it is returned as it is.
-    pub(crate) fn bind(&self, text: &str) -> Result<String, Failure> {
+    pub(crate) fn bind(&self, text: &str) -> Result<String, Unbound> {
         Ok(self.bind_all([text])?.concat())
     }
 
     /// Binds the selector of `--where`, if there is one.
     pub(crate) fn bind_where(&self, text: Option<String>) -> Result<Option<String>, Failure> {
         match text {
-            Some(text) => self.bind(&text).map(Some),
+            Some(text) => Ok(Some(self.bind(&text)?)),
             None if self.values.is_empty() => Ok(None),
             None => Err(Failure::new(
                 Exit::Usage,
@@ -34,7 +34,7 @@ impl ParameterArgs {
     }
 
     /// Binds several selectors. Named values are for those that name them, others for each.
-    pub(crate) fn bind_all<const N: usize>(&self, texts: [&str; N]) -> Result<[String; N], Failure> {
+    pub(crate) fn bind_all<const N: usize>(&self, texts: [&str; N]) -> Result<[String; N], Unbound> {
         let mut bound = texts.map(str::to_owned);
         if self.values.is_empty() {
             return Ok(bound);
@@ -42,7 +42,7 @@ impl ParameterArgs {
         let limits = Limits::default();
         let mut names = Vec::new();
         for text in texts {
-            names.push(Parameters::names_in(text, &limits).map_err(|error| refused(text, &error))?);
+            names.push(Parameters::names_in(text, &limits).map_err(|error| refused(text, error))?);
         }
         let named = self.named(&names.concat())?;
         for (text, names) in bound.iter_mut().zip(&names) {
@@ -55,13 +55,13 @@ impl ParameterArgs {
                 }
                 None => Parameters::Positional(self.values.iter().map(|value| read_value(value)).collect()),
             };
-            *text = parameters.bind(text, &limits).map_err(|error| refused(text, &error))?;
+            *text = parameters.bind(text, &limits).map_err(|error| refused(text, error))?;
         }
         Ok(bound)
     }
 
     /// The values by name, if selectors with parameters of these names want them so.
-    fn named(&self, names: &[String]) -> Result<Option<Vec<(&str, &str)>>, Failure> {
+    fn named(&self, names: &[String]) -> Result<Option<Vec<(&str, &str)>>, Unbound> {
         if names.iter().all(String::is_empty) {
             return Ok(None);
         }
@@ -73,10 +73,30 @@ impl ParameterArgs {
             Some(pair) => Ok(pair),
         };
         let pairs: Result<Vec<_>, String> = self.values.iter().map(|value| pair(value)).collect();
-        pairs.map(Some).map_err(|message| Failure::new(Exit::Usage, message))
+        pairs.map(Some).map_err(Unbound::Usage)
     }
 }
 
-fn refused(text: &str, error: &SelectorError) -> Failure {
-    Failure::new(Exit::Refused, format!("bad selector: {}", without_prefix(&error.report(text))))
+/// Why parameters cannot be bound.
+#[derive(Debug)]
+pub(crate) enum Unbound {
+    /// The values are not given as the selector wants them.
+    Usage(String),
+    /// The selector, and what is wrong with it.
+    Selector(String, SelectorError),
+}
+
+fn refused(text: &str, error: SelectorError) -> Unbound {
+    Unbound::Selector(text.to_owned(), error)
+}
+
+impl From<Unbound> for Failure {
+    fn from(unbound: Unbound) -> Self {
+        match unbound {
+            Unbound::Usage(message) => Self::new(Exit::Usage, message),
+            Unbound::Selector(text, error) => {
+                Self::new(Exit::Refused, format!("bad selector: {}", without_prefix(&error.report(&text))))
+            }
+        }
+    }
 }

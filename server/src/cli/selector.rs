@@ -5,12 +5,12 @@ use std::io::{self, IsTerminal as _};
 use clap::{Args, Subcommand};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
-use weir_filter::{Dialect, Limits, Selector};
+use weir_filter::{Dialect, Limits, Selector, SelectorError};
 
 use super::{
     Failure, Global, examine,
     output::{print_json, print_line},
-    parameters::ParameterArgs,
+    parameters::{ParameterArgs, Unbound},
 };
 use crate::status::Exit;
 
@@ -89,7 +89,11 @@ pub(crate) async fn run(command: SelectorCommand, global: &Global) -> Result<(),
     match command {
         SelectorCommand::Check { text, dialect, parameters } => {
             let text = if text == "-" { read_selector()? } else { text };
-            check(&parameters.bind(&text)?, dialect, global)
+            match parameters.bind(&text) {
+                Ok(text) => check(&text, dialect, global),
+                Err(Unbound::Selector(text, error)) => Err(not_a_selector(&text, &error, global)?),
+                Err(error) => Err(error.into()),
+            }
         }
         SelectorCommand::Explain { text, on, analyze } => {
             examine::explain(&on.parameters.bind(&text)?, &on, analyze, global).await
@@ -116,14 +120,7 @@ fn read_selector() -> Result<String, Failure> {
 fn check(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
     let selector = match Selector::parse(text, dialect, &Limits::default()) {
         Ok(selector) => selector,
-        Err(error) if global.json => {
-            print_json(&json!({
-                "ok": false, "message": error.message(), "position": error.position(),
-                "line": error.line(), "column": error.column(),
-            }))?;
-            return Err(Failure::new(Exit::Refused, error.to_string()));
-        }
-        Err(error) => return Err(Failure::new(Exit::Refused, without_prefix(&error.report(text)))),
+        Err(error) => return Err(not_a_selector(text, &error, global)?),
     };
     let columns: Vec<String> = selector.columns().map(|column| column.to_string()).collect();
     if global.json {
@@ -157,6 +154,18 @@ fn check(text: &str, dialect: Dialect, global: &Global) -> Result<(), Failure> {
         print_line(&format!("  column {}: {}", difference.column(), difference.message()))?;
     }
     Ok(())
+}
+
+/// Tells where and why `text` is no selector, in JSON if that is asked for, and returns how the command ends.
+fn not_a_selector(text: &str, error: &SelectorError, global: &Global) -> Result<Failure, Failure> {
+    if !global.json {
+        return Ok(Failure::new(Exit::Refused, without_prefix(&error.report(text))));
+    }
+    print_json(&json!({
+        "ok": false, "message": error.message(), "position": error.position(),
+        "line": error.line(), "column": error.column(),
+    }))?;
+    Ok(Failure::new(Exit::Refused, error.to_string()))
 }
 
 /// Returns the column of a byte of the last line before it, in characters from 1.

@@ -62,15 +62,12 @@ impl Told {
 
 /// Says in the log where a selector means something else to RocketMQ, in one line.
 fn log_differences(told: &Told, selector: &Selector, topic: &TopicName, group: &GroupName) {
-    if !told.is_new(selector, topic, group) {
-        return;
-    }
     let dropped =
         selector.dropped().map(|at| format!("the text from byte {at} on is ignored, as RocketMQ does"));
     let differences = selector.differences();
     let reasons: Vec<String> =
         dropped.into_iter().chain(differences.iter().map(ToString::to_string)).collect();
-    if !reasons.is_empty() {
+    if !reasons.is_empty() && told.is_new(selector, topic, group) {
         let dialect = selector.dialect().name();
         let reasons = reasons.join("; ");
         tracing::info!(%topic, %group, dialect, selector = selector.text(), reasons, "a selector as RocketMQ reads it differs");

@@ -348,6 +348,9 @@ fn parameters_are_bound_before_anything_else() {
     refused(&check("a = :v", &["--param", "1"]), 2, "NAME=VALUE");
     refused(&check("a = :v", &["--param", "w=1"]), 2, "no parameter :w");
     refused(&check("a = :v AND b = :w", &["--param", "w=1"]), 4, "did you mean :w?");
+    let ran = check("a = ? AND b = ?", &["--param", "1", "--json"]);
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &told["ok"], &told["position"]), (4, &json!(false), &json!(14)));
     // The text with its values is what the report shows.
     refused(&check("a > ?", &["--param", "TRUE"]), 4, "a >  TRUE");
 

@@ -152,7 +152,8 @@ impl QueueFile {
         Block::open(bytes, &self.checks, first_check, Arc::clone(&self.log), source)
     }
 
-    fn statistics_of(&self, name: ColumnRef<'_>) -> Result<Option<ColumnStatistics>, Damage> {
+    /// Returns where the statistics of a column are in the list of all, and its entry.
+    fn find_statistics(&self, name: ColumnRef<'_>) -> Result<Option<(usize, StatisticsEntry)>, Damage> {
         let wanted = match name {
             ColumnRef::Property(name) => (u8::MAX, name.as_bytes()),
             ColumnRef::System(system) => (system_number(system), &b""[..]),
@@ -167,21 +168,24 @@ impl QueueFile {
             match found.cmp(&wanted) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => {
-                    let range = entry.at as usize..entry.at as usize + entry.len as usize;
-                    // The marks of the statistics follow those of all blocks and columns.
-                    let mark = self.blocks() + self.tail.columns as usize + middle;
-                    self.checks.once(mark, || {
-                        if crc32c::crc32c(&self.bytes[range.clone()]) != entry.crc {
-                            return Err(Damage::new(range.start, "the checksum of statistics"));
-                        }
-                        Ok(())
-                    })?;
-                    return statistics::decode(&self.bytes, range, self.blocks()).map(Some);
-                }
+                std::cmp::Ordering::Equal => return Ok(Some((middle, entry))),
             }
         }
         Ok(None)
+    }
+
+    fn statistics_of(&self, name: ColumnRef<'_>) -> Result<Option<ColumnStatistics>, Damage> {
+        let Some((number, entry)) = self.find_statistics(name)? else { return Ok(None) };
+        let range = entry.at as usize..entry.at as usize + entry.len as usize;
+        // The marks of the statistics follow those of all blocks and columns.
+        let mark = self.blocks() + self.tail.columns as usize + number;
+        self.checks.once(mark, || {
+            if crc32c::crc32c(&self.bytes[range.clone()]) != entry.crc {
+                return Err(Damage::new(range.start, "the checksum of statistics"));
+            }
+            Ok(())
+        })?;
+        statistics::decode(&self.bytes, range, self.blocks()).map(Some)
     }
 }
 
@@ -293,13 +297,16 @@ impl Segment {
         self
     }
 
-    /// Asks the system to read the statistics, if they are not in memory, and does not wait for it.
-    pub fn will_need_statistics(&self) {
-        if !self.is_shared() {
-            let blocks = self.file.entry(self.file.blocks() - 1);
-            let start = blocks.map_or(0, |last| last.at + u64::from(last.len));
-            let statistics = self.file.bytes.get(start as usize..self.file.tail.footer_at as usize);
-            statistics.into_iter().for_each(will_need);
+    /// Asks the system to read the statistics of columns, if they are not in memory, and does not wait for it.
+    pub fn will_need_statistics<'a>(&self, columns: impl IntoIterator<Item = ColumnRef<'a>>) {
+        if self.is_shared() {
+            return;
+        }
+        for column in columns {
+            // What is damaged is found to be so when it is used.
+            if let Ok(Some((_, entry))) = self.file.find_statistics(column) {
+                will_need(&self.file.bytes[entry.at as usize..][..entry.len as usize]);
+            }
         }
     }
 
@@ -316,7 +323,7 @@ impl Segment {
         will_need(&bytes[..directory.min(bytes.len())]);
     }
 
-    /// Returns block `number`. Its columns are read and checked when they are used.
+    /// Returns block `number`. Its columns are read and checked when they are used, but for the list of lost rows.
     ///
     /// # Errors
     ///

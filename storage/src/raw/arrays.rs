@@ -119,8 +119,11 @@ impl Image {
         &self.bytes
     }
 
-    /// Asks the system to read a column that may not be in memory.
+    /// Asks the system to read a column that may not be in memory. Returns whether there is one.
     pub(crate) fn will_need(&self, fixed: Option<Fixed>, name: &[u8]) -> bool {
+        if matches!(self.origin, Origin::Built) {
+            return true;
+        }
         let Ok(Some((number, entry))) = self.find(fixed, name) else { return false };
         let at = BLOCK_HEADER_LEN + number * COLUMN_ENTRY_LEN;
         if let Ok(data) = entry.data(&self.header, at) {
@@ -192,7 +195,7 @@ impl Image {
             Origin::Built => cfg!(debug_assertions),
             Origin::File { checks, first } => !checks.is_set(first + 1 + number),
         };
-        if check {
+        if check && matches!(self.origin, Origin::File { .. }) {
             // The checks read all of it, and who uses it for the first time may find it on the disk.
             will_need(&self.bytes[data.clone()]);
         }
