@@ -340,14 +340,15 @@ fn selectors_are_in_the_dialect_of_their_topic() {
 #[test]
 fn parameters_are_bound_before_anything_else() {
     let check = |text: &str, values: &[&str]| run(&[&["selector", "check", text], values].concat(), "");
-    assert_eq!(check("a = ? AND b > ?", &["--param", "it's", "--param", "-5"]).out, "ok: reads a, b\n");
+    let ran = check("a = ? AND b > ?", &["--param", "it's", "--param", "-5"]);
+    assert!(ran.out.starts_with("ok: reads a, b\n"), "{}", ran.out);
     assert_eq!(check("a = :v OR b = :v", &["--param", "v=x=y"]).out, "ok: reads a, b\n");
     refused(&check("a = ?", &[]), 4, "the parameter ? has no value");
     refused(&check("a = ? AND b = ?", &["--param", "1"]), 4, "|               ^");
     refused(&check("a = 1", &["--param", "1"]), 4, "0 parameters");
     refused(&check("a = :v", &["--param", "1"]), 2, "NAME=VALUE");
     refused(&check("a = :v", &["--param", "w=1"]), 2, "no parameter :w");
-    refused(&check("a = :v AND b = :w", &["--param", "w=1"]), 4, "did you mean :w?");
+    refused(&check("a = :v AND b = :w", &["--param", "w=1"]), 4, "there is no value for :v");
     let ran = check("a = ? AND b = ?", &["--param", "1", "--json"]);
     let told: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((ran.code, &told["ok"], &told["position"]), (4, &json!(false), &json!(14)));
