@@ -66,6 +66,8 @@ struct Ahead {
 
 /// The first and the last size of the window of [`Ahead`]. The larger one is some megabytes of columns.
 const WINDOW: (usize, usize) = (2, 32);
+/// The first size where statistics leave few blocks of a segment.
+const WINDOW_OF_FEW: usize = 8;
 /// Of how many segments statistics are asked for, once a scan has left its first one.
 const STATISTICS_AHEAD: usize = 4;
 
@@ -164,6 +166,11 @@ impl Scan {
         let bits =
             self.candidates.as_ref().filter(|(known, _)| *known == base && self.skips).map(|(_, bits)| bits);
         let may_match = |block: usize| bits.is_none_or(|bits| bits.value(block));
+        // Of few blocks that statistics leave, most have matches: all their columns are read, and all are visited.
+        let are_few = bits.is_some_and(|bits| 8 * bits.count_set_bits() < segment.blocks());
+        if are_few {
+            ahead.window = ahead.window.max(WINDOW_OF_FEW);
+        }
         while ahead.blocks.len() < 2 * ahead.window && ahead.next < segment.blocks() {
             let block = ahead.next;
             if segment.block_range(block).start >= self.end {
@@ -175,13 +182,17 @@ impl Scan {
                 ahead.blocks.push_back((block, None));
             }
         }
-        let are_few = bits.is_some_and(|bits| 2 * bits.count_set_bits() < segment.blocks());
         let unopened = ahead.blocks.iter_mut().take(ahead.window).filter(|(_, opened)| opened.is_none());
         for (block, opened) in unopened {
             // One that is damaged is found to be so when it is judged.
             if let Ok(block) = segment.block(*block) {
-                let columns = self.predicates.iter().flat_map(|predicate| predicate.first_columns());
-                block.will_need(columns, are_few);
+                for predicate in &self.predicates {
+                    if are_few {
+                        block.will_need(predicate.selector().columns(), true);
+                    } else {
+                        block.will_need(predicate.first_columns(), false);
+                    }
+                }
                 *opened = Some(block);
             }
         }
