@@ -60,11 +60,14 @@ pub struct ExplainedPart {
     pub unknown: u64,
     /// Judged rows for which it failed.
     pub failed: u64,
-    /// Time for a million rows on one core, in milliseconds; `None` if none were judged.
+    /// Time for a million rows on one core, in milliseconds; `None` if fewer than 4,096 were judged.
     pub ms_per_million: Option<f64>,
     /// What it is made of.
     pub parts: Vec<ExplainedPart>,
 }
+
+/// Among fewer rows, what a block costs once, binding and checking columns, is most of what is seen.
+const TIMED_ROWS_MIN: u64 = 4096;
 
 impl Broker {
     /// Explains what a selector does on the retained rows of a topic. Judges some of them to estimate the rest,
@@ -108,22 +111,14 @@ struct Tally {
     unknown: u64,
     failed: u64,
     nanoseconds: u128,
-    /// How many blocks are still judged once before the clock runs.
-    rehearsals: u8,
 }
 
 impl Tally {
     fn new(predicate: Arc<Predicate>) -> Self {
-        Self { predicate, ruled_out: 0, matches: 0, unknown: 0, failed: 0, nanoseconds: 0, rehearsals: 4 }
+        Self { predicate, ruled_out: 0, matches: 0, unknown: 0, failed: 0, nanoseconds: 0 }
     }
 
     fn judge(&mut self, rows: &Judgeable) -> Result<(), EngineError> {
-        // The first time a predicate binds itself and columns are checked, which is no cost of a row: among few
-        // rows it would be all that is seen.
-        if let Some(left) = self.rehearsals.checked_sub(1) {
-            self.rehearsals = left;
-            self.predicate.evaluate(&*rows.block, rows.only.as_ref()).map_err(evaluation_error)?;
-        }
         let start = Instant::now();
         let verdicts = self.predicate.evaluate(&*rows.block, rows.only.as_ref()).map_err(evaluation_error)?;
         self.nanoseconds += start.elapsed().as_nanos();
@@ -218,7 +213,8 @@ impl Explain {
 fn explained<'a>(part: &Part, tallies: &mut impl Iterator<Item = &'a Tally>, judged: u64) -> ExplainedPart {
     let tally = tallies.next();
     let of = |count: fn(&Tally) -> u64| tally.map_or(0, count);
-    let milliseconds = tally.filter(|_| judged > 0).map(|tally| tally.nanoseconds as f64 / judged as f64);
+    let milliseconds =
+        tally.filter(|_| judged >= TIMED_ROWS_MIN).map(|tally| tally.nanoseconds as f64 / judged as f64);
     ExplainedPart {
         kind: part.kind.name(),
         text: part.selector.text().to_owned(),

@@ -397,6 +397,7 @@ fn selectors_are_explained_tried_and_compared() {
     }
     let told: Value = serde_json::from_str(&broker.run(&[&explain[..], &["--json"]].concat()).out).unwrap();
     assert_eq!((&told["whole"]["matches"], &told["judged"]), (&json!(10), &json!(100)));
+    assert_eq!(told["whole"]["ms_per_million"], Value::Null, "a hundred rows say nothing of a million");
     let shown = broker.run(&["selector", "try", "--topic", "t", "n BETWEEN 3 AND 50", "--limit", "2"]).out;
     assert!(shown.contains("n=") && shown.contains("the first 2 messages; there may be more"), "{shown}");
     let shown = broker.run(&["selector", "try", "--topic", "t", "n > 990"]).out;
