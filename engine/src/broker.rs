@@ -324,6 +324,12 @@ impl Broker {
         self.core.judged.looks.load(Ordering::Relaxed)
     }
 
+    /// Returns how often another thread has helped a receive: for tests.
+    #[doc(hidden)]
+    pub fn helped(&self) -> u64 {
+        self.core.judged.helped.load(Ordering::Relaxed)
+    }
+
     /// Returns the clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         self.core.time.clock()

@@ -4,12 +4,17 @@
 //! slowly holds no thread, and many scans share few.
 
 use std::{
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use futures::{Stream, stream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+};
 
 use crate::error::EngineError;
 
@@ -40,11 +45,38 @@ impl ReadPool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, EngineError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| EngineError::Closed)?;
-        let task = tokio::task::spawn_blocking(move || {
+        Running::start(permit, work).await
+    }
+
+    /// Begins `work` on a thread that has nothing to do, or returns `None` if there is none. Called on a thread of
+    /// the runtime.
+    pub(crate) fn run_if_idle<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Running<T>> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        Some(Running::start(permit, work))
+    }
+}
+
+/// Work that has begun, and goes on if nobody waits for it.
+#[derive(Debug)]
+pub(crate) struct Running<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Running<T> {
+    fn start(permit: OwnedSemaphorePermit, work: impl FnOnce() -> T + Send + 'static) -> Self {
+        Self(tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work()
-        });
-        task.await.map_err(|error| {
+        }))
+    }
+}
+
+impl<T> Future for Running<T> {
+    type Output = Result<T, EngineError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map_err(|error| {
             if error.is_panic() {
                 EngineError::Internal("a read panicked; the log of the broker says where".to_owned())
             } else {

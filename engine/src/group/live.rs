@@ -61,6 +61,8 @@ pub(crate) struct Judged {
     pub(crate) by_receives: AtomicU64,
     /// How often a receive has looked whether there is something for it.
     pub(crate) looks: AtomicU64,
+    /// How often a thread was called to help a receive.
+    pub(crate) helped: AtomicU64,
 }
 
 /// The predicate index of one queue.

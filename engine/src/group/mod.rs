@@ -14,6 +14,7 @@ mod group;
 mod live;
 mod receive;
 mod replay;
+mod search;
 mod selectors;
 mod settle;
 mod spec;

@@ -1,27 +1,30 @@
 //! Receiving: redeliveries first, then the rows behind the cursor; or waiting for either.
 //!
 //! A receive visits the queues of the topic from a rotating start, on the pool of reading threads, a bounded
-//! step in each. One receive reads a queue at a time; the others pass on to the next queue and are woken when
+//! step in each. Where it finds a backlog with few matches, idle threads of the pool visit other queues for it.
+//! One receive reads a queue at a time; the others pass on to the next queue and are woken when
 //! it is free, so that the first deliveries of a queue leave in offset order. What a step found is committed
 //! under the lock of the subscription: rows become leased, the cursor moves, the journal is told.
 
 use std::{
     cell::Cell,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
-use tokio::sync::oneshot;
+use arrow_buffer::BooleanBuffer;
+use tokio::sync::{mpsc, oneshot};
 use weir_columns::{ColumnRef, Rows, System};
 use weir_filter::{Predicate, Selector};
 use weir_storage::{
-    Block, JournalEntry, LogPosition, Part, QueueId, QueueOffset, QueueView, StorageError, StoredMessage,
-    Wait,
+    JournalEntry, LogPosition, QueueId, QueueOffset, QueueView, StorageError, StoredMessage, Wait,
 };
 
 use super::{
-    live::{Known, Member},
+    search::{Allowance, Read, Search, Work, block_at},
     state::{Phase, QueueState, Row, Span, bit},
     subscription::{State, Subscription, journaled, lease_row, millis_u32, renewal},
 };
@@ -31,13 +34,14 @@ use crate::{
     handle::Handle,
     limits::{CLIENT_BYTES_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_OF_GONE, POLL_MAX, RECEIVE_MESSAGES_MAX},
     name::{GroupName, TopicName},
-    scan::{Scan, Step, evaluation_error},
+    reads::Running,
+    scan::evaluation_error,
 };
 
 /// Steps of scans that one visit of the reading pool takes before it lets others read.
 const STEPS_MAX: usize = 64;
-/// Bytes of bodies behind which a receive takes no further message.
-const BYTES_TARGET: usize = 32 << 20;
+/// Behind so many steps in a queue others help with the rest of the queues: it is a backlog with few matches.
+const STEPS_ALONE: usize = 2;
 
 /// What a member asks for.
 #[derive(Clone, Debug)]
@@ -177,12 +181,41 @@ struct Reading {
     attempt_id: Option<String>,
 }
 
-/// What one visit of the reading pool came to.
+/// One visit of the queues, by one thread or several.
+struct Round {
+    queues: Vec<QueueId>,
+    /// The number of the next queue to be visited.
+    next: AtomicUsize,
+    allowance: Allowance,
+    /// The threads that were called to help.
+    helpers: mpsc::UnboundedSender<Running<Result<Visit, EngineError>>>,
+}
+
+impl Round {
+    fn next_queue(&self) -> Option<QueueId> {
+        self.queues.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
+    }
+
+    fn is_over(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.queues.len()
+    }
+}
+
+/// What one thread of a round came to.
 struct Visit {
     batch: Batch,
     /// Whether rows are left that were not looked at.
     more: bool,
     failed: Option<EngineError>,
+}
+
+impl Visit {
+    fn add(&mut self, mut other: Self) {
+        self.batch.rows.append(&mut other.batch.rows);
+        self.batch.written.append(&mut other.batch.written);
+        self.more |= other.more;
+        self.failed = self.failed.take().or(other.failed);
+    }
 }
 
 impl Reading {
@@ -203,8 +236,7 @@ impl Reading {
             }
             let mut more = false;
             if subscription.has_work(&core, self.slot, self.queue) {
-                let reading = self.clone();
-                let visit = core.reads.run(move || reading.visit()).await??;
+                let visit = self.visit().await?;
                 if !visit.batch.rows.is_empty() {
                     return visit.batch.deliver().await;
                 }
@@ -230,20 +262,36 @@ impl Reading {
         }
     }
 
-    /// Visits the queues once, on a thread that may block.
-    fn visit(self) -> Result<Visit, EngineError> {
+    /// Visits the queues once, on a thread that may block, and on idle ones beside it if it takes long.
+    async fn visit(&self) -> Result<Visit, EngineError> {
+        let (helpers, mut called) = mpsc::unbounded_channel();
+        let round = Round {
+            queues: self.subscription.rotation(self.queue).collect(),
+            next: AtomicUsize::new(0),
+            allowance: Allowance::new(self.want),
+            helpers,
+        };
+        let (reading, round) = (self.clone(), Arc::new(round));
+        let mut visit = self.core.reads.run(move || reading.visit_queues(&round)).await??;
+        // It ends when all threads have let go of the round, and so can call no more.
+        while let Some(helper) = called.recv().await {
+            visit.add(helper.await??);
+        }
+        Ok(visit)
+    }
+
+    /// Visits queues of a round that nobody has visited yet.
+    fn visit_queues(&self, round: &Arc<Round>) -> Result<Visit, EngineError> {
         let mut visit =
             Visit { batch: Batch::new(&self.core, &self.subscription), more: false, failed: None };
         let mut steps = STEPS_MAX;
-        for queue in self.subscription.rotation(self.queue) {
-            if visit.batch.is_full(self.want) {
-                break;
-            }
+        while !round.allowance.is_spent() {
             if steps == 0 {
-                visit.more = true;
+                visit.more |= !round.is_over();
                 break;
             }
-            match self.read_queue(queue, &mut visit, &mut steps) {
+            let Some(queue) = round.next_queue() else { break };
+            match self.read_queue(queue, round, &mut visit, &mut steps) {
                 Ok(()) => {}
                 Err(error @ (EngineError::TopicNotFound { .. } | EngineError::GroupNotFound { .. })) => {
                     return Err(error);
@@ -254,22 +302,47 @@ impl Reading {
         Ok(visit)
     }
 
+    /// Has an idle thread visit queues as well, if there are such threads and queues.
+    fn call_helper(&self, round: &Arc<Round>) {
+        if round.is_over() || round.allowance.is_spent() {
+            return;
+        }
+        let (reading, theirs) = (self.clone(), Arc::clone(round));
+        if let Some(helper) = self.core.reads.run_if_idle(move || reading.visit_queues(&theirs)) {
+            self.core.judged.helped.fetch_add(1, Ordering::Relaxed);
+            // Nobody may be left to wait for it. What it takes is given back then.
+            let _ = round.helpers.send(helper);
+        }
+    }
+
     /// Takes what one queue has: first what is ready to be delivered again, then rows behind the cursor.
-    fn read_queue(&self, queue: QueueId, visit: &mut Visit, steps: &mut usize) -> Result<(), EngineError> {
-        let want = self.want - visit.batch.rows.len();
+    fn read_queue(
+        &self,
+        queue: QueueId,
+        round: &Arc<Round>,
+        visit: &mut Visit,
+        steps: &mut usize,
+    ) -> Result<(), EngineError> {
         let Some((hold, work)) = self.begin(queue)? else { return Ok(()) };
         // Rows that cannot be judged stay where they are, and hold up nobody else.
         let mut failed = match work.unknown.is_empty() {
             true => None,
             false => self.judge(&hold, &work.view, &work.unknown).err(),
         };
-        let mut taken = self.take_ready(&hold, &work.view, want)?;
+        let mut taken = self.take_ready(&hold, &work.view, &round.allowance)?;
         let mut next = None;
         let mut has_caught_up = false;
         let end = work.view.range().end;
-        if taken.len() < want && work.room > 0 {
-            let found = self.scan(&work, (want - taken.len()).min(work.room), steps);
-            visit.more |= found.more;
+        if work.room > 0 && !round.allowance.is_spent() {
+            let taken_steps = Cell::new(0);
+            let on_step = || {
+                taken_steps.set(taken_steps.get() + 1);
+                if taken_steps.get() >= STEPS_ALONE {
+                    self.call_helper(round);
+                }
+            };
+            let found = Search::new(&self.core, &work, &round.allowance, work.room, steps, &on_step).run();
+            visit.more |= found.next < end && found.failed.is_none();
             has_caught_up = found.failed.is_none() && found.next >= end;
             failed = failed.or(found.failed);
             next = Some(found.next);
@@ -407,21 +480,41 @@ impl Reading {
     }
 
     /// Takes rows that are ready for this selector, and reads their messages.
-    fn take_ready(&self, hold: &Hold<'_>, view: &QueueView, want: usize) -> Result<Vec<Read>, EngineError> {
+    fn take_ready(
+        &self,
+        hold: &Hold<'_>,
+        view: &QueueView,
+        allowance: &Allowance,
+    ) -> Result<Vec<Read>, EngineError> {
         let offsets: Vec<QueueOffset> = {
             let mut state = self.subscription.lock();
             let Some(known) = hold.queue_state(&mut state) else { return Ok(Vec::new()) };
             let ready = known.ready().filter(|(_, row)| row.yes & bit(self.slot) != 0);
-            let offsets: Vec<_> = ready.map(|(offset, _)| offset).take(want).collect();
+            let mut offsets: Vec<_> = ready.map(|(offset, _)| offset).take(self.want).collect();
+            offsets.truncate(allowance.take(offsets.len()));
             offsets.iter().for_each(|offset| known.set_phase(*offset, Phase::InHand));
             offsets
         };
         hold.in_hand.lock().extend(&offsets);
+        let count = offsets.len();
+        if count > 1 {
+            // What cannot be opened is told of below.
+            for offset in &offsets {
+                if let Ok(Some(block)) = block_at(view, *offset)
+                    && let Some(row) = offset.since(block.base()).and_then(|row| usize::try_from(row).ok())
+                {
+                    block.will_need_records([row]);
+                }
+            }
+        }
         let mut taken = Vec::new();
         let mut lost = Vec::new();
         for offset in offsets {
             match self.core.read_row(view, offset) {
-                Ok(Some(message)) => taken.push(Read { offset, message, is_new: false }),
+                Ok(Some(message)) => {
+                    allowance.add_bytes(message.message.body.len());
+                    taken.push(Read { offset, message, is_new: false });
+                }
                 Ok(None) => lost.push(offset),
                 // It stays in hand, and goes back to wait a while: the others are not held up by it.
                 Err(error) => {
@@ -429,6 +522,7 @@ impl Reading {
                 }
             }
         }
+        allowance.give_back(count - taken.len());
         if !lost.is_empty() {
             tracing::error!(queue = %hold.queue, ?lost, "messages were lost to damage before they were delivered again");
             let mut state = self.subscription.lock();
@@ -440,188 +534,6 @@ impl Reading {
             }
         }
         Ok(taken)
-    }
-
-    /// Finds up to `want` rows from the cursor on. What cannot be read ends the scan before it.
-    fn scan(&self, work: &Work, want: usize, steps: &mut usize) -> Found {
-        let mut found = Found { rows: Vec::new(), bytes: 0, next: work.from, more: false, failed: None };
-        found.failed = self.scan_into(&mut found, work, want, steps).err();
-        found
-    }
-
-    fn scan_into(
-        &self,
-        found: &mut Found,
-        work: &Work,
-        want: usize,
-        steps: &mut usize,
-    ) -> Result<(), EngineError> {
-        let end = work.view.range().end;
-        if let Some(member) = &work.member {
-            self.judge_rows(found, work, member.from(), want, steps)?;
-            // The index may be at work: more rows than are wanted do not wait for it.
-            let mut is_judged = member.ask(found.next, end).is_none_or(|known| known.rows.len() <= want);
-            if is_judged {
-                member.judge(&work.view, &self.core.judged);
-            }
-            while !found.is_full(want, *steps) {
-                if let Some(known) = member.ask(found.next, end) {
-                    self.take_known(found, work, &known, want, steps)?;
-                } else if is_judged {
-                    break;
-                } else {
-                    is_judged = true;
-                    member.judge(&work.view, &self.core.judged);
-                }
-            }
-        }
-        self.judge_rows(found, work, end, want, steps)?;
-        found.more = found.next < end;
-        Ok(())
-    }
-
-    /// Judges the rows from the next one on, block by block, until `until` is reached.
-    fn judge_rows(
-        &self,
-        found: &mut Found,
-        work: &Work,
-        until: QueueOffset,
-        want: usize,
-        steps: &mut usize,
-    ) -> Result<(), EngineError> {
-        let rows = found.next..work.view.range().end;
-        let mut scan = Scan::new(work.view.clone(), [Arc::clone(&work.predicate)], rows);
-        if !self.core.options.skip_by_statistics {
-            scan = scan.without_skipping();
-        }
-        while found.next < until
-            && !found.is_full(want, *steps)
-            && let Some(step) = scan.next()?
-        {
-            *steps = steps.saturating_sub(1);
-            let step_end = step.end();
-            if let Step::Block { block, matches, .. } = step {
-                if !work.predicate.selector().matches_all() {
-                    self.core.judged.by_receives.fetch_add(1, Ordering::Relaxed);
-                }
-                if !self.take_rows(found, work, &block, matches, want)? {
-                    return Ok(());
-                }
-            }
-            found.next = step_end;
-        }
-        Ok(())
-    }
-
-    /// Takes rows that the index has found.
-    fn take_known(
-        &self,
-        found: &mut Found,
-        work: &Work,
-        known: &Known,
-        want: usize,
-        steps: &mut usize,
-    ) -> Result<(), EngineError> {
-        let mut rest = known.rows.as_slice();
-        let mut passed = found.next;
-        while let Some(first) = rest.first() {
-            if found.is_full(want, *steps) {
-                break;
-            }
-            *steps = steps.saturating_sub(1);
-            let Some(block) = block_at(&work.view, *first)? else {
-                rest = &rest[1..];
-                continue;
-            };
-            let range = block.range();
-            let (here, behind) = rest.split_at(rest.partition_point(|offset| *offset < range.end).max(1));
-            rest = behind;
-            found.next = *first;
-            passed = range.end;
-            let mut matches = BooleanBufferBuilder::new(Rows::len(&*block));
-            matches.append_n(Rows::len(&*block), false);
-            for row in here.iter().filter_map(|offset| usize::try_from(offset.since(range.start)?).ok()) {
-                matches.set_bit(row, true);
-            }
-            if !self.take_rows(found, work, &block, matches.finish(), want)? {
-                return Ok(());
-            }
-        }
-        // As a scan does, it ends with the block that has the last row that was wanted.
-        let judged = rest.first().map_or(known.end, |next| *next);
-        found.next = if found.is_full(want, *steps) { judged.min(passed) } else { judged };
-        Ok(())
-    }
-
-    /// Takes rows of a block that match. Returns whether there was room for all.
-    fn take_rows(
-        &self,
-        found: &mut Found,
-        work: &Work,
-        block: &Block,
-        matches: BooleanBuffer,
-        want: usize,
-    ) -> Result<bool, EngineError> {
-        let rows: Vec<usize> = self.without_taken(&work.others, block, matches)?.set_indices().collect();
-        let offset = |row: usize| block.base().plus(row as u64);
-        let mut rest = rows.as_slice();
-        while let Some(first) = rest.first() {
-            let count = Cell::new(found.rows.len());
-            let bytes = Cell::new(found.bytes);
-            if count.get() >= want || bytes.get() >= BYTES_TARGET {
-                found.next = offset(*first);
-                return Ok(false);
-            }
-            // At once, because records that lie close together are read together.
-            let mut read = 0;
-            let wanted =
-                rest.iter().copied().take_while(|_| count.get() < want && bytes.get() < BYTES_TARGET);
-            let result = block.visit_records(wanted, |record| {
-                let message = record.to_stored();
-                count.set(count.get() + 1);
-                bytes.set(bytes.get() + message.message.body.len());
-                found.rows.push(Read { offset: offset(rest[read]), message, is_new: true });
-                read += 1;
-            });
-            found.bytes = bytes.get();
-            rest = &rest[read..];
-            match (result, rest.split_first()) {
-                (Err(StorageError::Lost { .. } | StorageError::NoRecord { .. }), Some((lost, behind))) => {
-                    tracing::error!(offset = %offset(*lost), "a message was lost to damage before it was delivered");
-                    rest = behind;
-                }
-                (Err(error), Some((row, _))) => {
-                    found.next = offset(*row);
-                    return Err(error.into());
-                }
-                (Err(error), None) => return Err(error.into()),
-                (Ok(()), _) => {}
-            }
-        }
-        Ok(true)
-    }
-
-    /// Takes away the rows that another selector has taken: see the rules in [`super::selectors`].
-    fn without_taken(
-        &self,
-        others: &[(Span, Arc<Predicate>)],
-        block: &Block,
-        mut matches: BooleanBuffer,
-    ) -> Result<BooleanBuffer, EngineError> {
-        for (span, predicate) in others {
-            // Its answer then cannot be told from its answer now. Twice is better than never.
-            if predicate.selector().depends_on_now() {
-                continue;
-            }
-            let theirs = BooleanBuffer::collect_bool(Rows::len(block), |row| {
-                matches.value(row) && span.contains(block.base().plus(row as u64))
-            });
-            if theirs.has_true() {
-                let taken = predicate.matches(block, Some(&theirs)).map_err(evaluation_error)?;
-                matches = &matches & &!&(&taken & &theirs);
-            }
-        }
-        Ok(matches)
     }
 
     /// Makes what was read the member's.
@@ -698,46 +610,6 @@ impl Reading {
     }
 }
 
-/// What there is to do in a queue.
-struct Work {
-    view: QueueView,
-    predicate: Arc<Predicate>,
-    others: Vec<(Span, Arc<Predicate>)>,
-    /// What the index of the queue has found, and from where on.
-    member: Option<Arc<Member>>,
-    from: QueueOffset,
-    room: usize,
-    /// Ready rows that the selector has not judged.
-    unknown: Vec<QueueOffset>,
-}
-
-/// What a scan found.
-struct Found {
-    rows: Vec<Read>,
-    /// Bytes of their bodies.
-    bytes: usize,
-    /// The first row that was not judged, or that was not taken.
-    next: QueueOffset,
-    more: bool,
-    /// Why the scan ended at `next`.
-    failed: Option<EngineError>,
-}
-
-impl Found {
-    /// Whether the scan ends here.
-    fn is_full(&self, want: usize, steps: usize) -> bool {
-        self.rows.len() >= want || self.bytes >= BYTES_TARGET || steps == 0
-    }
-}
-
-/// A message on its way to a member.
-struct Read {
-    offset: QueueOffset,
-    message: StoredMessage,
-    /// Whether this is its first delivery.
-    is_new: bool,
-}
-
 /// The right to read a queue, given back when dropped, with all rows that were taken in hand and not handed out.
 struct Hold<'a> {
     reading: &'a Reading,
@@ -806,11 +678,6 @@ impl Batch {
         }
     }
 
-    fn is_full(&self, want: usize) -> bool {
-        let bytes: usize = self.rows.iter().map(|row| row.message.message.body.len()).sum();
-        self.rows.len() >= want || bytes >= BYTES_TARGET
-    }
-
     /// Returns the messages once the journal has their leases.
     async fn deliver(mut self) -> Result<Vec<Delivered>, EngineError> {
         for written in std::mem::take(&mut self.written) {
@@ -862,18 +729,6 @@ fn is_for_the_index(selector: &Selector) -> bool {
         || selector.depends_on_now()
         || selector.reads_bodies()
         || selector.columns().any(is_hashed))
-}
-
-/// Returns the block that holds `offset`.
-fn block_at(view: &QueueView, offset: QueueOffset) -> Result<Option<Arc<Block>>, EngineError> {
-    if !view.range().contains(&offset) {
-        return Ok(None);
-    }
-    Ok(match view.part_at(offset) {
-        Some(Part::Segment(segment, number)) => Some(segment.block(number)?),
-        Some(Part::Run(run)) => Some(run),
-        None => None,
-    })
 }
 
 impl Core {

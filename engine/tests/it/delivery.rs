@@ -391,6 +391,38 @@ async fn a_selective_filter_over_a_long_backlog_moves_on() {
 }
 
 #[tokio::test]
+async fn threads_that_help_a_receive_take_no_more_than_was_asked_for() {
+    let mut weir = Fixture::with(|options| options.read_threads = 4).await;
+    weir.topic(8).await;
+    for base in 0..160 {
+        // A run of a queue each, with a match now and then.
+        weir.publish((0..100).map(|n| base * 100 + n)).await;
+    }
+    let want = |n: &i64| n % 97 == 3;
+    let mut seen = Vec::new();
+    for max_messages in [1, 3, 32].into_iter().cycle() {
+        let request = ReceiveRequest { max_messages, ..weir.request("MOD(n, 97) = 3") };
+        let delivered = weir.broker.receive(request).await.unwrap();
+        if delivered.is_empty() {
+            break;
+        }
+        assert!(delivered.len() <= max_messages, "{} for {max_messages}", delivered.len());
+        seen.extend(delivered.iter().map(|one| (one.message.queue, one.message.offset, number(one))));
+        weir.ack(&delivered).await;
+    }
+    seen.sort_by_key(|(queue, ..)| *queue);
+    assert!(seen.is_sorted_by_key(|(queue, offset, _)| (*queue, *offset)), "a queue out of order: {seen:?}");
+    let mut numbers: Vec<i64> = seen.iter().map(|(.., n)| *n).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..16_000).filter(want).collect::<Vec<i64>>());
+    assert!(weir.broker.helped() > 0, "nobody helped");
+    // Nothing was left leased or passed by.
+    weir.restart().await;
+    weir.advance(61);
+    assert_eq!(weir.receive("MOD(n, 97) = 3").await.len(), 0);
+}
+
+#[tokio::test]
 async fn a_reset_begins_anew() {
     let weir = Fixture::new().await;
     let t = weir.topic(1).await;

@@ -95,6 +95,21 @@ impl LogReader {
         Ok(())
     }
 
+    /// Asks the system to read records of sealed segments that are not in memory, and does not wait for it. What
+    /// was written last is in memory anyway.
+    pub(crate) fn will_need(&self, positions: impl IntoIterator<Item = LogPosition>) {
+        let mut asked = LogPosition(0)..LogPosition(0);
+        for position in positions {
+            if asked.contains(&position) || self.fences.iter().any(|fence| fence.contains(&position)) {
+                continue;
+            }
+            let Some(segment) = self.shared.segments.at(position) else { continue };
+            let Some(bytes) = segment.mapped(position) else { continue };
+            will_need(&bytes[..bytes.len().min(READ_MIN)]);
+            asked = position..LogPosition(position.0 + READ_MIN as u64);
+        }
+    }
+
     /// Finds the bytes at a position. `before` are those that were used last.
     fn stretch_at(&self, position: LogPosition, before: Stretch) -> Result<Stretch, StorageError> {
         if let Some((start, bytes)) = self.recent.at(position) {

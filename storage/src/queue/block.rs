@@ -34,6 +34,9 @@ pub(crate) trait ReadRecords: Send + Sync {
         visit: &mut dyn FnMut(&RecordView<'_>),
     ) -> Result<(), StorageError>;
 
+    /// Asks the system to read records that are not in memory, and does not wait for it.
+    fn will_need(&self, positions: &mut dyn Iterator<Item = LogPosition>);
+
     /// Returns the message whose record begins at `position`.
     fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError> {
         let mut found = None;
@@ -222,6 +225,15 @@ impl Block {
         let positions = self.positions()?;
         let mut positions = rows.into_iter().map(|row| LogPosition(positions.value(row)));
         self.log.visit(&mut positions, &mut visit)
+    }
+
+    /// Asks the system to read the records of some rows as far as they are not in memory, and does not wait for it.
+    /// It may wait for the positions of the records. A row that is not there is passed over.
+    pub fn will_need_records(&self, rows: impl IntoIterator<Item = usize>) {
+        // If they cannot be read, neither can the records, and who reads them is told.
+        let Ok(positions) = self.positions() else { return };
+        let positions = rows.into_iter().filter_map(|row| positions.values().get(row).copied());
+        self.log.will_need(&mut positions.map(LogPosition));
     }
 
     /// Asks the system to read columns that may not be in memory, and does not wait for it; and the positions of

@@ -39,6 +39,8 @@ impl ReadRecords for NoLog {
     ) -> Result<(), StorageError> {
         positions.next().map_or(Ok(()), |position| Err(StorageError::NoRecord { position }))
     }
+
+    fn will_need(&self, _: &mut dyn Iterator<Item = LogPosition>) {}
 }
 
 /// Builds consume queues in `dir` out of `messages`, which go to `queues` queues in turn, `per_call` at a time.

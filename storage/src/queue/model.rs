@@ -87,6 +87,8 @@ impl ReadRecords for ModelLog {
         }
         Ok(())
     }
+
+    fn will_need(&self, _: &mut dyn Iterator<Item = LogPosition>) {}
 }
 
 pub(crate) fn store_time(offset: u64) -> i64 {

@@ -248,6 +248,10 @@ impl ReadRecords for LogReader {
     ) -> Result<(), StorageError> {
         Self::visit(self, positions, visit)
     }
+
+    fn will_need(&self, positions: &mut dyn Iterator<Item = LogPosition>) {
+        Self::will_need(self, positions);
+    }
 }
 
 impl Topics for Inner {
