@@ -121,7 +121,7 @@ impl Broker {
         let core = &self.core;
         let subscription = core.settled(group, topic)?;
         let handle = core.decode(&subscription, handle)?;
-        if subscription.begin_move(handle)? {
+        if subscription.begin_move(core, handle)? {
             // In a task of its own: once begun, it ends, whether or not somebody waits for it.
             let core = Arc::clone(core);
             let moved =
@@ -169,7 +169,7 @@ impl Subscription {
             let handle = handle.as_ref().map_err(EngineError::clone)?;
             here.clone()?;
             let known = state.queues.get_mut(&handle.queue).ok_or(EXPIRED)?;
-            match known.find(handle.offset, handle.lease) {
+            match known.find(handle.offset, handle.lease, handle.epoch == core.epoch) {
                 Found::Current => {
                     if known.room() == 0 {
                         had_no_room.push(handle.queue);
@@ -203,7 +203,7 @@ impl Subscription {
         let mut state = self.lock();
         self.check_here(&state)?;
         let known = state.queues.get_mut(&handle.queue).ok_or(EXPIRED)?;
-        if known.find(handle.offset, handle.lease) != Found::Current {
+        if known.find(handle.offset, handle.lease, handle.epoch == core.epoch) != Found::Current {
             return Err(EXPIRED);
         }
         let until = now + after;
@@ -256,11 +256,11 @@ impl Subscription {
     }
 
     /// Marks a row as moving. Returns `false` if it is done already.
-    fn begin_move(&self, handle: Handle) -> Result<bool, EngineError> {
+    fn begin_move(&self, core: &Core, handle: Handle) -> Result<bool, EngineError> {
         let mut state = self.lock();
         self.check_here(&state)?;
         let known = state.queues.get_mut(&handle.queue).ok_or(EXPIRED)?;
-        match known.find(handle.offset, handle.lease) {
+        match known.find(handle.offset, handle.lease, handle.epoch == core.epoch) {
             Found::Current => {}
             Found::Done => return Ok(false),
             Found::Replaced | Found::Ahead => return Err(EXPIRED),

@@ -116,7 +116,7 @@ pub(crate) enum Found {
     Replaced,
     /// The row is done.
     Done,
-    /// No selector has come so far: a crash has taken the row that was meant.
+    /// A selector has still to come there: a crash has taken the delivery, if not the row, that was meant.
     Ahead,
 }
 
@@ -216,6 +216,11 @@ impl QueueState {
     /// Returns where a new selector begins: behind all that was judged.
     pub(crate) fn highest(&self) -> Option<QueueOffset> {
         self.spans().map(|(_, span)| span.cursor).max().or(self.floor)
+    }
+
+    /// Returns the row before which every selector has judged all.
+    fn lowest(&self) -> Option<QueueOffset> {
+        self.spans().map(|(_, span)| span.cursor).min().or(self.floor)
     }
 
     /// Moves a cursor forward.
@@ -368,11 +373,16 @@ impl QueueState {
         row.phase = phase;
     }
 
-    pub(crate) fn find(&self, offset: QueueOffset, lease: u64) -> Found {
+    /// Finds the row of a handle, which was made since the broker's last start in good order, or before it.
+    ///
+    /// A power loss may have taken a lease, and the cursor back before its row, while other selectors are ahead of
+    /// it: the row will be delivered again, so that an older handle closes nothing.
+    pub(crate) fn find(&self, offset: QueueOffset, lease: u64, is_of_this_life: bool) -> Found {
+        let passed = if is_of_this_life { self.highest() } else { self.lowest() };
         match self.open.get(&offset) {
             Some(row) if row.lease == lease => Found::Current,
             Some(_) => Found::Replaced,
-            None if self.highest().is_some_and(|highest| offset < highest) => Found::Done,
+            None if passed.is_some_and(|passed| offset < passed) => Found::Done,
             None => Found::Ahead,
         }
     }
@@ -479,19 +489,29 @@ mod tests {
         let ended = queue.end(at(12), |_| AtEnd::Until(at(60)));
         assert_eq!(ended.renewed, [QueueOffset(2)]);
         assert!(!ended.ready);
-        assert_eq!(queue.find(QueueOffset(2), 2), Found::Current);
+        assert_eq!(queue.find(QueueOffset(2), 2, true), Found::Current);
     }
 
     #[test]
     fn a_lease_number_tells_deliveries_apart() {
         let mut queue = queue();
-        assert_eq!(queue.find(QueueOffset(2), 2), Found::Current);
-        assert_eq!(queue.find(QueueOffset(2), 3), Found::Replaced);
-        assert_eq!(queue.find(QueueOffset(3), 3), Found::Done);
-        assert_eq!(queue.find(QueueOffset(10), 3), Found::Ahead);
+        assert_eq!(queue.find(QueueOffset(2), 2, true), Found::Current);
+        assert_eq!(queue.find(QueueOffset(2), 3, true), Found::Replaced);
+        assert_eq!(queue.find(QueueOffset(3), 3, true), Found::Done);
+        assert_eq!(queue.find(QueueOffset(10), 3, true), Found::Ahead);
         queue.remove(QueueOffset(2));
-        assert_eq!(queue.find(QueueOffset(2), 2), Found::Done);
+        assert_eq!(queue.find(QueueOffset(2), 2, true), Found::Done);
         assert_eq!(queue.next_end(), Some(at(15)));
+    }
+
+    #[test]
+    fn an_older_handle_closes_no_row_that_a_selector_has_still_to_judge() {
+        let mut queue = queue();
+        queue.set_span(7, Span { start: QueueOffset(0), cursor: QueueOffset(4) });
+        for (offset, found) in [(3, Found::Done), (4, Found::Ahead)] {
+            assert_eq!(queue.find(QueueOffset(offset), 9, false), found);
+            assert_eq!(queue.find(QueueOffset(offset), 9, true), Found::Done);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::fixture::Fixture;
 const TOPICS: usize = 6;
 const ROWS: usize = 300;
 const TEXTS: usize = 120;
-const NAMES: [&str; 6] = ["a", "b", "Text", "flag", "body", "x.y"];
+pub(crate) const NAMES: [&str; 6] = ["a", "b", "Text", "flag", "body", "x.y"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn selectors_and_sql_select_the_same_rows() {
@@ -95,9 +95,9 @@ async fn visible(broker: &Broker, topic: &TopicName, published: &[weir_engine::P
     }
 }
 
-const SORTS: usize = 8;
+pub(crate) const SORTS: usize = 8;
 
-fn value(random: &mut StdRng, sort: usize) -> Value {
+pub(crate) fn value(random: &mut StdRng, sort: usize) -> Value {
     let text = |text: &str| Value::Text(text.to_owned());
     match sort {
         0 => Value::Text(random.random_range(-5..6).to_string()),
@@ -126,7 +126,7 @@ fn value(random: &mut StdRng, sort: usize) -> Value {
     }
 }
 
-fn condition(random: &mut StdRng, depth: usize) -> String {
+pub(crate) fn condition(random: &mut StdRng, depth: usize) -> String {
     if depth == 0 || random.random_bool(0.3) {
         return predicate(random);
     }
@@ -273,7 +273,7 @@ fn literal(random: &mut StdRng) -> String {
     .to_owned()
 }
 
-type Found = BTreeSet<(i32, i64)>;
+pub(crate) type Found = BTreeSet<(i32, i64)>;
 
 async fn by_selector(broker: &Broker, topic: &TopicName, text: &str) -> Option<Found> {
     let request = PullRequest {
@@ -294,7 +294,7 @@ async fn by_selector(broker: &Broker, topic: &TopicName, text: &str) -> Option<F
     Some(found)
 }
 
-async fn by_sql(broker: &Broker, sql: &str) -> Result<Found, EngineError> {
+pub(crate) async fn by_sql(broker: &Broker, sql: &str) -> Result<Found, EngineError> {
     let plan = broker.plan_sql(SqlRequest { sql: sql.to_owned(), ..SqlRequest::default() }).await?;
     let (_, batches) = broker.run_sql(plan.ticket).await?;
     let batches: Vec<_> = batches.try_collect().await?;

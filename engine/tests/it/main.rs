@@ -4,6 +4,7 @@
 
 mod agreement;
 mod catalogue;
+mod checker;
 mod crash;
 mod delivery;
 mod examine;
