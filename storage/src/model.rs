@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use crate::{
     storage::{Events, Storage, StorageOptions},
 };
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 2000;
 const STEPS: u64 = 120;
 const DIR: &str = "/data";
 const GROUP: GroupId = GroupId(1);
@@ -454,24 +457,80 @@ impl Model {
     }
 }
 
+/// Takes those steps of a seed. Each draws random numbers of its own, so that leaving one out changes no other.
+fn run(seed: u64, steps: &[u64]) {
+    let mut model = Model::new(seed);
+    for step in steps {
+        model.random = Random(Random(seed ^ step.rotate_left(32)).below(u64::MAX));
+        model.step();
+    }
+    model.restart(Stop::Clean);
+}
+
+fn fails(seed: u64, steps: &[u64]) -> bool {
+    std::panic::catch_unwind(|| run(seed, steps)).is_err()
+}
+
+/// Leaves out steps, many at once and then few, as long as those that stay fail.
+fn shrunk(mut steps: Vec<u64>, fails: impl Fn(&[u64]) -> bool) -> Vec<u64> {
+    let mut count = steps.len() / 2;
+    while count > 0 {
+        let mut at = 0;
+        while at < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.drain(at..(at + count).min(steps.len()));
+            if fails(&fewer) {
+                steps = fewer;
+            } else {
+                at += count;
+            }
+        }
+        count /= 2;
+    }
+    steps
+}
+
+#[test]
+fn steps_that_do_not_matter_are_left_out() {
+    let fails = |steps: &[u64]| steps.contains(&7) && steps.contains(&90);
+    assert_eq!(shrunk((0..120).collect(), fails), [7, 90]);
+}
+
+/// `WEIR_SEED` runs one seed, of which `WEIR_STEPS` may name the steps; `WEIR_SEEDS` that many, from
+/// `WEIR_FIRST_SEED` on.
 #[test]
 fn crashes_lose_nothing_that_was_promised() {
-    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    let seeds = match number("WEIR_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("WEIR_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        let run = std::panic::catch_unwind(|| {
-            let mut model = Model::new(seed);
-            for _ in 0..STEPS {
-                model.step();
+    let variable = |name| std::env::var(name).ok();
+    let number = |name| variable(name).and_then(|number| number.parse::<u64>().ok());
+    let all: Vec<u64> = (0..STEPS).collect();
+    if let Some(seed) = number("WEIR_SEED") {
+        let named = |text: String| text.split(',').map(|step| step.parse().unwrap()).collect();
+        return run(seed, &variable("WEIR_STEPS").map_or(all, named));
+    }
+    let first = number("WEIR_FIRST_SEED").unwrap_or(0);
+    let end = first.saturating_add(number("WEIR_SEEDS").unwrap_or(SEEDS));
+    let next = AtomicU64::new(first);
+    let failed = Mutex::new(None);
+    let work = || {
+        while failed.lock().is_none() {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                break;
             }
-            model.restart(Stop::Clean);
-        });
-        if let Err(panic) = run {
-            eprintln!("the seed is {seed}; run it alone with WEIR_SEED={seed}");
-            std::panic::resume_unwind(panic);
+            if fails(seed, &all) {
+                failed.lock().get_or_insert(seed);
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    if let Some(seed) = failed.into_inner() {
+        eprintln!("seed {seed} fails; steps are left out while it does");
+        let steps = shrunk(all, |steps| fails(seed, steps));
+        let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+        panic!("run it alone with WEIR_SEED={seed} WEIR_STEPS={}", steps.join(","));
     }
 }

@@ -2,17 +2,14 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use serde_json::Value;
 
-use crate::tidy;
+use crate::{tests, tidy};
 
 /// Cases of each property in one run of the tests.
 const CASES: u32 = 20_000;
@@ -31,7 +28,7 @@ pub(crate) struct Options {
 /// Runs the tests again and again. What fails is shrunk, printed, and kept in `proptest-regressions`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     env::set_current_dir(tidy::root()?)?;
-    let tests = built()?;
+    let tests = tests::built("filter", "it")?;
     let end = Instant::now() + Duration::from_secs(60 * options.minutes);
     let mut runs = 0_u32;
     while Instant::now() < end {
@@ -44,26 +41,4 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{runs} runs of {CASES} cases of every property agree");
     }
     Ok(())
-}
-
-/// Builds the tests of the crate `filter` with the features of the whole workspace, and returns their program.
-fn built() -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut child = Command::new(cargo)
-        .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut found = None;
-    for line in BufReader::new(child.stdout.take().context("its output is piped")?).lines() {
-        let Ok(message) = serde_json::from_str::<Value>(&line?) else { continue };
-        let is_ours = message["package_id"].as_str().is_some_and(|id| id.contains("/filter#"))
-            && message["target"]["name"] == "it";
-        if let (true, Some(program)) = (is_ours, message["executable"].as_str()) {
-            found = Some(PathBuf::from(program));
-        }
-    }
-    if !child.wait()?.success() {
-        bail!("the tests do not build");
-    }
-    found.context("the crate filter has no test program \"it\"")
 }

@@ -1,7 +1,9 @@
 //! Tasks of the repository. `cargo xtask test` is what CI runs; `cargo xtask tidy` is a part of it.
 
 mod fuzz;
+mod simulate;
 mod test;
+mod tests;
 mod tidy;
 
 use std::process::ExitCode;
@@ -22,6 +24,8 @@ enum Task {
     Test(test::Options),
     /// Judge random and damaged selectors in every way for some minutes; stops at the first that disagree.
     FuzzSelectors(fuzz::Options),
+    /// Run the models of storage and delivery on the simulated disk for many seeds; stops at the first that fails.
+    Simulate(simulate::Options),
     /// Check what lints cannot: file headers, the direction of dependencies, links in the documentation.
     Tidy,
 }
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(options) => test::run(&options),
         Task::FuzzSelectors(options) => fuzz::run(&options),
+        Task::Simulate(options) => simulate::run(&options),
         Task::Tidy => tidy::run(),
     };
     match outcome {
