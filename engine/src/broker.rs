@@ -50,6 +50,8 @@ pub struct BrokerOptions {
     /// The oldest rows end while more than this share of the disk is in use, whoever uses it; in percent, 100
     /// for never. Default: [`RETENTION_DISK_PERCENT_DEFAULT`].
     pub retention_disk_percent: u8,
+    /// The oldest rows end while the log takes more bytes; `None` or 0 for any number. Default: any.
+    pub retention_bytes: Option<u64>,
     /// How large and deep selectors may be.
     pub selector_limits: Limits,
     /// Whether receives let statistics rule blocks out. Default: yes. No is for measuring what that is worth;
@@ -81,6 +83,7 @@ impl BrokerOptions {
             auto_create_topics: false,
             auto_create_groups: true,
             retention_disk_percent: RETENTION_DISK_PERCENT_DEFAULT,
+            retention_bytes: None,
             selector_limits: Limits::default(),
             skip_by_statistics: true,
             selector_dialect: Dialect::default(),

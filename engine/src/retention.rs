@@ -1,12 +1,12 @@
-//! Retention: rows end when they were stored longer ago than their topic keeps them, and the oldest ones before
-//! that while the disk is too full.
+//! Retention: rows end when they were stored longer ago than their topic keeps them, when their topic takes too
+//! many bytes of the log, and the oldest of all before that while the log is too large or the disk too full.
 
 use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use weir_storage::{LogPosition, QueueId, Space};
+use weir_storage::{LogPosition, QueueId, QueueOffset, QueueView, Space};
 
 use crate::{
     broker::Core,
@@ -46,49 +46,126 @@ async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) 
 }
 
 async fn end_old_rows(core: &Arc<Core>, topic: &Arc<Topic>) -> Result<(), EngineError> {
-    let Some(retention) = topic.retention() else { return Ok(()) };
-    let oldest_ms =
-        core.time.wall_ms().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
-    let (core, topic) = (Arc::clone(core), Arc::clone(topic));
-    let reads = core.reads.clone();
+    let (retention, bytes_max) = (topic.retention(), topic.retention_bytes());
+    if retention.is_none() && bytes_max.is_none() {
+        return Ok(());
+    }
+    let (worker, topic) = (Arc::clone(core), Arc::clone(topic));
     let work = move || {
-        for queue in (0..topic.queues()).map(QueueId) {
-            let Some(view) = core.storage.view(topic.id, queue) else { return Ok(()) };
-            if view.range().is_empty() {
-                continue;
-            }
-            let first = offset_at_time(&view, oldest_ms)?;
-            if first > view.range().start {
-                core.storage.set_first_offset(topic.id, queue, first)?;
-                tracing::info!(topic = %topic.name, %queue, %first, "rows ended by retention");
-            }
+        if let Some(retention) = retention {
+            end_by_time(&worker, &topic, retention)?;
+        }
+        if let Some(bytes_max) = bytes_max {
+            end_by_size(&worker, &topic, bytes_max)?;
         }
         Ok(())
     };
-    reads.run(work).await?
+    core.reads.run(work).await?
+}
+
+fn end_by_time(core: &Core, topic: &Topic, retention: Duration) -> Result<(), EngineError> {
+    let oldest_ms =
+        core.time.wall_ms().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
+    for (queue, view) in views(core, topic) {
+        let first = offset_at_time(&view, oldest_ms)?;
+        if first > view.range().start {
+            core.storage.set_first_offset(topic.id, queue, first)?;
+            tracing::info!(topic = %topic.name, %queue, %first, "rows ended by retention");
+        }
+    }
+    Ok(())
+}
+
+fn end_by_size(core: &Core, topic: &Topic, bytes_max: u64) -> Result<(), EngineError> {
+    let views = views(core, topic);
+    let Some(cut) = cut_by_size(&views, bytes_max) else { return Ok(()) };
+    for (queue, view) in &views {
+        let first = offset_at_position(view, cut);
+        if first > view.range().start {
+            core.storage.set_first_offset(topic.id, *queue, first)?;
+            tracing::info!(topic = %topic.name, %queue, %first, bytes_max, "rows ended: the topic is too large");
+        }
+    }
+    Ok(())
+}
+
+/// The queues of a topic that have rows.
+fn views(core: &Core, topic: &Topic) -> Vec<(QueueId, QueueView)> {
+    let view = |queue| core.storage.view(topic.id, queue).map(|view| (queue, view));
+    (0..topic.queues()).map(QueueId).filter_map(view).filter(|(_, view)| !view.range().is_empty()).collect()
+}
+
+/// Returns the highest position of the log from which on rows take `bytes_max` or more, if those before it take
+/// anything: a topic keeps its newest rows up to the one with which they reach the bound.
+fn cut_by_size(views: &[(QueueId, QueueView)], bytes_max: u64) -> Option<LogPosition> {
+    let all: u64 = views.iter().map(|(_, view)| view.record_bytes(view.range())).sum();
+    let excess = all.checked_sub(bytes_max).filter(|excess| *excess > 0)?;
+    let before = |position| {
+        let of_queue = |view: &QueueView| {
+            view.record_bytes(view.range().start..offset_at_position(view, LogPosition(position)))
+        };
+        views.iter().map(|(_, view)| of_queue(view)).sum::<u64>()
+    };
+    let end = views.iter().filter_map(|(_, view)| last_position(view)).max()?;
+    let (mut low, mut high) = (0, end.0.saturating_add(1));
+    while high - low > 1 {
+        let middle = u64::midpoint(low, high);
+        if before(middle) <= excess { low = middle } else { high = middle }
+    }
+    (before(low) > 0).then_some(LogPosition(low))
+}
+
+/// Where the last row of a queue lies in the log, or a position behind it.
+fn last_position(view: &QueueView) -> Option<LogPosition> {
+    let run = view.runs().last().and_then(|run| run.positions().ok()?.values().last().copied());
+    let segment = || view.segments().last().map(|segment| *segment.block_positions(segment.blocks() - 1).end());
+    run.map(LogPosition).or_else(segment)
 }
 
 fn topics(core: &Core) -> Vec<Arc<Topic>> {
     core.topics.read().by_id.values().cloned().collect()
 }
 
-/// Ends the rows of the oldest segments of the log, as many as bring the disk back to what it may be filled.
-/// The segment that is written to stays, and so do all from one on that a topic without a retention needs.
+/// Why rows end though their topics would keep them.
+#[derive(Clone, Copy, Debug)]
+enum Pressure {
+    Disk,
+    Log,
+}
+
+impl Pressure {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Disk => "the disk is too full",
+            Self::Log => "the log is larger than retention-bytes allows",
+        }
+    }
+}
+
+/// Ends the rows of the oldest segments of the log, as many as bring the disk back to what it may be filled, and
+/// the log to the size that it may have. The segment that is written to stays, and so do all from one on that a
+/// topic without a retention needs.
 ///
 /// The disk is asked once: where an unlinked file gives its room back late, or never because of a snapshot or
 /// a second name, asking again and again would end everything at once.
 async fn make_room(core: &Arc<Core>) -> Result<(), EngineError> {
-    let mut excess = excess_bytes(core.storage.space()?, core.options.retention_disk_percent);
+    let on_disk = excess_bytes(core.storage.space()?, core.options.retention_disk_percent);
+    let in_log = match core.options.retention_bytes.filter(|bytes| *bytes > 0) {
+        Some(bytes_max) => core.storage.log_bytes()?.saturating_sub(bytes_max),
+        None => 0,
+    };
+    let pressure = if on_disk >= in_log { Pressure::Disk } else { Pressure::Log };
+    let mut excess = on_disk.max(in_log);
     while excess > 0 && !*core.closing.borrow() {
         let Some(oldest) = core.storage.oldest_sealed_segment() else { return Ok(()) };
-        let (worker, end) = (Arc::clone(core), oldest.end);
-        core.reads.run(move || end_rows_before(&worker, end)).await??;
+        let (worker, end) = (Arc::clone(core), oldest.range.end);
+        core.reads.run(move || end_rows_before(&worker, end, pressure)).await??;
         if core.storage.oldest_sealed_segment().as_ref() == Some(&oldest) {
             // Somebody still needs it; more rows need not end before it can go.
             return Ok(());
         }
-        tracing::warn!(excess, before = %end, "the oldest rows ended: the disk is too full");
-        excess = excess.saturating_sub(oldest.end.0 - oldest.start.0);
+        tracing::warn!(excess, before = %end, "the oldest rows ended: {}", pressure.text());
+        excess = excess.saturating_sub(oldest.bytes);
     }
     Ok(())
 }
@@ -101,21 +178,21 @@ fn excess_bytes(space: Space, percent: u8) -> u64 {
 }
 
 /// Ends the rows that lie before `end`, unless a topic without a retention has some.
-fn end_rows_before(core: &Core, end: LogPosition) -> Result<(), EngineError> {
+fn end_rows_before(core: &Core, end: LogPosition, pressure: Pressure) -> Result<(), EngineError> {
     let topics = topics(core);
-    let mut firsts = Vec::new();
+    let mut firsts: Vec<(&Arc<Topic>, QueueId, QueueOffset)> = Vec::new();
     for topic in &topics {
-        for queue in (0..topic.queues()).map(QueueId) {
-            let Some(view) = core.storage.view(topic.id, queue) else { continue };
+        for (queue, view) in views(core, topic) {
             let first = offset_at_position(&view, end);
             if first <= view.range().start {
                 continue;
             }
-            if topic.retention().is_none() {
+            if topic.keeps_all() {
                 tracing::warn!(
                     topic = %topic.name,
-                    "the disk is too full, and this topic keeps all its messages and has the oldest ones: give it a \
-                     retention, delete it, or free some disk space"
+                    "{}, and this topic keeps all its messages and has the oldest ones: give it a retention, delete \
+                     it, or make some room",
+                    pressure.text()
                 );
                 return Ok(());
             }
@@ -124,7 +201,7 @@ fn end_rows_before(core: &Core, end: LogPosition) -> Result<(), EngineError> {
     }
     for (topic, queue, first) in firsts {
         core.storage.set_first_offset(topic.id, queue, first)?;
-        tracing::info!(topic = %topic.name, %queue, %first, "rows ended before their time: the disk is too full");
+        tracing::info!(topic = %topic.name, %queue, %first, "rows ended before their time: {}", pressure.text());
     }
     Ok(core.storage.checkpoint()?)
 }

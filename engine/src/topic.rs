@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use weir_filter::{Dialect, near};
 use weir_storage::{
-    DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, TopicEntry, TopicId, Wait,
+    DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, QueueView, TopicEntry, TopicId, Wait,
 };
 
 use crate::{
@@ -38,6 +38,8 @@ pub struct TopicSpec {
     /// How long rows are retained; `None` for ever. Default: 72 hours.
     #[serde(rename = "retention_ms", with = "serial::duration_ms_option")]
     pub retention: Option<Duration>,
+    /// How many bytes of the log its rows may take before the oldest end; `None` or 0 for any number. Default: any.
+    pub retention_bytes: Option<u64>,
     /// The language of selectors on it, unless a group says otherwise; `None` for that of the broker.
     #[serde(with = "serial::dialect_option")]
     pub dialect: Option<Dialect>,
@@ -49,6 +51,7 @@ impl Default for TopicSpec {
             queues: QUEUES_DEFAULT,
             class: DurabilityClass::Sync,
             retention: Some(RETENTION_DEFAULT),
+            retention_bytes: None,
             dialect: None,
         }
     }
@@ -65,6 +68,8 @@ pub struct TopicChange {
     /// How long rows are retained.
     #[serde(rename = "retention_ms", with = "serial::duration_ms_option")]
     pub retention: Option<Duration>,
+    /// How many bytes of the log its rows may take before the oldest end; 0 for any number.
+    pub retention_bytes: Option<u64>,
     /// The language of selectors on it. Selectors in use stay what they are.
     #[serde(with = "serial::dialect_option")]
     pub dialect: Option<Dialect>,
@@ -82,6 +87,11 @@ pub struct TopicDescription {
     /// How long rows are retained; `None` for ever.
     #[serde(rename = "retention_ms", with = "serial::duration_ms_option")]
     pub retention: Option<Duration>,
+    /// How many bytes of the log its rows may take before the oldest end; `None` for any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<u64>,
+    /// About how many bytes of the log its rows take.
+    pub log_bytes: u64,
     /// The language of selectors on it; `None` for that of the broker.
     #[serde(default, with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
     pub dialect: Option<Dialect>,
@@ -142,6 +152,7 @@ struct Settings {
     queues: u32,
     class: DurabilityClass,
     retention: Option<Duration>,
+    retention_bytes: Option<u64>,
     dialect: Option<Dialect>,
 }
 
@@ -150,6 +161,8 @@ struct Settings {
 struct Attributes {
     #[serde(default, rename = "retention_ms", with = "serial::duration_ms_option")]
     retention: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retention_bytes: Option<u64>,
     #[serde(default, with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
     dialect: Option<Dialect>,
 }
@@ -192,6 +205,16 @@ impl Topic {
 
     pub(crate) fn retention(&self) -> Option<Duration> {
         self.settings.load().retention
+    }
+
+    pub(crate) fn retention_bytes(&self) -> Option<u64> {
+        self.settings.load().retention_bytes
+    }
+
+    /// Returns whether its rows never end by themselves.
+    pub(crate) fn keeps_all(&self) -> bool {
+        let settings = self.settings.load();
+        settings.retention.is_none() && settings.retention_bytes.is_none()
     }
 
     pub(crate) fn dialect(&self) -> Option<Dialect> {
@@ -260,17 +283,23 @@ impl Topic {
     /// Returns the topic as it is now.
     pub(crate) fn describe(&self, core: &Core) -> TopicDescription {
         let settings = self.settings.load();
+        let mut log_bytes = 0;
         let queues = (0..settings.queues).map(|queue| {
-            let range = core.range(self.id, QueueId(queue));
+            let view = core.storage.view(self.id, QueueId(queue));
+            let range = view.as_ref().map_or(QueueOffset(0)..QueueOffset(0), QueueView::range);
+            log_bytes += view.map_or(0, |view| view.about_record_bytes());
             QueueDescription { queue: QueueId(queue), first: range.start, end: range.end }
         });
+        let queues = queues.collect();
         TopicDescription {
             name: self.name.clone(),
             id: self.id,
             class: settings.class,
             retention: settings.retention,
+            retention_bytes: settings.retention_bytes,
+            log_bytes,
             dialect: settings.dialect,
-            queues: queues.collect(),
+            queues,
             created_ms: self.created_ms,
         }
     }
@@ -287,12 +316,17 @@ impl Settings {
             queues: entry.queues,
             class: entry.class,
             retention: attributes.retention,
+            retention_bytes: attributes.retention_bytes,
             dialect: attributes.dialect,
         }
     }
 
     fn attributes(&self) -> Result<String, EngineError> {
-        let attributes = Attributes { retention: self.retention, dialect: self.dialect };
+        let attributes = Attributes {
+            retention: self.retention,
+            retention_bytes: self.retention_bytes,
+            dialect: self.dialect,
+        };
         serde_json::to_string(&attributes).map_err(|error| EngineError::Internal(error.to_string()))
     }
 }
@@ -407,8 +441,9 @@ impl Core {
         if_exists: IfExists,
     ) -> Result<Arc<Topic>, EngineError> {
         self.check_open()?;
-        let TopicSpec { queues, class, retention, dialect } = spec;
-        let settings = Settings { queues, class, retention, dialect };
+        let TopicSpec { queues, class, retention, retention_bytes, dialect } = spec;
+        let retention_bytes = retention_bytes.filter(|bytes| *bytes > 0);
+        let settings = Settings { queues, class, retention, retention_bytes, dialect };
         check_settings(&settings)?;
         let _catalogue = self.catalogue.lock().await;
         let (known, count) = {
@@ -458,6 +493,8 @@ impl Core {
         settings.queues = queues;
         settings.class = change.class.unwrap_or(settings.class);
         settings.retention = change.retention.or(settings.retention);
+        settings.retention_bytes =
+            change.retention_bytes.or(settings.retention_bytes).filter(|bytes| *bytes > 0);
         settings.dialect = change.dialect.or(settings.dialect);
         check_settings(&settings)?;
         let (id, class, attributes) = (topic.id, settings.class, settings.attributes()?);

@@ -7,6 +7,7 @@ use std::{
     fmt, io,
     num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct Config {
     /// The oldest messages end while more than this share of the disk is in use; in percent, 100 for never.
     /// Default: 80.
     pub retention_disk_percent: Percent,
+    /// The oldest messages end while the log takes more bytes; 0 for any number. Default: any.
+    pub retention_bytes: ByteCount,
     /// The language of selectors where neither group nor topic names one. Default: `sql92`.
     #[serde(deserialize_with = "dialect")]
     pub selector_dialect: Dialect,
@@ -92,6 +95,60 @@ pub struct NodeName(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub struct Percent(u8);
+
+/// A number of bytes: plain, or with a unit such as `10GiB` or `500MB`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "NumberOrText")]
+pub struct ByteCount(u64);
+
+impl ByteCount {
+    /// Returns the number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.trim_start().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1000,
+            "mb" => 1000_u64.pow(2),
+            "gb" => 1000_u64.pow(3),
+            "tb" => 1000_u64.pow(4),
+            "kib" => 1 << 10,
+            "mib" => 1 << 20,
+            "gib" => 1 << 30,
+            "tib" => 1 << 40,
+            _ => return Err(format!("{text:?} is no number of bytes; write 500MB or 10GiB")),
+        };
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        bytes.map(Self).ok_or_else(|| format!("{text:?} is no number of bytes; write 500MB or 10GiB"))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<NumberOrText> for ByteCount {
+    type Error = String;
+
+    fn try_from(from: NumberOrText) -> Result<Self, String> {
+        match from {
+            NumberOrText::Number(bytes) => Ok(Self(bytes)),
+            NumberOrText::Text(text) => text.parse(),
+        }
+    }
+}
 
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +238,7 @@ impl Default for Config {
             auto_create_topics: false,
             auto_create_groups: true,
             retention_disk_percent: Percent(RETENTION_DISK_PERCENT_DEFAULT),
+            retention_bytes: ByteCount::default(),
             selector_dialect: Dialect::default(),
             listeners: Vec::new(),
             query: QueryConfig::default(),
@@ -375,6 +433,21 @@ mod tests {
         for (text, expected) in cases {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(expected), "{text:?} gives {message}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, bytes) in
+            [("0", 0), ("12", 12), ("3 kB", 3000), ("10GiB", 10 << 30), ("1tb", 1_000_000_000_000)]
+        {
+            assert_eq!(text.parse::<ByteCount>().map(ByteCount::get), Ok(bytes), "{text}");
+            let config = parse(&format!("retention-bytes = {text:?}")).unwrap();
+            assert_eq!(config.retention_bytes.get(), bytes);
+        }
+        assert_eq!(parse("retention-bytes = 5").unwrap().retention_bytes.get(), 5);
+        for text in ["", "GiB", "-1", "1.5GB", "99999999999TiB", "1 mile"] {
+            assert!(text.parse::<ByteCount>().is_err(), "{text}");
         }
     }
 

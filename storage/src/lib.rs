@@ -41,4 +41,4 @@ pub use queue::{
 };
 pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
-pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, Storage, StorageOptions};
+pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, SealedSegment, Storage, StorageOptions};

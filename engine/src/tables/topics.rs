@@ -16,6 +16,8 @@ pub(super) const TOPICS: Definition = Definition {
         ("queues", Kind::Int),
         ("messages", Kind::Int),
         ("retention_ms", Kind::Int),
+        ("retention_bytes", Kind::Int),
+        ("log_bytes", Kind::Int),
         ("created", Kind::Time),
     ],
     rows,
@@ -36,6 +38,8 @@ fn rows(broker: &Broker) -> Vec<ArrayRef> {
             Some(topic.queues.iter().map(|queue| queue.end.since(queue.first).unwrap_or(0)).sum())
         })),
         ints(topics.iter().map(retention)),
+        ints(topics.iter().map(|topic| topic.retention_bytes)),
+        ints(topics.iter().map(|topic| Some(topic.log_bytes))),
         times(topics.iter().map(|topic| topic.created_ms)),
     ]
 }

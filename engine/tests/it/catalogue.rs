@@ -16,14 +16,20 @@ use crate::fixture::{Fixture, group, numbered, numbers, topic};
 #[tokio::test]
 async fn topics_are_made_changed_found_again_and_deleted() {
     let mut weir = Fixture::new().await;
-    let spec = TopicSpec { queues: 2, class: DurabilityClass::Async, retention: None, dialect: None };
+    let spec = TopicSpec {
+        queues: 2,
+        class: DurabilityClass::Async,
+        retention: None,
+        retention_bytes: Some(5000),
+        dialect: None,
+    };
     weir.broker.create_topic(&topic("ns/orders"), spec).await.unwrap();
     weir.broker.create_topic(&topic("orders"), TopicSpec::default()).await.unwrap();
     let change = TopicChange {
         queues: Some(5),
         retention: Some(Duration::from_secs(60)),
         dialect: Some(Dialect::RocketMq),
-        class: None,
+        ..TopicChange::default()
     };
     weir.broker.alter_topic(&topic("ns/orders"), change).await.unwrap();
     weir.restart().await;
@@ -32,7 +38,9 @@ async fn topics_are_made_changed_found_again_and_deleted() {
         (described.queues.len(), described.class, described.retention),
         (5, DurabilityClass::Async, Some(Duration::from_secs(60)))
     );
-    assert_eq!(described.dialect, Some(Dialect::RocketMq));
+    assert_eq!((described.dialect, described.retention_bytes), (Some(Dialect::RocketMq), Some(5000)));
+    let any = TopicChange { retention_bytes: Some(0), ..TopicChange::default() };
+    assert_eq!(weir.broker.alter_topic(&topic("ns/orders"), any).await.unwrap().retention_bytes, None);
     let names: Vec<String> = weir.broker.topics().iter().map(|topic| topic.name.to_string()).collect();
     assert_eq!(names, ["orders", "ns/orders"]);
     weir.broker.publish(&topic("orders"), vec![Message::default(); 3]).await.unwrap();
@@ -230,6 +238,54 @@ async fn the_oldest_rows_end_while_the_disk_is_too_full() {
     pass_minutes(&weir, 2).await;
     assert!(first() <= published as u64 + 3, "rows behind those of a topic that keeps everything stay");
     assert_eq!(weir.broker.topic(&kept).unwrap().queues[0].first, QueueOffset(0));
+}
+
+/// A topic keeps its newest rows up to the one with which they reach the bound, whatever queue they are in.
+#[tokio::test]
+async fn the_oldest_rows_end_while_their_topic_takes_too_many_bytes() {
+    let mut weir = Fixture::new().await;
+    let (t, other) = (weir.topic(2).await, topic("other"));
+    let spec = TopicSpec { queues: 1, ..TopicSpec::default() };
+    weir.broker.create_topic(&other, spec).await.unwrap();
+    let body = |n| Message { body: vec![0; 1000].into(), ..numbered(n) };
+    for n in 0..100 {
+        weir.broker.publish(&t, vec![body(n)]).await.unwrap();
+        weir.broker.publish(&other, vec![body(n)]).await.unwrap();
+    }
+    let all = weir.broker.topic(&t).unwrap().log_bytes;
+    assert!(all > 100_000, "{all}");
+    // Half of it in files, the rest in memory.
+    weir.restart().await;
+    for n in 100..200 {
+        weir.broker.publish(&t, vec![body(n)]).await.unwrap();
+    }
+    let change = TopicChange { retention_bytes: Some(all), ..TopicChange::default() };
+    weir.broker.alter_topic(&t, change).await.unwrap();
+    pass_minutes(&weir, 1).await;
+    let described = weir.broker.topic(&t).unwrap();
+    let kept = described.queues.iter().map(|queue| queue.end.0 - queue.first.0).collect::<Vec<_>>();
+    assert!((100..=101).contains(&kept.iter().sum::<u64>()), "{kept:?}");
+    assert!(kept[0].abs_diff(kept[1]) <= 2, "the oldest of both queues: {kept:?}");
+    assert!(described.log_bytes >= all && described.log_bytes < all + 2000, "{}", described.log_bytes);
+    assert_eq!(weir.broker.topic(&other).unwrap().queues[0].first, QueueOffset(0), "each has its own bound");
+    weir.restart().await;
+    let again = weir.broker.topic(&t).unwrap();
+    assert_eq!((again.queues, again.retention_bytes), (described.queues, Some(all)));
+}
+
+#[tokio::test]
+async fn the_oldest_rows_end_while_the_log_is_too_large() {
+    let weir = Fixture::with(|options| options.retention_bytes = Some(10 << 20)).await;
+    let t = weir.topic(1).await;
+    let mut next = 0;
+    for _ in 0..4 {
+        next = fill_log(&weir, &t, next).await;
+    }
+    pass_minutes(&weir, 2).await;
+    let described = weir.broker.topic(&t).unwrap();
+    assert!(described.queues[0].first.0 > 0);
+    // Whole segments go, of 4 MB at most.
+    assert!((5 << 20..=10 << 20).contains(&described.log_bytes), "{}", described.log_bytes);
 }
 
 /// Lets so many minutes go by, and what is done every minute with them.

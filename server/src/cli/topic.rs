@@ -11,7 +11,7 @@ use super::{
         size, table, time,
     },
 };
-use crate::status::Exit;
+use crate::{config::ByteCount, status::Exit};
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
@@ -65,6 +65,9 @@ pub(crate) struct Settings {
     /// How long messages are retained, such as 72h or 30days. Default for a new topic: 72h.
     #[arg(long, value_name = "TIME")]
     retention: Option<humantime::Duration>,
+    /// How many bytes of the log its messages may take before the oldest end, such as 10GiB; 0 for any number.
+    #[arg(long, value_name = "BYTES")]
+    retention_bytes: Option<ByteCount>,
     /// The language of selectors on it: sql92, rocketmq or jms. Default: that of the broker.
     #[arg(long, value_name = "DIALECT")]
     dialect: Option<Dialect>,
@@ -92,6 +95,9 @@ impl Settings {
         if let Some(retention) = self.retention {
             body["retention_ms"] = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).into();
         }
+        if let Some(bytes) = self.retention_bytes {
+            body["retention_bytes"] = bytes.get().into();
+        }
         if let Some(dialect) = self.dialect {
             body["dialect"] = dialect.name().into();
         }
@@ -99,7 +105,11 @@ impl Settings {
     }
 
     fn is_empty(&self) -> bool {
-        self.queues.is_none() && self.class.is_none() && self.retention.is_none() && self.dialect.is_none()
+        self.queues.is_none()
+            && self.class.is_none()
+            && self.retention.is_none()
+            && self.retention_bytes.is_none()
+            && self.dialect.is_none()
     }
 }
 
@@ -167,7 +177,7 @@ async fn describe(topic: &str, global: &Global) -> Result<(), Failure> {
 
 async fn alter(topic: &str, settings: &Settings, global: &Global) -> Result<(), Failure> {
     if settings.is_empty() {
-        let message = "nothing to change; name --queues, --class, --retention or --dialect";
+        let message = "nothing to change; name --queues, --class, --retention, --retention-bytes or --dialect";
         return Err(Failure::new(Exit::Usage, message));
     }
     let answer = global.connect().await?.action("AlterTopic", &settings.body(topic)).await?;
@@ -200,13 +210,14 @@ async fn delete(topic: &str, yes: bool, if_exists: bool, global: &Global) -> Res
 
 fn show(topic: &Value) -> Result<(), Failure> {
     print_line(&format!(
-        "topic {}\n  class      {}\n  retention  {}\n  dialect    {}\n  created    {}\n  messages   {}",
+        "topic {}\n  class      {}\n  retention  {}\n  dialect    {}\n  created    {}\n  messages   {}\n  log        about {}",
         field(topic, "name"),
         field(topic, "class"),
         retention(topic),
         dialect(topic, "the broker's"),
         created(topic),
         grouped(messages(topic)),
+        size(count(topic, "log_bytes")),
     ))?;
     let mut queues = table(["queue", "first", "end", "messages"]);
     for queue in list(topic, "queues") {
@@ -229,9 +240,12 @@ fn messages(topic: &Value) -> u64 {
 }
 
 fn retention(topic: &Value) -> String {
-    match topic.get("retention_ms").and_then(Value::as_u64) {
-        Some(ms) => length(ms).to_string(),
-        None => "for ever".to_owned(),
+    let time = topic.get("retention_ms").and_then(Value::as_u64).map(|ms| length(ms).to_string());
+    let bytes = topic.get("retention_bytes").and_then(Value::as_u64).map(|bytes| size(bytes).to_string());
+    match (time, bytes) {
+        (None, None) => "for ever".to_owned(),
+        (Some(one), None) | (None, Some(one)) => one,
+        (Some(time), Some(bytes)) => format!("{time}, {bytes}"),
     }
 }
 

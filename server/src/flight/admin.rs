@@ -2,8 +2,8 @@
 //!
 //! | action | body | result |
 //! |---|---|---|
-//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, dialect?}` | the topic |
-//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, dialect?}` | the topic |
+//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?}` | the topic |
+//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?}` | the topic |
 //! | `DeleteTopic` | `{topic}` | `{messages, queue_bytes, log_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
@@ -40,8 +40,8 @@ use crate::{
 
 /// Names and what they do.
 pub(crate) const ACTIONS: [(&str, &str); 18] = [
-    ("CreateTopic", "Makes a topic. JSON: topic, queues, class, retention_ms, dialect."),
-    ("AlterTopic", "Changes a topic. JSON: topic, queues, class, retention_ms, dialect."),
+    ("CreateTopic", "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect."),
+    ("AlterTopic", "Changes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect."),
     ("DeleteTopic", "Deletes a topic and its messages. JSON: topic."),
     ("DescribeTopic", "Tells a topic. JSON: topic."),
     ("ListTopics", "Tells all topics. JSON: {}."),

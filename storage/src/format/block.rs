@@ -148,11 +148,14 @@ pub(crate) struct BlockHeader {
     pub(crate) shape: u64,
     /// All bytes of the block, a multiple of [`ALIGNMENT`].
     pub(crate) length: u32,
+    /// What the records of the rows take in the log, with padding.
+    pub(crate) record_bytes: u64,
     /// Over the header before it, the directory and the names.
     pub(crate) crc: u32,
 }
 
 const CRC_AT: usize = 124;
+const RECORD_BYTES_AT: usize = 88;
 
 impl BlockHeader {
     pub(crate) fn encode(&self) -> [u8; BLOCK_HEADER_LEN] {
@@ -174,6 +177,8 @@ impl BlockHeader {
         put.i64(self.store_time_max);
         put.u64(self.shape);
         put.u32(self.length);
+        put.at = RECORD_BYTES_AT;
+        put.u64(self.record_bytes);
         put.at = CRC_AT;
         put.u32(self.crc);
         bytes
@@ -206,6 +211,7 @@ impl BlockHeader {
             store_time_max: take.i64()?,
             shape: take.u64()?,
             length: take.u32()?,
+            record_bytes: Take { bytes: block, at: RECORD_BYTES_AT }.u64()?,
             crc: Take { bytes: block, at: CRC_AT }.u32()?,
         };
         header.check(block.len())?;
@@ -517,7 +523,11 @@ pub(crate) struct BlockEntry {
     pub(crate) columns: u32,
     /// How many columns the blocks before it have in all.
     pub(crate) columns_before: u32,
+    /// What the records of the rows take in the log, with padding.
+    pub(crate) record_bytes: u64,
 }
+
+const ENTRY_RECORD_BYTES_AT: usize = 80;
 
 impl BlockEntry {
     pub(crate) fn end(&self) -> QueueOffset {
@@ -540,6 +550,8 @@ impl BlockEntry {
         put.u32(self.len);
         put.u32(self.columns);
         put.u32(self.columns_before);
+        put.at = ENTRY_RECORD_BYTES_AT;
+        put.u64(self.record_bytes);
         bytes
     }
 
@@ -560,6 +572,7 @@ impl BlockEntry {
             len: take.u32()?,
             columns: take.u32()?,
             columns_before: take.u32()?,
+            record_bytes: Take { bytes: file, at: at.saturating_add(ENTRY_RECORD_BYTES_AT) }.u64()?,
         })
     }
 }

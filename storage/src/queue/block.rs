@@ -15,7 +15,7 @@ use crate::{
     error::{Fault, StorageError},
     format::{
         block::{BlockHeader, ColumnEntry, Damage, Fixed},
-        record::RecordView,
+        record::{RecordView, padded},
     },
     message::{BodyEncoding, StoredMessage},
     offset::{FilePosition, LogPosition, QueueId, QueueOffset, TopicId},
@@ -192,6 +192,21 @@ impl Block {
     /// If the column is damaged.
     pub fn record_sizes(&self) -> Result<UInt32Array, StorageError> {
         self.words(Fixed::Size).map_err(|damage| self.damaged(damage))
+    }
+
+    /// Returns what the records of all rows take in the log, in bytes.
+    pub fn record_bytes(&self) -> u64 {
+        self.header().record_bytes
+    }
+
+    /// Returns what the record of each row takes in the log, in bytes; 0 for a lost row.
+    ///
+    /// # Errors
+    ///
+    /// If the column is damaged.
+    pub fn record_bytes_of_rows(&self) -> Result<impl Iterator<Item = u64>, StorageError> {
+        let sizes = self.record_sizes()?;
+        Ok((0..sizes.len()).map(move |row| padded(u64::from(sizes.value(row)))))
     }
 
     /// Returns the message of a row, read from the log.

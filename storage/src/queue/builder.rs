@@ -242,7 +242,7 @@ impl RunBuilder {
             self.columns[*column].write(&mut self.writer, &mut self.scratch, rows, None);
         }
         self.scratch.order = order;
-        let image = self.writer.finish(place, &self.positions, &self.store_times);
+        let image = self.writer.finish(place, &self.positions, &self.store_times, &self.sizes);
         self.clear();
         image
     }

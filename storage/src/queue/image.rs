@@ -4,9 +4,12 @@ use arrow_buffer::{ArrowNativeType, Buffer, MutableBuffer, ToByteSlice};
 use weir_columns::{Kind, KindSet, hash64};
 
 use crate::{
-    format::block::{
-        ALIGNMENT, BLOCK_HEADER_LEN, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Fixed, NARROW_ALIGNMENT,
-        Shape, WIDE_ROWS,
+    format::{
+        block::{
+            ALIGNMENT, BLOCK_HEADER_LEN, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Fixed, NARROW_ALIGNMENT,
+            Shape, WIDE_ROWS,
+        },
+        record::padded,
     },
     offset::{LogPosition, QueueId, QueueOffset, TopicId},
 };
@@ -167,7 +170,13 @@ impl ImageWriter {
     }
 
     /// Returns the bytes of the block.
-    pub(crate) fn finish(&mut self, place: Place, positions: &[u64], store_times: &[i64]) -> Buffer {
+    pub(crate) fn finish(
+        &mut self,
+        place: Place,
+        positions: &[u64],
+        store_times: &[i64],
+        sizes: &[u32],
+    ) -> Buffer {
         self.align();
         let mut header = BlockHeader {
             wide: self.alignment == ALIGNMENT,
@@ -184,6 +193,7 @@ impl ImageWriter {
             store_time_max: store_times.iter().copied().max().unwrap_or_default(),
             shape: hash64(&self.shape),
             length: 0,
+            record_bytes: sizes.iter().map(|size| padded(u64::from(*size))).sum(),
             crc: 0,
         };
         let data_start = header.data_start();

@@ -143,7 +143,8 @@ impl QueueFile {
             && header.base == entry.base
             && header.rows == entry.rows
             && header.columns == entry.columns
-            && header.length == entry.len;
+            && header.length == entry.len
+            && header.record_bytes == entry.record_bytes;
         if !same {
             return Err(source.corrupt(Damage::new(0, "the block, which is not the one of the directory,")));
         }
@@ -212,6 +213,7 @@ pub struct Segment {
 struct Bounds {
     base: QueueOffset,
     end: QueueOffset,
+    record_bytes: u64,
 }
 
 impl Segment {
@@ -227,7 +229,7 @@ impl Segment {
         }
         let entry = |number| file.entry(number).map_err(|damage| corrupt(file.path(), 0, damage));
         let first = entry(blocks.start)?;
-        let mut end = first.base;
+        let (mut end, mut record_bytes) = (first.base, 0_u64);
         for number in blocks.clone() {
             let next = entry(number)?;
             let same =
@@ -236,8 +238,9 @@ impl Segment {
                 return Err(faulty("the order of blocks"));
             }
             end = next.end();
+            record_bytes = record_bytes.saturating_add(next.record_bytes);
         }
-        Ok(Self { bounds: Bounds { base: first.base, end }, file, blocks })
+        Ok(Self { bounds: Bounds { base: first.base, end, record_bytes }, file, blocks })
     }
 
     /// Returns how many blocks there are; at least one.
@@ -278,6 +281,20 @@ impl Segment {
     pub fn block_positions(&self, number: usize) -> std::ops::RangeInclusive<LogPosition> {
         let entry = self.entry(number);
         entry.first_position..=entry.last_position
+    }
+
+    /// Returns what the records of all rows take in the log, in bytes.
+    pub fn record_bytes(&self) -> u64 {
+        self.bounds.record_bytes
+    }
+
+    /// Returns what the records of block `number` take in the log, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn block_record_bytes(&self, number: usize) -> u64 {
+        self.entry(number).record_bytes
     }
 
     /// Returns the length of all blocks in bytes.
@@ -481,6 +498,7 @@ impl<'a> FileWriter<'a> {
             len: header.length,
             columns: header.columns,
             columns_before: self.columns,
+            record_bytes: header.record_bytes,
         });
         self.columns += header.columns;
         if self.header.kind == FileKind::Segment {

@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     catalogue::DurabilityClass,
+    error::StorageError,
     offset::{Epoch, QueueOffset},
     queue::{block::Block, segment::Segment},
 };
@@ -67,6 +68,52 @@ impl QueueView {
         &self.0.runs
     }
 
+    /// Returns what the records of the rows in `range` take in the log, in bytes, as far as the rows are there. No
+    /// block is opened but those in which the range begins or ends; of one that cannot be read, the share of its
+    /// rows is taken.
+    pub fn record_bytes(&self, range: Range<QueueOffset>) -> u64 {
+        let overlaps = |part: &Range<QueueOffset>| part.start < range.end && range.start < part.end;
+        let is_inside = |part: &Range<QueueOffset>| range.start <= part.start && part.end <= range.end;
+        let mut bytes = 0;
+        for segment in self.segments().iter().filter(|segment| overlaps(&segment.range())) {
+            if is_inside(&segment.range()) {
+                bytes += segment.record_bytes();
+                continue;
+            }
+            for number in 0..segment.blocks() {
+                let rows = segment.block_range(number);
+                let all = segment.block_record_bytes(number);
+                if is_inside(&rows) {
+                    bytes += all;
+                } else if overlaps(&rows) {
+                    bytes += match segment.block(number).and_then(|block| bytes_of_rows(&block, &range)) {
+                        Ok(some) => some,
+                        Err(_) => share(all, &rows, &range),
+                    };
+                }
+            }
+        }
+        for run in self.runs().iter().filter(|run| overlaps(&run.range())) {
+            bytes += if is_inside(&run.range()) {
+                run.record_bytes()
+            } else {
+                bytes_of_rows(run, &range)
+                    .unwrap_or_else(|_| share(run.record_bytes(), &run.range(), &range))
+            };
+        }
+        bytes
+    }
+
+    /// Returns about what the records of all rows in [`range`](Self::range) take in the log, in bytes, without
+    /// touching a file: of a segment that is retained in part, the share of its rows is taken.
+    pub fn about_record_bytes(&self) -> u64 {
+        let range = self.range();
+        let segments = self.segments().iter().map(|segment| (segment.record_bytes(), segment.range()));
+        let runs = self.runs().iter().map(|run| (run.record_bytes(), run.range()));
+        let inside = segments.chain(runs).filter(|(_, rows)| rows.start < range.end && range.start < rows.end);
+        inside.map(|(bytes, rows)| share(bytes, &rows, &range)).sum()
+    }
+
     /// Returns what holds `offset`, or `None` if it lies outside of [`range`](Self::range).
     pub fn part_at(&self, offset: QueueOffset) -> Option<Part> {
         if !self.0.range.contains(&offset) {
@@ -84,4 +131,16 @@ impl QueueView {
         let run = runs.get(after.checked_sub(1)?).filter(|run| run.range().contains(&offset))?;
         Some(Part::Run(Arc::clone(run)))
     }
+}
+
+fn bytes_of_rows(block: &Block, range: &Range<QueueOffset>) -> Result<u64, StorageError> {
+    let base = block.base();
+    let bytes = block.record_bytes_of_rows()?.enumerate();
+    Ok(bytes.filter(|(row, _)| range.contains(&base.plus(*row as u64))).map(|(_, bytes)| bytes).sum())
+}
+
+fn share(bytes: u64, rows: &Range<QueueOffset>, range: &Range<QueueOffset>) -> u64 {
+    let inside = range.end.min(rows.end).0 - range.start.max(rows.start).0;
+    let share = u128::from(bytes) * u128::from(inside) / u128::from((rows.end.0 - rows.start.0).max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
 }

@@ -108,6 +108,15 @@ pub struct RecoveryReport {
     pub duration: Duration,
 }
 
+/// A segment of the log that has had its last write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// The positions that it holds.
+    pub range: Range<LogPosition>,
+    /// The length of its file.
+    pub bytes: u64,
+}
+
 /// What deleting a topic gives back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FreedSpace {
@@ -549,9 +558,28 @@ impl Storage {
 
     /// Returns where the oldest segment of the log lies, if it has had its last write. A checkpoint unlinks it
     /// once no row of any queue lies in it.
-    pub fn oldest_sealed_segment(&self) -> Option<Range<LogPosition>> {
+    pub fn oldest_sealed_segment(&self) -> Option<SealedSegment> {
         let oldest = self.handle.inner.log.segments.all().into_iter().next()?;
-        Some(oldest.base()..oldest.sealed_end()?)
+        let range = oldest.base()..oldest.sealed_end()?;
+        // A file that cannot tell its length tells so when it is read or unlinked.
+        Some(SealedSegment { range, bytes: oldest.file_len().unwrap_or_default() })
+    }
+
+    /// Returns what the segments of the log take, in bytes. Zeros ahead of the end do not count.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say how long a file is.
+    pub fn log_bytes(&self) -> Result<u64, StorageError> {
+        let log = &self.handle.inner.log;
+        let written = log.tip().written;
+        log.segments.all().iter().try_fold(0, |sum, segment| {
+            let len = match segment.sealed_end() {
+                Some(_) => segment.file_len()?,
+                None => written.0.saturating_sub(segment.base().0),
+            };
+            Ok(sum + len)
+        })
     }
 
     /// Makes a checkpoint now: the next start reads the log from here on only.
