@@ -24,7 +24,7 @@ use crate::{
     clients::Clients,
     error::EngineError,
     group::{Evaluator, Group, Judged, Replay, Subscription},
-    limits::RETENTION_DISK_PERCENT_DEFAULT,
+    limits::{RETENTION_DISK_PERCENT_DEFAULT, RETENTION_HOLD_DEFAULT},
     name::{GroupName, TopicName},
     reading::Reading,
     reads::ReadPool,
@@ -50,6 +50,9 @@ pub struct BrokerOptions {
     /// The oldest rows end while more than this share of the disk is in use, whoever uses it; in percent, 100
     /// for never. Default: [`RETENTION_DISK_PERCENT_DEFAULT`].
     pub retention_disk_percent: u8,
+    /// How much longer than their topic says rows are retained that a group is not done with; zero for no longer.
+    /// Bounds in bytes and of the disk do not wait for groups. Default: [`RETENTION_HOLD_DEFAULT`].
+    pub retention_hold: Duration,
     /// The oldest rows end while the log takes more bytes; `None` or 0 for any number. Default: any.
     pub retention_bytes: Option<u64>,
     /// How large and deep selectors may be.
@@ -83,6 +86,7 @@ impl BrokerOptions {
             auto_create_topics: false,
             auto_create_groups: true,
             retention_disk_percent: RETENTION_DISK_PERCENT_DEFAULT,
+            retention_hold: RETENTION_HOLD_DEFAULT,
             retention_bytes: None,
             selector_limits: Limits::default(),
             skip_by_statistics: true,

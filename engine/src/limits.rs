@@ -98,6 +98,8 @@ pub const QUERY_WAIT_MAX: Duration = Duration::from_secs(30);
 pub const QUEUES_DEFAULT: u32 = 4;
 /// How long rows are retained by default.
 pub const RETENTION_DEFAULT: Duration = Duration::from_secs(72 * 60 * 60);
+/// How much longer rows are retained that a group still needs, by default.
+pub const RETENTION_HOLD_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows end before their time while more than this share of the disk is in use, in percent.
 pub const RETENTION_DISK_PERCENT_DEFAULT: u8 = 80;
 /// How often a message is delivered before it goes to the dead-letter topic.

@@ -1,5 +1,7 @@
 //! Retention: rows end when they were stored longer ago than their topic keeps them, when their topic takes too
 //! many bytes of the log, and the oldest of all before that while the log is too large or the disk too full.
+//!
+//! Time waits for groups that still need the rows, up to a bound; sizes do not (`docs/adr/0011`).
 
 use std::{
     sync::{Arc, Weak},
@@ -64,16 +66,32 @@ async fn end_old_rows(core: &Arc<Core>, topic: &Arc<Topic>) -> Result<(), Engine
 }
 
 fn end_by_time(core: &Core, topic: &Topic, retention: Duration) -> Result<(), EngineError> {
-    let oldest_ms =
-        core.time.wall_ms().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
+    let before = |age: Duration| {
+        core.time.wall_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+    };
+    let hold = core.options.retention_hold;
     for (queue, view) in views(core, topic) {
-        let first = offset_at_time(&view, oldest_ms)?;
+        let due = offset_at_time(&view, before(retention))?;
+        if due <= view.range().start {
+            continue;
+        }
+        let needed = needed_from(core, topic, queue, &view).filter(|needed| !hold.is_zero() && *needed < due);
+        let first = match needed {
+            None => due,
+            Some(needed) => needed.max(offset_at_time(&view, before(retention.saturating_add(hold)))?),
+        };
         if first > view.range().start {
             core.storage.set_first_offset(topic.id, queue, first)?;
             tracing::info!(topic = %topic.name, %queue, %first, "rows ended by retention");
         }
     }
     Ok(())
+}
+
+/// Returns the first row that some group is not done with.
+fn needed_from(core: &Core, topic: &Topic, queue: QueueId, view: &QueueView) -> Option<QueueOffset> {
+    let range = view.range();
+    topic.readers().iter().filter_map(|reader| reader.needs_from(core, queue, &range)).min()
 }
 
 fn end_by_size(core: &Core, topic: &Topic, bytes_max: u64) -> Result<(), EngineError> {
@@ -118,7 +136,8 @@ fn cut_by_size(views: &[(QueueId, QueueView)], bytes_max: u64) -> Option<LogPosi
 /// Where the last row of a queue lies in the log, or a position behind it.
 fn last_position(view: &QueueView) -> Option<LogPosition> {
     let run = view.runs().last().and_then(|run| run.positions().ok()?.values().last().copied());
-    let segment = || view.segments().last().map(|segment| *segment.block_positions(segment.blocks() - 1).end());
+    let segment =
+        || view.segments().last().map(|segment| *segment.block_positions(segment.blocks() - 1).end());
     run.map(LogPosition).or_else(segment)
 }
 

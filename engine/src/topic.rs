@@ -238,6 +238,11 @@ impl Topic {
         readers.push(Arc::downgrade(subscription));
     }
 
+    /// Returns the groups that read it.
+    pub(crate) fn readers(&self) -> Vec<Arc<Subscription>> {
+        self.readers.read().iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// Tells publishers and readers that the rows of a queue below `end` are visible.
     pub(crate) fn show(self: &Arc<Self>, core: &Core, queue: QueueId, end: QueueOffset) {
         let mut unseen = self.unseen.lock();

@@ -8,10 +8,11 @@ use std::{
     num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use weir_engine::limits::RETENTION_DISK_PERCENT_DEFAULT;
+use weir_engine::limits::{RETENTION_DISK_PERCENT_DEFAULT, RETENTION_HOLD_DEFAULT};
 use weir_filter::Dialect;
 
 use crate::context::{Address, TlsMode};
@@ -37,6 +38,9 @@ pub struct Config {
     /// The oldest messages end while more than this share of the disk is in use; in percent, 100 for never.
     /// Default: 80.
     pub retention_disk_percent: Percent,
+    /// How much longer messages are retained that a group is not done with. Default: 24h.
+    #[serde(deserialize_with = "duration")]
+    pub retention_hold: Duration,
     /// The oldest messages end while the log takes more bytes; 0 for any number. Default: any.
     pub retention_bytes: ByteCount,
     /// The language of selectors where neither group nor topic names one. Default: `sql92`.
@@ -238,12 +242,18 @@ impl Default for Config {
             auto_create_topics: false,
             auto_create_groups: true,
             retention_disk_percent: Percent(RETENTION_DISK_PERCENT_DEFAULT),
+            retention_hold: RETENTION_HOLD_DEFAULT,
             retention_bytes: ByteCount::default(),
             selector_dialect: Dialect::default(),
             listeners: Vec::new(),
             query: QueryConfig::default(),
         }
     }
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
 fn dialect<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Dialect, D::Error> {
@@ -437,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_units() {
+    fn bytes_and_times_have_units() {
         for (text, bytes) in
             [("0", 0), ("12", 12), ("3 kB", 3000), ("10GiB", 10 << 30), ("1tb", 1_000_000_000_000)]
         {
@@ -445,6 +455,8 @@ mod tests {
             let config = parse(&format!("retention-bytes = {text:?}")).unwrap();
             assert_eq!(config.retention_bytes.get(), bytes);
         }
+        assert_eq!(parse("retention-hold = \"2h\"").unwrap().retention_hold, Duration::from_secs(7200));
+        assert!(parse("retention-hold = \"soon\"").is_err());
         assert_eq!(parse("retention-bytes = 5").unwrap().retention_bytes.get(), 5);
         for text in ["", "GiB", "-1", "1.5GB", "99999999999TiB", "1 mile"] {
             assert!(text.parse::<ByteCount>().is_err(), "{text}");

@@ -394,7 +394,7 @@ impl Reading {
         let range = view.range();
         let known = state.queue(queue, range.start);
         let had_room = known.room() > 0;
-        known.retain_from(range.start);
+        subscription.follow_retention(known, queue, range.start);
         subscription.wake_for_room(known, queue, had_room);
         subscription.end_leases(&self.core, &mut state, queue, now);
         let Some(predicate) = self.predicate(&state) else { return Ok(None) };

@@ -207,6 +207,10 @@ pub struct GroupQueue {
     pub waiting: u64,
     /// Rows that were dropped since the broker started, because no selector of the group matches them any more.
     pub dropped_by_selector_change: u64,
+    /// Rows that ended since the broker started before the group was done with them; at most so many would have
+    /// matched.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 #[cfg(test)]

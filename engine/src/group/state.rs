@@ -169,6 +169,17 @@ pub(crate) struct QueueState {
     pub(crate) generation: u64,
     /// Rows dropped because no selector matches them any more.
     pub(crate) dropped: u64,
+    /// Rows that ended before the group was done with them.
+    pub(crate) missed: u64,
+}
+
+/// The rows of a queue that retention has taken from a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Missed {
+    /// No selector has judged them.
+    pub(crate) unjudged: u64,
+    /// They were open.
+    pub(crate) open: u64,
 }
 
 impl QueueState {
@@ -289,19 +300,35 @@ impl QueueState {
         moved
     }
 
-    /// Forgets everything before `first`, which retention has removed. Returns the number of rows that were open.
-    pub(crate) fn retain_from(&mut self, first: QueueOffset) -> usize {
+    /// Forgets everything before `first`, which retention has removed, and counts what the group was not done with.
+    pub(crate) fn retain_from(&mut self, first: QueueOffset) -> Missed {
+        let unjudged = self.unjudged_before(first);
         for span in self.spans.iter_mut().flatten() {
             span.cursor = span.cursor.max(first);
-        }
-        if self.open.first_key_value().is_none_or(|(offset, _)| *offset >= first) {
-            return 0;
         }
         let gone: Vec<QueueOffset> = self.open.range(..first).map(|(offset, _)| *offset).collect();
         for offset in &gone {
             self.remove(*offset);
         }
-        gone.len()
+        let missed = Missed { unjudged, open: gone.len() as u64 };
+        self.missed += missed.unjudged + missed.open;
+        missed
+    }
+
+    /// Counts the rows before `first` that are for a selector, and that none has judged.
+    fn unjudged_before(&self, first: QueueOffset) -> u64 {
+        let Some(mut at) = self.spans().map(|(_, span)| span.cursor).min() else { return 0 };
+        if at >= first {
+            return 0;
+        }
+        let mut judged: Vec<Span> = self.spans().map(|(_, span)| span).collect();
+        judged.sort_unstable_by_key(|span| span.start);
+        let mut unjudged = 0;
+        for span in judged {
+            unjudged += span.start.min(first).0.saturating_sub(at.0);
+            at = at.max(span.cursor);
+        }
+        unjudged + first.0.saturating_sub(at.0)
     }
 
     /// Makes the queue begin anew at `offset`.
@@ -517,14 +544,28 @@ mod tests {
     #[test]
     fn retention_and_crashes_cut_what_is_open() {
         let mut queue = queue();
-        assert_eq!(queue.retain_from(QueueOffset(6)), 2);
+        assert_eq!(queue.retain_from(QueueOffset(6)), Missed { unjudged: 0, open: 2 });
         assert_eq!(queue.span(0), Some(Span { start: QueueOffset(0), cursor: QueueOffset(10) }));
-        assert_eq!(queue.retain_from(QueueOffset(20)), 1);
+        assert_eq!(queue.retain_from(QueueOffset(20)), Missed { unjudged: 10, open: 1 });
+        assert_eq!(queue.missed, 13);
         assert_eq!(queue.highest(), Some(QueueOffset(20)));
         let mut queue = self::queue();
         queue.cut(QueueOffset(5));
         assert_eq!(queue.open().len(), 1);
         assert_eq!(queue.highest(), Some(QueueOffset(5)));
+    }
+
+    #[test]
+    fn rows_that_another_selector_has_judged_are_not_missed() {
+        let mut queue = QueueState::default();
+        let span = |start, cursor| Span { start: QueueOffset(start), cursor: QueueOffset(cursor) };
+        queue.set_span(0, span(0, 5));
+        queue.set_span(1, span(10, 15));
+        queue.set_span(2, span(12, 20));
+        assert_eq!(queue.retain_from(QueueOffset(4)), Missed::default());
+        assert_eq!(queue.retain_from(QueueOffset(7)), Missed { unjudged: 2, open: 0 });
+        assert_eq!(queue.retain_from(QueueOffset(30)), Missed { unjudged: 3 + 10, open: 0 });
+        assert_eq!(queue.retain_from(QueueOffset(30)), Missed::default(), "once");
     }
 
     #[test]

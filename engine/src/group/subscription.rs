@@ -21,7 +21,7 @@ use super::{
     selectors::{Selectors, dialect_number},
     settle::Journaling,
     spec::{GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, SelectorQueue},
-    state::{AtEnd, NO_SLOT, Phase, QueueState, Renewal, Row, Span, bit},
+    state::{AtEnd, Missed, NO_SLOT, Phase, QueueState, Renewal, Row, Span, bit},
     waiters::Waiters,
 };
 use crate::{
@@ -477,10 +477,7 @@ impl Subscription {
             // What nobody receives with need not be judged.
             (0..SELECTORS_MAX as u8).filter(|slot| live & bit(*slot) == 0).for_each(|slot| known.leave(slot));
             let had_room = known.room() > 0;
-            let lost = known.retain_from(range.start);
-            if lost > 0 {
-                tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, lost, "open rows ended by retention");
-            }
+            self.follow_retention(known, *queue, range.start);
             let orphans = take_orphans(known, live, now);
             if !orphans.is_empty() {
                 tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, dropped = orphans.len(), "no selector matches these rows any more");
@@ -491,6 +488,37 @@ impl Subscription {
         entries.extend(self.cursor_entries(&mut state));
         entries.extend(self.drop_passed(&mut state, live, false));
         core.note(entries);
+    }
+
+    /// Goes on at the first retained row, and says what the group has missed by that.
+    pub(crate) fn follow_retention(&self, known: &mut QueueState, queue: QueueId, first: QueueOffset) {
+        let Missed { unjudged, open } = known.retain_from(first);
+        if unjudged + open > 0 {
+            tracing::warn!(
+                group = %self.group_name, topic = %self.topic.name, %queue, unjudged, open, %first,
+                "the group has missed messages: they ended before it was done with them"
+            );
+        }
+    }
+
+    /// Returns the first row of a queue that the group is not done with, if it reads the queue. `range` is what the
+    /// queue retains.
+    pub(crate) fn needs_from(
+        &self,
+        core: &Core,
+        queue: QueueId,
+        range: &std::ops::Range<QueueOffset>,
+    ) -> Option<QueueOffset> {
+        let now = core.time.now();
+        let mut state = self.lock();
+        if state.gone {
+            return None;
+        }
+        self.pass_judged(state.queue(queue, range.start), queue, range.end);
+        let live = state.selectors.live(now, &core.clients);
+        let known = state.queues.get(&queue)?;
+        let reads = known.spans().next().is_some() || known.floor().is_some();
+        reads.then(|| state.committed(known, live))
     }
 
     /// Frees slots whose selector everybody has passed. Cheap while there is one selector.
@@ -544,7 +572,9 @@ impl Subscription {
         let mut state = self.lock();
         for queue in (0..self.topic.queues()).map(QueueId) {
             let range = core.range(self.topic.id, queue);
-            self.pass_judged(state.queue(queue, range.start), queue, range.end);
+            let known = state.queue(queue, range.start);
+            self.pass_judged(known, queue, range.end);
+            self.follow_retention(known, queue, range.start);
         }
         let live = state.selectors.live(now, &core.clients);
         let queues = state.queues.iter().map(|(queue, known)| {
@@ -558,6 +588,7 @@ impl Subscription {
                 leased,
                 waiting: known.open().len() as u64 - leased,
                 dropped_by_selector_change: known.dropped,
+                missed: known.missed,
             }
         });
         let selectors = state.selectors.iter().map(|(slot, selector)| {

@@ -31,6 +31,7 @@ pub(super) const GROUP_QUEUES: Definition = Definition {
         ("leased", Kind::Int),
         ("waiting", Kind::Int),
         ("dropped_by_selector_change", Kind::Int),
+        ("missed", Kind::Int),
     ],
     rows: group_queues,
 };
@@ -66,5 +67,6 @@ fn group_queues(broker: &Broker) -> Vec<ArrayRef> {
         ints(queues().map(|(.., queue)| Some(queue.leased))),
         ints(queues().map(|(.., queue)| Some(queue.waiting))),
         ints(queues().map(|(.., queue)| Some(queue.dropped_by_selector_change))),
+        ints(queues().map(|(.., queue)| Some(queue.missed))),
     ]
 }

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use weir_columns::Value;
 use weir_engine::{
     Broker, BrokerOptions, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message,
-    PullRequest, QueueId, QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName, TopicSpec,
-    limits::RETENTION_DISK_PERCENT_DEFAULT,
+    PullFrom, PullRequest, QueueId, QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName,
+    TopicSpec, limits::RETENTION_DISK_PERCENT_DEFAULT,
 };
 use weir_filter::Dialect;
 use weir_storage::SimEnv;
@@ -189,6 +189,57 @@ async fn rows_end_when_their_time_is_over_and_groups_go_on_behind_them() {
     let queue = weir.broker.group(&group("g")).unwrap().topics[0].queues[0];
     assert_eq!((queue.committed.0, queue.leased), (10, 2));
     assert!(weir.ack(&held).await.iter().all(Result::is_ok), "what retention ended is done");
+}
+
+/// Makes topic `t` with one queue that retains its rows for so long.
+async fn retaining(weir: &Fixture, seconds: u64) -> TopicName {
+    let retention = Some(Duration::from_secs(seconds));
+    let spec = TopicSpec { queues: 1, retention, ..TopicSpec::default() };
+    weir.broker.create_topic(&topic("t"), spec).await.unwrap();
+    topic("t")
+}
+
+#[tokio::test]
+async fn rows_that_a_group_needs_are_retained_longer_up_to_a_bound() {
+    let weir = Fixture::with(|options| options.retention_hold = Duration::from_secs(500)).await;
+    let t = retaining(&weir, 1000).await;
+    weir.publish(0..10).await;
+    let held = weir.broker.receive(ReceiveRequest { max_messages: 4, ..weir.request("TRUE") }).await.unwrap();
+    assert!(weir.ack(&held).await.iter().all(Result::is_ok));
+    let first = || weir.broker.topic(&t).unwrap().queues[0].first.0;
+    weir.advance(1010);
+    pass_minutes(&weir, 1).await;
+    assert_eq!(first(), 4, "the group is done with four of them");
+    let missed = || weir.broker.group(&group("g")).unwrap().topics[0].queues[0].missed;
+    assert_eq!(missed(), 0);
+    weir.advance(500);
+    pass_minutes(&weir, 1).await;
+    assert_eq!(first(), 10, "the bound");
+    assert_eq!(missed(), 6);
+}
+
+#[tokio::test]
+async fn a_group_that_falls_behind_is_told_how_much_it_missed() {
+    let weir = Fixture::new().await;
+    let t = retaining(&weir, 1000).await;
+    weir.publish(0..10).await;
+    let held =
+        weir.broker.receive(ReceiveRequest { max_messages: 3, ..weir.request("n < 5") }).await.unwrap();
+    assert_eq!(numbers(&held), [0, 1, 2]);
+    assert!(weir.ack(&held[..1]).await.iter().all(Result::is_ok));
+    weir.advance(1010);
+    pass_minutes(&weir, 1).await;
+    assert_eq!(weir.broker.topic(&t).unwrap().queues[0].first.0, 10);
+    let queue = || weir.broker.group(&group("g")).unwrap().topics[0].queues[0];
+    // Two that it had, and all that nobody had judged, whether or not they match.
+    assert_eq!((queue().committed.0, queue().missed, queue().leased), (10, 9, 0));
+    weir.publish(10..12).await;
+    assert!(weir.receive("n < 5").await.is_empty());
+    assert_eq!(queue().missed, 9, "counted once");
+    let request = PullRequest { from: PullFrom::Offsets([(0, 3)].into()), ..PullRequest::new(t) };
+    let refused = weir.broker.plan_pull(&request).await.unwrap_err();
+    assert!(matches!(refused, EngineError::OffsetOutOfRange { .. }), "{refused}");
+    assert!(refused.to_string().contains("10"), "{refused}");
 }
 
 /// Puts a broker on a simulated disk, of which it may fill as much as by default.

@@ -31,6 +31,7 @@ impl Fixture {
             storage: StorageOptions::small(),
             // However full the disk of this machine is.
             retention_disk_percent: 100,
+            retention_hold: Duration::ZERO,
             ..BrokerOptions::new(dir.path().join("data"))
         };
         change(&mut options);

@@ -218,7 +218,7 @@ fn show_topic(topic: &Value) -> Result<(), Failure> {
         ]);
     }
     print_line(&selectors.to_string())?;
-    let mut queues = table(["queue", "committed", "end", "behind", "leased", "waiting", "dropped"]);
+    let mut queues = table(["queue", "committed", "end", "behind", "leased", "waiting", "dropped", "missed"]);
     for queue in list(topic, "queues") {
         let (committed, end) = (count(queue, "committed"), count(queue, "end"));
         queues.add_row(vec![
@@ -229,6 +229,7 @@ fn show_topic(topic: &Value) -> Result<(), Failure> {
             number_cell(count(queue, "leased")),
             number_cell(count(queue, "waiting")),
             number_cell(count(queue, "dropped_by_selector_change")),
+            number_cell(count(queue, "missed")),
         ]);
     }
     print_line(&queues.to_string())

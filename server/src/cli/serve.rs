@@ -89,6 +89,7 @@ async fn open(config: &Config, data: &std::path::Path) -> Result<Broker, Failure
     options.auto_create_topics = config.auto_create_topics;
     options.auto_create_groups = config.auto_create_groups;
     options.retention_disk_percent = config.retention_disk_percent.into();
+    options.retention_hold = config.retention_hold;
     options.retention_bytes = Some(config.retention_bytes.get()).filter(|bytes| *bytes > 0);
     options.node_name = config.node_name.to_string();
     options.selector_dialect = config.selector_dialect;

@@ -177,7 +177,8 @@ async fn describe(topic: &str, global: &Global) -> Result<(), Failure> {
 
 async fn alter(topic: &str, settings: &Settings, global: &Global) -> Result<(), Failure> {
     if settings.is_empty() {
-        let message = "nothing to change; name --queues, --class, --retention, --retention-bytes or --dialect";
+        let message =
+            "nothing to change; name --queues, --class, --retention, --retention-bytes or --dialect";
         return Err(Failure::new(Exit::Usage, message));
     }
     let answer = global.connect().await?.action("AlterTopic", &settings.body(topic)).await?;

@@ -160,7 +160,17 @@ fn topics_are_made_shown_changed_and_deleted() {
     refused(&broker.run(&["topic", "create", "orders"]), 4, "exists already");
     assert_eq!(broker.run(&["topic", "create", "orders", "--if-not-exists"]).code, 0);
     refused(&broker.run(&["topic", "create", "a b"]), 4, "allowed are letters");
-    let altered = broker.json(&["topic", "alter", "orders", "--queues", "3", "--retention", "2days", "--retention-bytes", "10GiB"]);
+    let altered = broker.json(&[
+        "topic",
+        "alter",
+        "orders",
+        "--queues",
+        "3",
+        "--retention",
+        "2days",
+        "--retention-bytes",
+        "10GiB",
+    ]);
     assert_eq!(altered["retention_ms"], json!(2 * 24 * 60 * 60 * 1000));
     assert_eq!(altered["retention_bytes"], json!(10_u64 << 30));
     assert_eq!(broker.json(&["topic", "describe", "orders"]), altered);

@@ -97,8 +97,7 @@ impl QueueView {
             bytes += if is_inside(&run.range()) {
                 run.record_bytes()
             } else {
-                bytes_of_rows(run, &range)
-                    .unwrap_or_else(|_| share(run.record_bytes(), &run.range(), &range))
+                bytes_of_rows(run, &range).unwrap_or_else(|_| share(run.record_bytes(), &run.range(), &range))
             };
         }
         bytes
@@ -110,7 +109,8 @@ impl QueueView {
         let range = self.range();
         let segments = self.segments().iter().map(|segment| (segment.record_bytes(), segment.range()));
         let runs = self.runs().iter().map(|run| (run.record_bytes(), run.range()));
-        let inside = segments.chain(runs).filter(|(_, rows)| rows.start < range.end && range.start < rows.end);
+        let inside =
+            segments.chain(runs).filter(|(_, rows)| rows.start < range.end && range.start < rows.end);
         inside.map(|(bytes, rows)| share(bytes, &rows, &range)).sum()
     }
 
