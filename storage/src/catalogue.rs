@@ -27,7 +27,7 @@ use crate::{
     },
     log::segment::{FrameLog, FrameLogSettings, FrameLogShared},
     offset::{Epoch, GroupId, LogPosition, QueueId, QueueOffset, TopicId},
-    recovery::{Known, find_end, for_each_frame},
+    recovery::{Known, find_end, for_each_payload},
 };
 
 /// Changes may take so much before they are summed up, however little they leave behind.
@@ -240,9 +240,9 @@ impl Catalogue {
             });
         }
         let mut state = State::default();
-        for_each_frame(&found.segments, &[], LogPosition(0)..found.end, &mut |header, payload| {
+        for_each_payload(&found.segments, &[], LogPosition(0)..found.end, &mut |position, payload| {
             let entries = decode_entries(payload);
-            for entry in entries.map_err(StorageError::corrupt(dir, header.position.0))? {
+            for entry in entries.map_err(StorageError::corrupt(dir, position.0))? {
                 state.apply(entry);
             }
             Ok(())

@@ -1,5 +1,5 @@
-//! A model of storage: random appends, acknowledgements, stops, kills and power losses on a simulated disk,
-//! compared with plain vectors. Without threads, so that a seed does the same every time.
+//! A model of storage: random appends, acknowledgements, ends of rows and topics, compactions, stops, kills and
+//! power losses on a simulated disk, compared with plain vectors. Without threads, so that a seed does the same every time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ use crate::{
     log::appender::Append,
     message::Message,
     offset::{GroupId, QueueId, QueueOffset, TopicId},
-    queue::view::Part,
+    queue::view::{Part, QueueView},
     sim::SimEnv,
     storage::{Events, Storage, StorageOptions},
 };
@@ -104,6 +104,14 @@ struct Model {
     topics: Vec<(TopicId, DurabilityClass)>,
     /// The messages passed to storage, per queue, in order.
     sent: BTreeMap<Place, Vec<u64>>,
+    /// The first retained row of each queue, where it has been raised.
+    firsts: BTreeMap<Place, QueueOffset>,
+    /// Ends of rows that were answered with an error: they count, or do not.
+    open_ends: Vec<(Place, QueueOffset, Vec<u64>)>,
+    /// What readers hold on to, with the messages that it shows.
+    held: Vec<(QueueView, QueueOffset, Vec<u64>)>,
+    /// Topics made so far.
+    made: u64,
     /// Rows that groups have asked to acknowledge.
     asked: BTreeSet<(Place, QueueOffset)>,
     next_message: u64,
@@ -120,6 +128,7 @@ fn options(env: &SimEnv, clock: &Arc<VirtualClock>) -> StorageOptions {
         journal_zero_ahead_bytes: 1 << 10,
         journal_rotate_bytes: 4 << 10,
         recent_bytes_max: 16 << 10,
+        compaction_bytes_min: 5000,
         busy_after: Duration::ZERO,
         ..StorageOptions::small()
     }
@@ -145,7 +154,22 @@ impl Model {
         }
         let storage = Some(storage);
         let (sent, asked) = (BTreeMap::new(), BTreeSet::new());
-        Self { seed, random: Random(seed), env, clock, storage, told, topics, sent, asked, next_message: 0 }
+        Self {
+            seed,
+            random: Random(seed),
+            env,
+            clock,
+            storage,
+            told,
+            topics,
+            sent,
+            firsts: BTreeMap::new(),
+            open_ends: Vec::new(),
+            held: Vec::new(),
+            made: 0,
+            asked,
+            next_message: 0,
+        }
     }
 
     fn storage(&self) -> &Storage {
@@ -158,7 +182,7 @@ impl Model {
 
     fn step(&mut self) {
         self.clock.advance(Duration::from_millis(self.random.below(5)));
-        match self.random.below(100) {
+        match self.random.below(112) {
             0..30 => self.append(),
             30..50 => self.storage().inner().append_once(),
             50..62 => {
@@ -181,9 +205,17 @@ impl Model {
                 self.env.set_capacity((self.random.below(2) == 0).then_some(used + room));
             }
             95..97 => self.env.fail_power_after(self.random.below(12)),
+            100..106 => self.end_rows(),
+            106..111 => {
+                if self.storage().checkpoint().is_ok() {
+                    let _ = self.storage().inner().compact_once(&mut |_| Ok(()));
+                }
+                self.check_held();
+            }
+            111 => self.replace_topic(),
             97 => self.restart(Stop::Clean),
             98 => self.restart(Stop::Kill),
-            _ => self.restart(Stop::PowerLoss),
+            99.. => self.restart(Stop::PowerLoss),
         }
         if std::mem::take(&mut self.told.0.lock().rotate) {
             self.rotate();
@@ -225,6 +257,88 @@ impl Model {
                 }
             }),
         );
+    }
+
+    fn first(&self, place: Place) -> QueueOffset {
+        self.firsts.get(&place).copied().unwrap_or_default()
+    }
+
+    /// Ends some of the oldest rows of a queue.
+    fn end_rows(&mut self) {
+        let place = (self.topics[self.random.below(2) as usize].0, QueueId(self.random.below(2) as u32));
+        if self.env.is_off() {
+            return;
+        }
+        let view = self.storage().view(place.0, place.1).unwrap();
+        let range = view.range();
+        let to = QueueOffset(range.start.0 + self.random.below(range.end.0 - range.start.0 + 1));
+        let rows = self.rows(place).unwrap();
+        let ended = rows[..(to.0 - range.start.0) as usize].to_vec();
+        self.held.truncate(3);
+        self.held.insert(0, (view, range.start, rows));
+        match self.storage().set_first_offset(place.0, place.1, to) {
+            Ok(()) => self.rows_ended(place, to, &ended),
+            Err(_) => self.open_ends.push((place, to, ended)),
+        }
+    }
+
+    /// The rows of a queue below `to` have ended, of which these were there.
+    fn rows_ended(&mut self, place: Place, to: QueueOffset, ended: &[u64]) {
+        if to <= self.first(place) {
+            return;
+        }
+        self.firsts.insert(place, to);
+        let sent = self.sent.entry(place).or_default();
+        let count = sent.iter().rposition(|number| ended.contains(number)).map_or(0, |last| last + 1);
+        sent.drain(..count);
+    }
+
+    /// Deletes a topic and makes another one.
+    fn replace_topic(&mut self) {
+        self.env.set_capacity(None);
+        let number = self.random.below(2) as usize;
+        let _ = self.storage().delete_topic(self.topics[number].0);
+        self.settle_topics();
+    }
+
+    /// Forgets the topics that are gone, and makes new ones in their place.
+    fn settle_topics(&mut self) {
+        for number in 0..self.topics.len() {
+            let (id, class) = self.topics[number];
+            if self.storage().topic(id).is_some() {
+                continue;
+            }
+            self.made += 1;
+            let name = format!("again-{}", self.made);
+            let new = NewTopic { name, queues: 2, class, attributes: "{}".into(), ..NewTopic::default() };
+            let Ok(made) = self.storage().create_topic(new) else {
+                assert!(self.env.is_off(), "seed {}", self.seed);
+                return;
+            };
+            self.topics[number].0 = made.id;
+            self.sent.retain(|(topic, _), _| *topic != id);
+            self.firsts.retain(|(topic, _), _| *topic != id);
+            self.open_ends.retain(|((topic, _), ..)| *topic != id);
+            self.asked.retain(|((topic, _), _)| *topic != id);
+            let mut told = self.told.0.lock();
+            told.visible.retain(|(topic, _), _| *topic != id);
+            told.acked.retain(|((topic, _), _), _| *topic != id);
+        }
+    }
+
+    /// Who holds on to a view reads what it shows, or learns that there is no such record any more.
+    fn check_held(&self) {
+        if self.env.is_off() {
+            return;
+        }
+        for (view, first, rows) in &self.held {
+            for (number, offset) in rows.iter().zip(first.0..) {
+                match self.row(view, QueueOffset(offset)) {
+                    Ok((_, found)) => assert_eq!(found, *number),
+                    Err(error) => assert!(matches!(error, StorageError::NoRecord { .. }), "{error}"),
+                }
+            }
+        }
     }
 
     /// Acknowledges, as a consumer, some row that is visible.
@@ -289,22 +403,28 @@ impl Model {
     fn rows(&self, place: Place) -> Result<Vec<u64>, StorageError> {
         let view = self.storage().view(place.0, place.1).unwrap();
         let range = view.range();
-        assert_eq!(range.start, QueueOffset(0));
         (range.start.0..range.end.0)
             .map(|offset| {
-                let offset = QueueOffset(offset);
-                let block = match view.part_at(offset).expect("offsets have no gaps") {
-                    Part::Segment(segment, block) => segment.block(block)?,
-                    Part::Run(block) => block,
-                };
-                let row = offset.since(block.base()).unwrap() as usize;
-                assert!(block.lost().is_none_or(|lost| !lost.value(row)), "no row is lost without damage");
-                let position = crate::offset::LogPosition(block.positions()?.value(row));
-                let stored = self.storage().read(position)?;
-                assert_eq!((stored.topic, stored.queue, stored.offset), (place.0, place.1, offset));
-                Ok(u64::from_le_bytes(stored.message.body[..8].try_into().unwrap()))
+                let (of, number) = self.row(&view, QueueOffset(offset))?;
+                assert_eq!(of, place);
+                Ok(number)
             })
             .collect()
+    }
+
+    /// Reads a row, and returns its queue and the number of its message.
+    fn row(&self, view: &QueueView, offset: QueueOffset) -> Result<(Place, u64), StorageError> {
+        let block = match view.part_at(offset).expect("offsets have no gaps") {
+            Part::Segment(segment, block) => segment.block(block)?,
+            Part::Run(block) => block,
+        };
+        let row = offset.since(block.base()).unwrap() as usize;
+        assert!(block.lost().is_none_or(|lost| !lost.value(row)), "no row is lost without damage");
+        let position = crate::offset::LogPosition(block.positions()?.value(row));
+        let stored = self.storage().read(position)?;
+        assert_eq!(stored.offset, offset);
+        let number = u64::from_le_bytes(stored.message.body[..8].try_into().unwrap());
+        Ok(((stored.topic, stored.queue), number))
     }
 
     /// What readers see is what was sent, in order, and nothing that was not stored yet.
@@ -313,9 +433,11 @@ impl Model {
             return;
         }
         for place in self.places() {
+            assert_eq!(self.storage().view(place.0, place.1).unwrap().range().start, self.first(place));
             let rows = self.rows(place).unwrap();
             self.check_order(place, &rows, |_| false);
         }
+        self.check_held();
     }
 
     /// Checks that `rows` are messages of the queue in the order sent, that they were given these offsets,
@@ -323,13 +445,13 @@ impl Model {
     #[track_caller]
     fn check_order(&self, place: Place, rows: &[u64], must_be_there: impl Fn(u64) -> bool) {
         let told = self.told.0.lock();
-        let mut rest = rows.iter().copied().enumerate().peekable();
+        let mut rest = (self.first(place).0..).zip(rows.iter().copied()).peekable();
         for number in self.sent.get(&place).into_iter().flatten() {
             match rest.peek().copied() {
                 Some((offset, row)) if row == *number => {
                     rest.next();
                     let given = told.offsets.get(number);
-                    assert!(given.is_none_or(|given| given.0 == offset as u64), "{number} has moved");
+                    assert!(given.is_none_or(|given| given.0 == offset), "{number} has moved");
                 }
                 Some(_) => {
                     let fate = told.fates[number];
@@ -362,6 +484,11 @@ impl Model {
             Stop::Clean | Stop::Kill => self.env.kill(),
         }
         drop(storage);
+        self.held.clear();
+        if stop != Stop::Clean && self.random.below(6) == 0 {
+            // The next start reads the whole log.
+            self.env.lose(&Path::new(DIR).join("checkpoint"));
+        }
         if self.random.below(4) == 0 {
             // A full disk keeps nobody from reading.
             self.env.set_capacity(Some(self.env.used() + self.random.below(2) * self.random.below(10_000)));
@@ -395,6 +522,17 @@ impl Model {
         assert!(report.fences.is_empty() && report.journal_fences.is_empty(), "no damage: {report:?}");
         assert!(stop != Stop::Clean || report.clean, "{report:?}");
         self.storage = Some(storage);
+        self.env.set_capacity(None);
+        self.settle_topics();
+        if self.env.is_off() {
+            self.told.0.lock().visible = visible;
+            return self.restart(Stop::PowerLoss);
+        }
+        for (place, to, ended) in std::mem::take(&mut self.open_ends) {
+            if self.storage().view(place.0, place.1).is_some_and(|view| view.range().start >= to) {
+                self.rows_ended(place, to, &ended);
+            }
+        }
         let ends = self.check_rows(stop, &visible);
         self.check_journal(stop, &ends);
     }
@@ -402,17 +540,19 @@ impl Model {
     fn check_rows(&mut self, stop: Stop, visible: &BTreeMap<Place, QueueOffset>) -> BTreeMap<Place, u64> {
         let mut ends = BTreeMap::new();
         for place in self.places() {
+            let first = self.first(place);
+            assert_eq!(self.storage().view(place.0, place.1).unwrap().range().start, first, "{place:?}");
             let rows = self.rows(place).unwrap();
             let fates = self.told.0.lock().fates.clone();
             let safe = stop != Stop::PowerLoss || self.class(place) == DurabilityClass::Sync;
             self.check_order(place, &rows, |number| safe && fates[&number] == Fate::Acknowledged);
             let seen = visible.get(&place).copied().unwrap_or_default();
-            assert!(!safe || seen.0 <= rows.len() as u64, "a reader saw what is gone");
-            ends.insert(place, rows.len() as u64);
+            assert!(!safe || seen.0 <= first.0 + rows.len() as u64, "a reader saw what is gone");
+            ends.insert(place, first.0 + rows.len() as u64);
             // What is there now stays; what is not is forgotten, and was never acknowledged for good.
             let mut told = self.told.0.lock();
-            for (offset, number) in rows.iter().enumerate() {
-                told.offsets.insert(*number, QueueOffset(offset as u64));
+            for (offset, number) in (first.0..).zip(&rows) {
+                told.offsets.insert(*number, QueueOffset(offset));
                 told.fates.insert(*number, Fate::Acknowledged);
             }
             drop(told);
@@ -444,7 +584,7 @@ impl Model {
             let safe = stop != Stop::PowerLoss || wait == Wait::Durable;
             let there = replayed.contains(&(place, offset));
             assert!(
-                there || !safe || offset.0 >= ends[&place],
+                there || !safe || ends.get(&place).is_none_or(|end| offset.0 >= *end),
                 "an acknowledgement is lost: {offset} of {place:?}"
             );
             if there {

@@ -12,9 +12,12 @@ use crate::{
     error::{Fault, StorageError},
     format::{
         frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameKind, may_be_frame},
+        record::{RecordView, padded},
         segment::SEGMENT_HEADER_LEN,
     },
-    log::segment::{FrameLogSettings, NEXT_SEGMENT, SegmentFile, Segments, segment_base},
+    log::segment::{
+        COMPACTED_SEGMENT, FrameLogSettings, LogRun, NEXT_SEGMENT, SegmentFile, Segments, segment_base,
+    },
     offset::{Epoch, FilePosition, LogPosition},
 };
 
@@ -117,7 +120,7 @@ fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opene
     let mut files = Vec::new();
     for name in env.list(dir).map_err(StorageError::io("list", dir))? {
         let path = dir.join(&name);
-        if name == NEXT_SEGMENT {
+        if name == NEXT_SEGMENT || name == COMPACTED_SEGMENT {
             env.remove(&path).map_err(StorageError::io("remove", &path))?;
         }
         let Some(base) = segment_base(settings.kind, &name) else {
@@ -166,7 +169,10 @@ impl Finder<'_> {
                     return Ok(());
                 }
                 self.begin_at(base, &segment.path);
-                self.follow(segment, next)
+                match segment.tail() {
+                    Some(tail) => self.look_through(segment, tail.end, tail.store_time_ms),
+                    None => self.follow(segment, next),
+                }
             }
             Err(unreadable) => {
                 let end = next.unwrap_or(LogPosition(base.0 + unreadable.frames_len));
@@ -213,6 +219,37 @@ impl Finder<'_> {
         }
         self.found.fences.push(range.clone());
         self.found.new_fences.push(Fence { range, path: path.to_owned(), position, fault });
+    }
+
+    /// Checks every record of a compacted segment. It is complete, or would not have its name.
+    fn look_through(
+        &mut self,
+        segment: &SegmentFile,
+        end: LogPosition,
+        store_time_ms: i64,
+    ) -> Result<(), StorageError> {
+        let runs = match segment.runs() {
+            Ok(runs) => runs,
+            Err(StorageError::Corrupt { path, position, fault }) => {
+                self.fence(segment.base()..end, &path, position, fault);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        for run in runs {
+            if self.known.fences.iter().any(|fence| fence.contains(&run.range.start)) {
+                continue;
+            }
+            read_run(segment, &run, &mut bytes)?;
+            if let Err((position, fault)) = check_records(&bytes, run.range.start) {
+                self.fence(run.range.clone(), &segment.path, segment.file_position(position), fault);
+            }
+        }
+        self.found.store_time_ms = self.found.store_time_ms.max(store_time_ms);
+        self.position = self.position.max(end);
+        self.found.end = self.position;
+        Ok(())
     }
 
     /// Follows the frames of a segment as far as they go.
@@ -427,15 +464,37 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Told of a frame: its header and its payload.
-pub(crate) type EachFrame<'a> = dyn FnMut(&FrameHeader, &[u8]) -> Result<(), StorageError> + 'a;
+/// Reads the records of a run.
+fn read_run(segment: &SegmentFile, run: &LogRun, out: &mut Vec<u8>) -> Result<(), StorageError> {
+    let len = usize::try_from(run.range.end.0 - run.range.start.0).unwrap_or(usize::MAX);
+    out.resize(len, 0);
+    if segment.read_some(out, run.range.start)? < len {
+        return Err(StorageError::io("read", &segment.path)(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(())
+}
 
-/// Calls `each` with every frame in a range of positions, which a start has found valid, in order.
-pub(crate) fn for_each_frame(
+/// Verifies the checksums of records that follow each other.
+fn check_records(bytes: &[u8], position: LogPosition) -> Result<(), (LogPosition, Fault)> {
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let here = LogPosition(position.0 + at as u64);
+        let record = RecordView::decode(rest, here).map_err(|fault| (here, fault))?;
+        at += padded(u64::from(record.size)) as usize;
+    }
+    Ok(())
+}
+
+/// Told of records or entries that lie together: where they begin, and their bytes.
+pub(crate) type EachPayload<'a> = dyn FnMut(LogPosition, &[u8]) -> Result<(), StorageError> + 'a;
+
+/// Calls `each` with the payload of every frame in a range of positions, which a start has found valid, in order;
+/// in compacted segments of the log with every run.
+pub(crate) fn for_each_payload(
     segments: &Segments,
     fences: &[Range<LogPosition>],
     range: Range<LogPosition>,
-    each: &mut EachFrame<'_>,
+    each: &mut EachPayload<'_>,
 ) -> Result<(), StorageError> {
     let mut position = range.start;
     for segment in segments.all() {
@@ -444,6 +503,17 @@ pub(crate) fn for_each_frame(
             continue;
         }
         position = position.max(segment.base());
+        if segment.tail().is_some() {
+            let mut bytes = Vec::new();
+            for run in segment.runs()?.filter(|run| run.range.end > position && run.range.start < end) {
+                if !fences.iter().any(|fence| fence.contains(&run.range.start)) {
+                    read_run(&segment, &run, &mut bytes)?;
+                    each(run.range.start, &bytes)?;
+                }
+            }
+            position = end;
+            continue;
+        }
         let mut window = Window::new(&segment);
         while position < end {
             if let Some(fence) = fences.iter().find(|fence| fence.contains(&position)) {
@@ -459,7 +529,7 @@ pub(crate) fn for_each_frame(
             };
             if header.kind != FrameKind::Seal {
                 let payload = window.payload(&header)?;
-                each(&header, payload)?;
+                each(LogPosition(header.position.0 + FRAME_HEADER_LEN as u64), payload)?;
             }
             position = header.end();
         }

@@ -3,6 +3,7 @@
 pub(crate) mod block;
 pub(crate) mod catalogue;
 pub(crate) mod checkpoint;
+pub(crate) mod compacted;
 pub(crate) mod cursor;
 #[cfg(test)]
 pub(crate) mod example;

@@ -40,10 +40,12 @@ pub(crate) struct SegmentHeader {
     /// Seeds the checksums of its frames; random, and known to nobody outside.
     pub(crate) salt: u64,
     pub(crate) created_ms: i64,
+    /// It has been rewritten: records instead of frames, with a directory behind them.
+    pub(crate) compacted: bool,
 }
 
 impl SegmentHeader {
-    /// Returns where in the file a logical position lies.
+    /// Returns where in the file a logical position lies, unless the segment is compacted.
     pub(crate) const fn file_position(&self, position: LogPosition) -> FilePosition {
         FilePosition(SEGMENT_HEADER_LEN as u64 + (position.0 - self.base.0))
     }
@@ -54,7 +56,7 @@ impl SegmentHeader {
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
+        out.extend_from_slice(&[self.kind as u8, u8::from(self.compacted), 0, 0]);
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.base.0.to_le_bytes());
@@ -85,11 +87,15 @@ impl SegmentHeader {
             return Err(Fault::Version(minimum_reader.into()));
         }
         let kind = cursor.u8()?;
-        cursor.bytes(3)?;
+        let form = cursor.u8()?;
+        cursor.bytes(2)?;
         let epoch = Epoch(cursor.u32()?);
         cursor.bytes(4)?;
         if kind != expected as u8 {
             return Err(Fault::Foreign);
+        }
+        if form > u8::from(expected == SegmentKind::Log) {
+            return Err(Fault::Unknown("form of a segment"));
         }
         let header = Self {
             kind: expected,
@@ -99,6 +105,7 @@ impl SegmentHeader {
             uuid: cursor.array()?,
             salt: cursor.u64()?,
             created_ms: cursor.i64()?,
+            compacted: form == 1,
         };
         if header.base.0.checked_add(header.capacity).is_none_or(|end| end > i64::MAX as u64) {
             return Err(Fault::Structure("the capacity"));
@@ -121,6 +128,7 @@ mod tests {
             uuid: [7; 16],
             salt: 99,
             created_ms: 1,
+            compacted: false,
         };
         let bytes = header.encode();
         assert_eq!(bytes.len(), SEGMENT_HEADER_LEN);

@@ -1,6 +1,7 @@
 //! The commit log: who writes it, who makes it durable, who reads it.
 
 pub(crate) mod appender;
+pub(crate) mod compact;
 pub(crate) mod flusher;
 pub(crate) mod reader;
 pub(crate) mod segment;

@@ -125,6 +125,10 @@ impl LogReader {
         if position >= end {
             return Err(StorageError::NoRecord { position });
         }
+        let Some(run) = segment.run_at(position)? else {
+            return Err(StorageError::NoRecord { position });
+        };
+        let end = end.min(run.range.end);
         // Behind a fence the next stretch begins.
         let fence = self.fences.iter().map(|fence| fence.start).filter(|start| *start > position).min();
         let end = fence.unwrap_or(end).min(end);
@@ -248,7 +252,7 @@ impl Stretch {
             Self::Map { segment, .. } => segment,
             Self::Piece(piece) => &piece.segment,
         };
-        StorageError::corrupt(&segment.path, segment.header.file_position(position).0)(fault)
+        StorageError::corrupt(&segment.path, segment.file_position(position).0)(fault)
     }
 }
 

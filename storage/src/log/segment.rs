@@ -2,10 +2,12 @@
 //!
 //! A segment is written at its end alone, with zeros ahead of it; when the next frame does not fit, a seal
 //! frame ends it, the file is cut there and synced, and from then on its bytes never change. The next
-//! segment begins where the seal frame ends.
+//! segment begins where the seal frame ends. A sealed segment of the log may be replaced by a compacted one, which
+//! holds records alone; whoever holds the old one goes on reading it.
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -20,10 +22,11 @@ use crate::{
     env::{Env, EnvFile, Open, create_anew},
     error::{Fault, StorageError},
     format::{
+        compacted::{COMPACTED_TAIL_LEN, CompactedTail, RUN_ENTRY_LEN, RunEntry},
         frame::{FRAME_HEADER_LEN, FrameKind, FramePlace, finish_frame},
         segment::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind},
     },
-    offset::{Epoch, LogPosition},
+    offset::{Epoch, FilePosition, LogPosition},
 };
 
 /// So much is zeroed at once; a sync of the log waits for no more than that.
@@ -31,6 +34,8 @@ const ZERO_CHUNK: usize = 1 << 20;
 static ZEROS: [u8; ZERO_CHUNK] = [0; ZERO_CHUNK];
 /// The next segment while it is being zeroed; nothing in it counts until it has its name.
 pub(crate) const NEXT_SEGMENT: &str = "next.tmp";
+/// A segment that is being rewritten; it takes the place of the old one with its name.
+pub(crate) const COMPACTED_SEGMENT: &str = "compacted.tmp";
 
 /// One segment, shared by the one who writes it, the one who syncs it and all who read it.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub(crate) struct SegmentFile {
     /// Where the segment ends, once it has had its last write.
     sealed: OnceLock<LogPosition>,
     map: OnceLock<Option<Buffer>>,
+    /// Where its records lie, if it has been rewritten.
+    compacted: Option<Directory>,
     /// Up to this byte of the file there are frames or zeros.
     zeroed: AtomicU64,
     /// Held while zeros are written, so that they never meet a frame.
@@ -55,7 +62,21 @@ impl SegmentFile {
         let zeroed = AtomicU64::new(zeroed);
         let (sealed, map) = (OnceLock::new(), OnceLock::new());
         let (zeroing, failed_sync) = Default::default();
-        Self { path, header, file, sealed, map, zeroed, zeroing, failed_sync }
+        Self { path, header, file, sealed, map, compacted: None, zeroed, zeroing, failed_sync }
+    }
+
+    /// Returns the segment of a file that has been rewritten.
+    pub(crate) fn compacted(
+        path: PathBuf,
+        header: SegmentHeader,
+        file: Arc<dyn EnvFile>,
+        len: u64,
+        tail: CompactedTail,
+    ) -> Self {
+        let compacted = Some(Directory { tail, entries: OnceLock::new() });
+        let segment = Self { compacted, ..Self::new(path, header, file, len) };
+        segment.mark_sealed(tail.end);
+        segment
     }
 
     /// Opens a segment that a start found.
@@ -77,7 +98,95 @@ impl SegmentFile {
         if header.uuid != *uuid || path.file_name().is_none_or(|name| name != named.as_str()) {
             return Err(StorageError::corrupt(path, 0)(Fault::Foreign));
         }
-        Ok(Self::new(path.to_owned(), header, file, len))
+        if !header.compacted {
+            return Ok(Self::new(path.to_owned(), header, file, len));
+        }
+        let tail_at = len.checked_sub(COMPACTED_TAIL_LEN as u64);
+        let tail_at = tail_at.ok_or_else(|| StorageError::corrupt(path, 0)(Fault::Truncated))?;
+        let mut tail = [0; COMPACTED_TAIL_LEN];
+        file.read_exact_at(&mut tail, tail_at).map_err(StorageError::io("read", path))?;
+        let tail = CompactedTail::decode(&tail, SEGMENT_HEADER_LEN as u64, len)
+            .map_err(StorageError::corrupt(path, tail_at))?;
+        Ok(Self::compacted(path.to_owned(), header, file, len, tail))
+    }
+
+    /// Returns what a compacted segment says of itself.
+    pub(crate) fn tail(&self) -> Option<&CompactedTail> {
+        self.compacted.as_ref().map(|directory| &directory.tail)
+    }
+
+    /// Returns the runs of a compacted segment, in order; none of any other.
+    pub(crate) fn runs(&self) -> Result<impl Iterator<Item = LogRun> + '_, StorageError> {
+        let entries = match &self.compacted {
+            Some(directory) => self.entries(directory)?,
+            None => &[][..],
+        };
+        Ok((0..entries.len() / RUN_ENTRY_LEN).filter_map(|number| self.run(entries, number)))
+    }
+
+    /// Returns the run that holds, or would hold, a position: all of a segment that is not compacted. `None`: there
+    /// has been something, which nobody can reach any more.
+    pub(crate) fn run_at(&self, position: LogPosition) -> Result<Option<LogRun>, StorageError> {
+        let Some(directory) = &self.compacted else {
+            let end = self.sealed_end().unwrap_or_else(|| self.limit());
+            return Ok(Some(LogRun { range: self.base()..end, at: SEGMENT_HEADER_LEN as u64 }));
+        };
+        let entries = self.entries(directory)?;
+        let (mut low, mut high) = (0, entries.len() / RUN_ENTRY_LEN);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if RunEntry::of(entries, middle).is_some_and(|run| run.position <= position) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let run = low.checked_sub(1).and_then(|number| self.run(entries, number));
+        Ok(run.filter(|run| run.range.contains(&position)))
+    }
+
+    /// Returns where in the file a position lies; its beginning for one that the segment does not hold.
+    pub(crate) fn file_position(&self, position: LogPosition) -> FilePosition {
+        let run = self.run_at(position).ok().flatten();
+        FilePosition(run.map_or(0, |run| run.at + position.0.saturating_sub(run.range.start.0)))
+    }
+
+    fn run(&self, entries: &[u8], number: usize) -> Option<LogRun> {
+        let RunEntry { position, at } = RunEntry::of(entries, number)?;
+        let next = RunEntry::of(entries, number + 1).map(|next| next.at);
+        let end = next.or(self.tail().map(|tail| tail.directory_at))?;
+        let len = end.checked_sub(at)?;
+        Some(LogRun { range: position..LogPosition(position.0.checked_add(len)?), at })
+    }
+
+    /// Returns the directory of a compacted segment, read and checked at its first use.
+    fn entries<'a>(&self, directory: &'a Directory) -> Result<&'a [u8], StorageError> {
+        let at = directory.tail.directory_at;
+        let len = directory.tail.runs as usize * RUN_ENTRY_LEN;
+        let read = || {
+            let start = usize::try_from(at).unwrap_or(usize::MAX);
+            let mapped = self.map().filter(|map| start.checked_add(len).is_some_and(|end| end <= map.len()));
+            let bytes = match mapped {
+                Some(map) => map.slice_with_length(start, len),
+                None => {
+                    let mut bytes = vec![0; len];
+                    self.file.read_exact_at(&mut bytes, at).map_err(StorageError::io("read", &self.path))?;
+                    Buffer::from_vec(bytes)
+                }
+            };
+            directory.check(&bytes, self.base()).map_err(StorageError::corrupt(&self.path, at))?;
+            Ok(bytes)
+        };
+        if let Some(entries) = directory.entries.get() {
+            return Ok(entries);
+        }
+        // What could not be read may be read the next time.
+        let entries = read()?;
+        Ok(directory.entries.get_or_init(|| entries))
+    }
+
+    fn map(&self) -> Option<&Buffer> {
+        self.map.get_or_init(|| self.file.map().ok()).as_ref()
     }
 
     pub(crate) const fn base(&self) -> LogPosition {
@@ -109,8 +218,13 @@ impl SegmentFile {
     }
 
     /// Reads up to `out.len()` bytes of frames at a position; fewer only at the end of the file.
+    ///
+    /// Of a compacted segment the caller asks for no more than is left of a [run](Self::run_at).
     pub(crate) fn read_some(&self, out: &mut [u8], position: LogPosition) -> Result<usize, StorageError> {
-        let at = self.header.file_position(position).0;
+        let at = match self.compacted {
+            None => self.header.file_position(position).0,
+            Some(_) => self.file_position(position).0,
+        };
         let mut read = 0;
         while let Some(rest) = out.get_mut(read..).filter(|rest| !rest.is_empty()) {
             match self.file.read_at(rest, at + read as u64) {
@@ -123,12 +237,18 @@ impl SegmentFile {
         Ok(read)
     }
 
-    /// Returns the bytes of a sealed segment from a position on, mapped; `None` if that is not possible.
+    /// Returns the bytes of a sealed segment from a position on, in a compacted one those of its run, mapped; `None`
+    /// if that is not possible.
     pub(crate) fn mapped(&self, position: LogPosition) -> Option<&[u8]> {
         self.sealed.get()?;
-        let map = self.map.get_or_init(|| self.file.map().ok()).as_ref()?;
-        let at = usize::try_from(self.header.file_position(position).0).ok()?;
-        map.as_slice().get(at..)
+        let map = self.map()?.as_slice();
+        if self.compacted.is_none() {
+            return map.get(usize::try_from(self.header.file_position(position).0).ok()?..);
+        }
+        let run = self.run_at(position).ok()??;
+        let at = usize::try_from(run.at + (position.0 - run.range.start.0)).ok()?;
+        let len = usize::try_from(run.range.end.0 - position.0).ok()?;
+        map.get(at..)?.get(..len)
     }
 
     /// Makes everything written so far durable. Once this has failed, it always fails.
@@ -201,6 +321,43 @@ impl SegmentFile {
         self.sync()?;
         Ok(from + (size as u64) < target)
     }
+}
+
+/// Where the records of a compacted segment lie.
+#[derive(Debug)]
+struct Directory {
+    tail: CompactedTail,
+    entries: OnceLock<Buffer>,
+}
+
+impl Directory {
+    fn check(&self, entries: &[u8], base: LogPosition) -> Result<(), Fault> {
+        let tail = &self.tail;
+        if crc32c::crc32c(entries) != tail.directory_crc {
+            return Err(Fault::Checksum);
+        }
+        // Each run begins where the one before it ends in the file, and not before that in the log.
+        let (mut at, mut position) = (SEGMENT_HEADER_LEN as u64, base.0);
+        for number in 0..entries.len() / RUN_ENTRY_LEN {
+            let run = RunEntry::of(entries, number).ok_or(Fault::Truncated)?;
+            let next = RunEntry::of(entries, number + 1).map_or(tail.directory_at, |next| next.at);
+            let len = next.checked_sub(run.at).filter(|len| *len > 0 && run.at == at);
+            let end = len.and_then(|len| run.position.0.checked_add(len));
+            let Some(end) = end.filter(|end| run.position.0 >= position && *end <= tail.end.0) else {
+                return Err(Fault::Structure("the directory"));
+            };
+            (at, position) = (next, end);
+        }
+        Ok(())
+    }
+}
+
+/// A stretch of a segment that lies in the file as it does in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRun {
+    pub(crate) range: Range<LogPosition>,
+    /// Where in the file it begins.
+    pub(crate) at: u64,
 }
 
 /// Returns the name of the segment that begins at `base`.
@@ -297,6 +454,14 @@ struct NextFile {
 }
 
 impl FrameLogShared {
+    pub(crate) fn env(&self) -> &dyn Env {
+        self.env.as_ref()
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.settings.dir
+    }
+
     pub(crate) fn tip(&self) -> Tip {
         self.tip.lock().clone()
     }
@@ -521,6 +686,7 @@ impl FrameLog {
             uuid: settings.uuid,
             salt: u64::from_le_bytes(salt),
             created_ms: now_ms,
+            compacted: false,
         };
         let temporary = settings.dir.join(NEXT_SEGMENT);
         let path = settings.dir.join(segment_name(settings.kind, header.base));

@@ -1,11 +1,14 @@
 //! What readers see of a queue: a snapshot that nobody changes.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+};
 
 use crate::{
     catalogue::DurabilityClass,
     error::StorageError,
-    offset::{Epoch, QueueOffset},
+    offset::{Epoch, LogPosition, QueueOffset},
     queue::{block::Block, segment::Segment},
 };
 
@@ -25,6 +28,14 @@ pub(crate) struct Snapshot {
     pub(crate) class: DurabilityClass,
     pub(crate) segments: Arc<[Arc<Segment>]>,
     pub(crate) runs: Arc<[Arc<Block>]>,
+}
+
+/// What the rows of a block take in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogPart {
+    pub(crate) bytes: u64,
+    /// Where their records begin: the first and the last.
+    pub(crate) positions: RangeInclusive<LogPosition>,
 }
 
 /// What holds a row.
@@ -112,6 +123,27 @@ impl QueueView {
         let inside =
             segments.chain(runs).filter(|(_, rows)| rows.start < range.end && range.start < rows.end);
         inside.map(|(bytes, rows)| share(bytes, &rows, &range)).sum()
+    }
+
+    /// Returns, block by block, where in the log the rows in [`range`](Self::range) lie. No block is opened: of one
+    /// that is retained in part, the share of its rows is taken, and all of its positions.
+    pub(crate) fn log_parts(&self) -> impl Iterator<Item = LogPart> {
+        let range = self.range();
+        let segments = self.segments().iter().flat_map(|segment| {
+            (0..segment.blocks()).map(move |number| {
+                let entry = segment.entry(number);
+                let rows = entry.base..entry.end();
+                (entry.record_bytes, rows, entry.first_position..=entry.last_position)
+            })
+        });
+        let runs = self.runs().iter().map(|run| {
+            let header = run.header();
+            (run.record_bytes(), run.range(), header.first_position..=header.last_position)
+        });
+        segments.chain(runs).filter_map(move |(bytes, rows, positions)| {
+            let overlaps = rows.start < range.end && range.start < rows.end;
+            overlaps.then(|| LogPart { bytes: share(bytes, &rows, &range), positions })
+        })
     }
 
     /// Returns what holds `offset`, or `None` if it lies outside of [`range`](Self::range).

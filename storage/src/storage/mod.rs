@@ -10,6 +10,7 @@
 //! call the steps themselves, so that a simulated disk sees the same calls in the same order every time.
 
 mod checkpoint;
+mod compaction;
 mod open;
 mod options;
 #[cfg(test)]
@@ -32,7 +33,10 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use weir_columns::KindSet;
 
-use self::open::{Opening, add_queues};
+use self::{
+    compaction::Compactor,
+    open::{Opening, add_queues},
+};
 use crate::{
     catalogue::{Catalogue, DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry},
     env::Space,
@@ -163,6 +167,7 @@ impl Handle {
             return;
         }
         for stop in [
+            Inner::stop_compactor,
             Inner::stop_appender,
             Inner::stop_flusher,
             Inner::stop_builder,
@@ -217,7 +222,11 @@ pub(crate) struct Inner {
     upkeep_wanted: Condvar,
     keeper: Mutex<Upkeep>,
     keeper_wanted: Condvar,
-    /// Held over a checkpoint.
+    compactor: Mutex<Compactor>,
+    compactor_wanted: Condvar,
+    /// Rows have ended, or topics, since the compactor has looked for segments that are mostly dead.
+    has_ended: AtomicBool,
+    /// Held over a checkpoint, and while a compacted segment takes its place.
     checkpoint: Mutex<LastCheckpoint>,
 
     low_space: AtomicBool,
@@ -295,7 +304,8 @@ impl Storage {
         };
         let mut threads = storage.handle.threads.lock();
         for (name, run) in [
-            ("appender", Inner::run_appender as fn(&Inner)),
+            ("compactor", Inner::run_compactor as fn(&Inner)),
+            ("appender", Inner::run_appender),
             ("flusher", Inner::run_flusher),
             ("builder", Inner::run_builder),
             ("upkeep", Inner::run_upkeep),
@@ -435,6 +445,7 @@ impl Storage {
         inner.change(|catalogue| catalogue.delete_topic(id))?;
         inner.appender.lock().forget(id);
         inner.queues.remove_topic(id);
+        inner.has_ended.store(true, Ordering::Release);
         inner.want_checkpoint();
         Ok(freed)
     }
@@ -491,6 +502,7 @@ impl Storage {
         inner.change(|catalogue| catalogue.set_first_offset(topic, queue, offset))?;
         inner.queues.set_first_offset(topic, queue, offset);
         inner.is_due.store(true, Ordering::Release);
+        inner.has_ended.store(true, Ordering::Release);
         Ok(())
     }
 

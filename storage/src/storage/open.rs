@@ -19,9 +19,7 @@ use crate::{
     catalogue::{Catalogue, TopicEntry},
     env::{Env, Open, read_file, replace_file},
     error::{Fault, StorageError},
-    format::{
-        checkpoint::Checkpoint, frame::FRAME_HEADER_LEN, journal::decode_entries, segment::SegmentKind,
-    },
+    format::{checkpoint::Checkpoint, journal::decode_entries, record::padded, segment::SegmentKind},
     journal::{JournalEntry, QueueCut, cut_entries},
     limits::CHECKPOINT_BYTES_MAX,
     lock::DataDirectory,
@@ -37,7 +35,7 @@ use crate::{
         checkpoint::QueuesCheckpoint,
         store::{OpenedQueues, Queues, QueuesSettings},
     },
-    recovery::{Cut, Fence, Found, Known, find_end, for_each_frame},
+    recovery::{Cut, Fence, Found, Known, find_end, for_each_payload},
 };
 
 /// A start under way.
@@ -252,11 +250,12 @@ impl Opening {
         let mut last = self.last_checkpoint(from, &reader);
         let mut tried = from;
         let range = from..found.end;
-        for_each_frame(&log.shared.segments, &reader.fences, range, &mut |header, payload| {
-            replay.push(LogPosition(header.position.0 + FRAME_HEADER_LEN as u64), payload);
-            if header.end().0 - tried.0 >= self.options.checkpoint_bytes {
+        for_each_payload(&log.shared.segments, &reader.fences, range, &mut |position, payload| {
+            replay.push(position, payload);
+            let end = LogPosition(position.0 + padded(payload.len() as u64));
+            if end.0 - tried.0 >= self.options.checkpoint_bytes {
                 replay.flush();
-                tried = header.end();
+                tried = end;
                 match self.replayed(&queues, tried, &last, &found, next) {
                     Ok(made) => last = made,
                     // A full disk must not keep readers away: the rows stay in memory until a checkpoint finds room.
@@ -329,15 +328,20 @@ impl Opening {
         queues: &Queues,
     ) -> Result<(Vec<JournalEntry>, Vec<QueueCut>), StorageError> {
         let mut stored = Vec::new();
-        for_each_frame(&found.segments, &found.fences, LogPosition(0)..found.end, &mut |header, payload| {
-            match decode_entries(payload) {
-                Ok(entries) => stored.extend(entries),
-                Err(fault) => {
-                    tracing::error!(position = %header.position, %fault, "entries of the group journal cannot be understood");
+        for_each_payload(
+            &found.segments,
+            &found.fences,
+            LogPosition(0)..found.end,
+            &mut |position, payload| {
+                match decode_entries(payload) {
+                    Ok(entries) => stored.extend(entries),
+                    Err(fault) => {
+                        tracing::error!(%position, %fault, "entries of the group journal cannot be understood");
+                    }
                 }
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         let end_of = |topic, queue: QueueId| {
             let known = self.catalogue.topic(topic).filter(|topic| queue.0 < topic.queues);
             known.map(|_| queues.next_offset(topic, queue))
@@ -386,6 +390,10 @@ impl Opening {
             upkeep_wanted: Condvar::new(),
             keeper: Mutex::default(),
             keeper_wanted: Condvar::new(),
+            compactor: Mutex::default(),
+            compactor_wanted: Condvar::new(),
+            // A stop may have come before the last rows that ended were seen to.
+            has_ended: AtomicBool::new(true),
             checkpoint: Mutex::new(last),
             low_space: AtomicBool::new(false),
             is_marked: AtomicBool::new(false),

@@ -30,6 +30,13 @@ pub struct StorageOptions {
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after this time if the log has grown. Default: 30 s.
     pub checkpoint_interval: Duration,
+    /// How often segments of the log are looked for that are mostly dead, once rows or topics have ended. Default:
+    /// 60 s.
+    pub compaction_interval: Duration,
+    /// Segments of the log that are no larger are not compacted, in bytes. Default: 1 MiB.
+    pub compaction_bytes_min: u64,
+    /// So many bytes a second are read and written to compact them. Default: 32 MiB.
+    pub compaction_bytes_per_second: u64,
     /// What nobody waits for is synced after this time. Default: 200 ms.
     pub async_sync_interval: Duration,
     /// Publishers wait while so many bytes are not durable. Default: 8 MiB.
@@ -57,6 +64,9 @@ impl Default for StorageOptions {
             journal_rotate_bytes: 64 << 20,
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(30),
+            compaction_interval: Duration::from_secs(60),
+            compaction_bytes_min: 1 << 20,
+            compaction_bytes_per_second: 32 << 20,
             async_sync_interval: Duration::from_millis(200),
             unsynced_bytes_max: 8 << 20,
             unbuilt_bytes_max: 64 << 20,
@@ -80,6 +90,7 @@ impl StorageOptions {
             checkpoint_bytes: 4 << 20,
             recent_bytes_max: 4 << 20,
             free_bytes_min: 0,
+            compaction_bytes_min: 64 << 10,
             ..Self::default()
         }
     }

@@ -504,6 +504,7 @@ impl Inner {
     }
 
     pub(super) fn stop_all(&self) {
+        self.stop_compactor();
         self.stop_appender();
         self.stop_flusher();
         self.stop_builder();

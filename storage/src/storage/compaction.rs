@@ -1,0 +1,451 @@
+//! Which segments of the log are mostly dead, and rewriting them in the background, one at a time.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::Inner;
+use crate::{
+    catalogue::TopicEntry,
+    error::StorageError,
+    format::record::RecordView,
+    log::{compact::Pace, segment::SegmentFile},
+    offset::{LogPosition, QueueId, TopicId},
+    queue::view::QueueView,
+};
+
+/// A segment is rewritten when less than this share of its file can be reached, in percent.
+const LIVE_PERCENT_MIN: u64 = 30;
+
+/// After so many bytes the compactor rests, as long as they may take.
+const PACE_BYTES: u64 = 1 << 20;
+
+/// What of a segment of the log some reader can reach.
+#[derive(Debug)]
+pub(super) struct SegmentUse {
+    pub(super) segment: Arc<SegmentFile>,
+    /// About how many bytes of records each topic has in it; every topic that has some is there.
+    pub(super) topics: HashMap<TopicId, u64>,
+}
+
+impl SegmentUse {
+    pub(super) fn live(&self) -> u64 {
+        self.topics.values().sum()
+    }
+}
+
+/// Returns whether little of `len` bytes is `live`.
+pub(super) const fn is_mostly_dead(live: u64, len: u64) -> bool {
+    live.saturating_mul(100) < len.saturating_mul(LIVE_PERCENT_MIN)
+}
+
+/// What the compactor keeps between segments.
+#[derive(Debug, Default)]
+pub(super) struct Compactor {
+    pub(super) stop: bool,
+    /// Segments that were rewritten, or could not be, with the live bytes that they had: an estimate that was wrong
+    /// once is not followed again and again.
+    seen: HashMap<LogPosition, u64>,
+}
+
+impl Inner {
+    /// Returns, by position, which segments of the log are in use, and by whom. About: of a block whose rows lie in
+    /// several segments each gets its share. No block is opened.
+    pub(super) fn log_use(&self) -> Vec<SegmentUse> {
+        let segments = self.log.segments.all();
+        let mut uses: Vec<SegmentUse> =
+            segments.into_iter().map(|segment| SegmentUse { segment, topics: HashMap::new() }).collect();
+        for topic in self.catalogue.topics() {
+            for view in (0..topic.queues).filter_map(|queue| self.queues.view(topic.id, QueueId(queue))) {
+                add_queue(&mut uses, topic.id, &view);
+            }
+        }
+        uses
+    }
+
+    /// Rewrites one segment that is mostly dead; returns whether there was one.
+    pub(crate) fn compact_once(&self, pace: &mut Pace<'_>) -> Result<bool, StorageError> {
+        self.check()?;
+        self.check_marked()?;
+        let Some(found) = self.mostly_dead()? else { return Ok(false) };
+        let (segment, live) = (&found.segment, found.live());
+        let base = segment.base();
+        self.compactor.lock().seen.insert(base, live);
+        // Topics as they are before the segment is read: what ends meanwhile is kept once more.
+        let topics: HashMap<TopicId, Arc<TopicEntry>> =
+            self.catalogue.topics().into_iter().map(|topic| (topic.id, topic)).collect();
+        let keeps = |record: &RecordView<'_>| {
+            let Some(topic) = topics.get(&record.topic) else { return false };
+            if !record.kind.is_row() {
+                return found.topics.contains_key(&record.topic);
+            }
+            topic.incarnation == record.incarnation
+                && record.queue.0 < topic.queues
+                && record.offset >= topic.first_offset(record.queue)
+        };
+        let rewritten = self.log.rewrite(segment, &self.reader.fences, &keeps, pace);
+        let rewritten = rewritten.inspect_err(|error| {
+            if !matches!(error, StorageError::Corrupt { .. }) {
+                self.compactor.lock().seen.remove(&base);
+            }
+        })?;
+        // Held, so that no checkpoint unlinks the segment meanwhile, and no close gives the directory away.
+        let checkpoint = self.checkpoint.lock();
+        let is_here = self.log.segments.at(base).is_some_and(|now| Arc::ptr_eq(&now, segment));
+        if self.check_open().is_err() || !is_here {
+            drop(checkpoint);
+            self.log.drop_rewritten();
+            return Ok(true);
+        }
+        let freed = self.log.replace(segment, rewritten)?;
+        drop(checkpoint);
+        tracing::info!(segment = %segment.path.display(), live, freed, "a segment of the log was compacted");
+        Ok(true)
+    }
+
+    /// Returns the segment that is to be rewritten next: the one with the smallest share that can be reached.
+    fn mostly_dead(&self) -> Result<Option<SegmentUse>, StorageError> {
+        let below = self.checkpoint.lock().log;
+        let mut uses = self.log_use();
+        // A start tells where a segment ends by the one behind it.
+        uses.pop();
+        // What nobody needs at the front goes with the next checkpoint.
+        let front = uses.iter().take_while(|used| used.topics.is_empty()).count();
+        let mut best: Option<(u64, SegmentUse)> = None;
+        for used in uses.drain(front..) {
+            if used.segment.sealed_end().is_none_or(|end| end > below) {
+                continue;
+            }
+            let (live, len) = (used.live(), used.segment.file_len()?);
+            let seen = self.compactor.lock().seen.get(&used.segment.base()).copied();
+            if len <= self.options.compaction_bytes_min || !is_mostly_dead(live, len) {
+                continue;
+            }
+            if seen.is_some_and(|seen| !is_mostly_dead(live, seen)) {
+                continue;
+            }
+            let share = live.saturating_mul(1000) / len;
+            if best.as_ref().is_none_or(|(least, _)| share < *least) {
+                best = Some((share, used));
+            }
+        }
+        Ok(best.map(|(_, used)| used))
+    }
+
+    pub(super) fn run_compactor(&self) {
+        loop {
+            if self.rest_compactor(self.options.compaction_interval).is_err() {
+                return;
+            }
+            if !self.has_ended.swap(false, Ordering::AcqRel) {
+                continue;
+            }
+            let rate = self.options.compaction_bytes_per_second.max(1);
+            let mut owed = 0_u64;
+            let mut pace = |bytes: u64| {
+                owed += bytes;
+                if owed < PACE_BYTES {
+                    return Ok(());
+                }
+                let micros = std::mem::take(&mut owed).saturating_mul(1_000_000) / rate;
+                self.rest_compactor(Duration::from_micros(micros))
+            };
+            loop {
+                match self.compact_once(&mut pace) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(StorageError::Closed) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "a segment of the log cannot be compacted now");
+                        self.has_ended.store(true, Ordering::Release);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets some time go by; an error says that the compactor is to stop.
+    fn rest_compactor(&self, time: Duration) -> Result<(), StorageError> {
+        let until = Instant::now() + time;
+        let mut compactor = self.compactor.lock();
+        while !compactor.stop && !self.compactor_wanted.wait_until(&mut compactor, until).timed_out() {}
+        if compactor.stop { Err(StorageError::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn stop_compactor(&self) {
+        self.compactor.lock().stop = true;
+        self.compactor_wanted.notify_all();
+    }
+}
+
+fn add_queue(uses: &mut [SegmentUse], topic: TopicId, view: &QueueView) {
+    for part in view.log_parts() {
+        let (first, last) = (part.positions.start(), part.positions.end());
+        let from = uses.partition_point(|used| used.segment.base() <= *first).saturating_sub(1);
+        let to = uses.partition_point(|used| used.segment.base() <= *last);
+        let all = (last.0 - first.0).saturating_add(1);
+        for number in from..to {
+            let next = uses.get(number + 1).map_or(u64::MAX, |next| next.segment.base().0);
+            let Some(used) = uses.get_mut(number) else { continue };
+            let start = used.segment.base().0.max(first.0);
+            let len = next.min(last.0.saturating_add(1)).saturating_sub(start);
+            let share = u128::from(part.bytes) * u128::from(len) / u128::from(all);
+            // At least one byte: a topic that has something in a segment is never missing there.
+            *used.topics.entry(topic).or_default() += u64::try_from(share).unwrap_or(u64::MAX).max(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        path::{Path, PathBuf},
+    };
+
+    use super::*;
+    use crate::{
+        Append, Events, Message, NewTopic, QueueOffset, Storage, StorageOptions,
+        queue::view::Part,
+        sim::{SimCall, SimEnv},
+    };
+
+    const DIR: &str = "/data";
+    const QUEUE: QueueId = QueueId(0);
+    const ROWS: u64 = 400;
+
+    struct Silent;
+
+    impl Events for Silent {
+        fn visible(&self, _: TopicId, _: QueueId, _: QueueOffset) {}
+        fn failed(&self, _: &StorageError) {}
+    }
+
+    fn open(env: &SimEnv) -> Storage {
+        let options = StorageOptions {
+            env: Arc::new(env.clone()),
+            log_segment_bytes_min: 64 << 10,
+            log_segment_bytes_max: 64 << 10,
+            zero_ahead_bytes: 8 << 10,
+            recent_bytes_max: 1,
+            compaction_bytes_min: 5000,
+            ..StorageOptions::small()
+        };
+        Storage::open_stepped(Path::new(DIR), options, Arc::new(Silent)).unwrap()
+    }
+
+    /// A log of which one row in ten is of the topic that stays, in runs of two.
+    fn filled(env: &SimEnv) -> (Storage, TopicId, TopicId) {
+        let storage = open(env);
+        let topic = |name: &str| {
+            let new = NewTopic { name: name.into(), queues: 1, ..NewTopic::default() };
+            storage.create_topic(new).unwrap().id
+        };
+        let (stays, ends) = (topic("stays"), topic("ends"));
+        for number in 0..ROWS {
+            let topic = if number % 20 < 2 { stays } else { ends };
+            let body = [number.to_le_bytes().to_vec(), vec![number as u8; 1000]].concat();
+            let message = Message { body: body.into(), ..Message::default() };
+            storage.append(vec![Append { topic, queue: QUEUE, message }], Box::new(|_| {}));
+            // Some frames of one record, some of several.
+            if number % 7 != 0 {
+                storage.inner().append_once();
+            }
+        }
+        storage.inner().append_once();
+        storage.inner().flush_once(true);
+        storage.inner().build_once();
+        storage.checkpoint().unwrap();
+        (storage, stays, ends)
+    }
+
+    fn end_rows(storage: &Storage, topic: TopicId) {
+        let end = storage.view(topic, QUEUE).unwrap().range().end;
+        storage.set_first_offset(topic, QUEUE, end).unwrap();
+    }
+
+    fn read_all(storage: &Storage, view: &QueueView) -> Vec<Result<u64, StorageError>> {
+        let range = view.range();
+        let row = |offset| {
+            let offset = QueueOffset(offset);
+            let block = match view.part_at(offset).unwrap() {
+                Part::Segment(segment, block) => segment.block(block)?,
+                Part::Run(block) => block,
+            };
+            let row = offset.since(block.base()).unwrap() as usize;
+            let position = LogPosition(block.positions()?.value(row));
+            if block.lost().is_some_and(|lost| lost.value(row)) {
+                return Err(StorageError::Lost { position });
+            }
+            let stored = storage.read(position)?;
+            assert_eq!(stored.offset, offset);
+            Ok(u64::from_le_bytes(stored.message.body[..8].try_into().unwrap()))
+        };
+        (range.start.0..range.end.0).map(row).collect()
+    }
+
+    fn check(storage: &Storage, stays: TopicId, ends: TopicId) {
+        let rows: Vec<u64> = read_all(storage, &storage.view(stays, QUEUE).unwrap())
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert_eq!(rows, (0..ROWS).filter(|number| number % 20 < 2).collect::<Vec<_>>());
+        let ended = storage.view(ends, QUEUE).unwrap().range();
+        assert_eq!(ended, QueueOffset(360)..QueueOffset(360));
+    }
+
+    fn compact_all(storage: &Storage) -> usize {
+        let mut count = 0;
+        while storage.inner().compact_once(&mut |_| Ok(())).unwrap() {
+            count += 1;
+        }
+        count
+    }
+
+    fn temporary() -> PathBuf {
+        Path::new(DIR).join("log/compacted.tmp")
+    }
+
+    #[test]
+    fn dead_records_give_their_room_back_and_the_others_stay_where_they_are() {
+        let env = SimEnv::new(1);
+        let (storage, stays, ends) = filled(&env);
+        let before = storage.log_bytes().unwrap();
+        assert_eq!(compact_all(&storage), 0, "all of it is needed");
+        let held = storage.view(ends, QUEUE).unwrap();
+        end_rows(&storage, ends);
+        let sealed = storage.inner().log.segments.all().len() - 1;
+        assert_eq!(compact_all(&storage), sealed);
+        let after = storage.log_bytes().unwrap();
+        assert!(after < before / 3, "{before} to {after}");
+        check(&storage, stays, ends);
+        // In memory and in the active segment there are some yet.
+        for row in read_all(&storage, &held).iter().take(200) {
+            assert!(matches!(row, Err(StorageError::NoRecord { .. })), "{row:?}");
+        }
+        assert_eq!(compact_all(&storage), 0, "once is enough");
+        storage.close().unwrap();
+        let storage = open(&env);
+        assert!(storage.report().clean);
+        check(&storage, stays, ends);
+
+        // The rest ends, too, but for the last row.
+        let end = storage.view(stays, QUEUE).unwrap().range().end;
+        storage.set_first_offset(stays, QUEUE, QueueOffset(end.0 - 1)).unwrap();
+        storage.checkpoint().unwrap();
+        assert!(storage.log_bytes().unwrap() < 64 << 10, "the front is unlinked");
+    }
+
+    #[test]
+    fn who_reads_the_old_file_goes_on() {
+        let env = SimEnv::new(2);
+        let (storage, stays, ends) = filled(&env);
+        let view = storage.view(ends, QUEUE).unwrap();
+        let block = match view.part_at(QueueOffset(0)).unwrap() {
+            Part::Segment(segment, block) => segment.block(block).unwrap(),
+            Part::Run(block) => block,
+        };
+        let mut read = 0;
+        block
+            .visit_records([0, 1, 2], |record| {
+                if read == 0 {
+                    end_rows(&storage, ends);
+                    assert!(compact_all(&storage) > 3);
+                }
+                assert_eq!(record.offset, QueueOffset(read));
+                read += 1;
+            })
+            .unwrap();
+        assert_eq!(read, 3);
+        assert!(matches!(block.message(0), Err(StorageError::NoRecord { .. })), "who begins anew is told");
+        check(&storage, stays, ends);
+    }
+
+    #[test]
+    fn a_crash_at_any_call_of_a_compaction_loses_nothing() {
+        for seed in 0..4 {
+            for calls in 0.. {
+                let env = SimEnv::new(100 * seed + calls);
+                let (storage, stays, ends) = filled(&env);
+                end_rows(&storage, ends);
+                env.fail_power_after(calls);
+                let compacted = storage.inner().compact_once(&mut |_| Ok(()));
+                let finished = !env.is_off();
+                assert_eq!(compacted.is_ok(), finished);
+                env.lose_power();
+                drop(storage);
+                if seed % 2 == 1 {
+                    // The next start looks at every record.
+                    env.lose(&Path::new(DIR).join("checkpoint"));
+                }
+                let storage = open(&env);
+                let report = storage.report();
+                assert!(report.fences.is_empty(), "call {calls}: {:?}", report.fences);
+                assert!(!env.paths().contains(&temporary()));
+                check(&storage, stays, ends);
+                compact_all(&storage);
+                check(&storage, stays, ends);
+                if finished {
+                    assert!(calls > 4, "{calls}");
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_compaction_that_fails_leaves_the_segment_as_it_is() {
+        let env = SimEnv::new(3);
+        let (storage, stays, ends) = filled(&env);
+        end_rows(&storage, ends);
+        for call in [SimCall::Open, SimCall::Write, SimCall::Sync, SimCall::Name] {
+            let before = storage.log_bytes().unwrap();
+            env.fail(call, 0, io::ErrorKind::StorageFull);
+            storage.inner().compact_once(&mut |_| Ok(())).unwrap_err();
+            env.fail_no_more();
+            assert_eq!(storage.log_bytes().unwrap(), before);
+            check(&storage, stays, ends);
+        }
+        storage.inner().compact_once(&mut |_| Err(StorageError::Closed)).unwrap_err();
+        assert!(!env.paths().contains(&temporary()), "it takes up no room");
+        assert!(compact_all(&storage) > 3);
+        check(&storage, stays, ends);
+    }
+
+    #[test]
+    fn damage_stops_a_compaction_and_in_a_compacted_segment_costs_a_run() {
+        let env = SimEnv::new(4);
+        let (storage, stays, ends) = filled(&env);
+        end_rows(&storage, ends);
+        storage.close().unwrap();
+        let first = Path::new(DIR).join("log/00000000000000000000.log");
+        env.damage(&first, |bytes| bytes[20_000] ^= 1);
+        let storage = open(&env);
+        let error = loop {
+            match storage.inner().compact_once(&mut |_| Ok(())) {
+                Ok(more) => assert!(more, "the damaged one comes, too"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+        env.damage(&first, |bytes| bytes[20_000] ^= 1);
+        compact_all(&storage);
+        assert_eq!(compact_all(&storage), 0, "it is not tried again and again");
+        storage.close().unwrap();
+
+        let second = env
+            .paths()
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|e| e == "log") && *path > first);
+        env.damage(&second.unwrap(), |bytes| bytes[4096 + 50] ^= 1);
+        env.lose(&Path::new(DIR).join("checkpoint"));
+        let storage = open(&env);
+        assert_eq!(storage.report().fences.len(), 1, "{:?}", storage.report().fences);
+        let rows = read_all(&storage, &storage.view(stays, QUEUE).unwrap());
+        let lost = rows.iter().filter(|row| row.is_err()).count();
+        assert!((1..=2).contains(&lost) && rows.len() == 40, "a run is two rows at most: {rows:?}");
+    }
+}
