@@ -117,8 +117,15 @@ pub struct QueueDescription {
 pub struct TopicDeleted {
     /// Its rows.
     pub messages: u64,
-    /// Bytes that are free now. What its messages take in the log becomes free with the segments that hold them.
-    pub bytes: u64,
+    /// Bytes that are free now: files of its queues, and segments of the log that nobody else needed.
+    pub free_now_bytes: u64,
+    /// About how many bytes of the log become free when the segments that hold them are compacted.
+    pub free_soon_bytes: u64,
+    /// About how long that takes; zero if there are none.
+    #[serde(rename = "free_soon_ms", with = "serial::duration_ms")]
+    pub free_soon: Duration,
+    /// About how many bytes of the log become free when enough of the messages beside them end.
+    pub free_later_bytes: u64,
 }
 
 /// A topic in memory.
@@ -523,7 +530,13 @@ impl Core {
         groups.iter().for_each(|group| group.forget(id));
         self.reading.inference.forget(id);
         self.journal(vec![JournalEntry::DropTopic { topic: id }], Wait::Written).done().await?;
-        Ok(TopicDeleted { messages, bytes: freed.queue_bytes })
+        Ok(TopicDeleted {
+            messages,
+            free_now_bytes: freed.now_bytes,
+            free_soon_bytes: freed.soon_bytes,
+            free_soon: freed.soon,
+            free_later_bytes: freed.later_bytes,
+        })
     }
 }
 

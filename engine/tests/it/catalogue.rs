@@ -44,7 +44,9 @@ async fn topics_are_made_changed_found_again_and_deleted() {
     let names: Vec<String> = weir.broker.topics().iter().map(|topic| topic.name.to_string()).collect();
     assert_eq!(names, ["orders", "ns/orders"]);
     weir.broker.publish(&topic("orders"), vec![Message::default(); 3]).await.unwrap();
-    assert_eq!(weir.broker.delete_topic(&topic("orders")).await.unwrap().messages, 3);
+    let deleted = weir.broker.delete_topic(&topic("orders")).await.unwrap();
+    assert_eq!((deleted.messages, deleted.free_soon_bytes), (3, 0));
+    assert_eq!(deleted.free_later_bytes, 3 * 96, "in the segment that is written to: {deleted:?}");
     assert!(matches!(weir.broker.topic(&topic("orders")), Err(EngineError::TopicNotFound { .. })));
     let anew = weir.broker.create_topic(&topic("orders"), TopicSpec::default()).await.unwrap();
     assert_eq!(anew.queues[0].end, QueueOffset(0));

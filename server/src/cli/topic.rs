@@ -201,12 +201,26 @@ async fn delete(topic: &str, yes: bool, if_exists: bool, global: &Global) -> Res
     if global.json {
         return print_json(&answer);
     }
-    print_line(&format!(
-        "deleted topic {topic}: {}, {} free now, {} when the log segments that hold them go",
-        counted(count(&answer, "messages"), "message"),
-        size(count(&answer, "queue_bytes")),
-        size(count(&answer, "log_bytes")),
-    ))
+    print_line(&deleted(topic, &answer))
+}
+
+/// Says how much is free, and how much will be by when.
+fn deleted(topic: &str, answer: &Value) -> String {
+    let mut text = format!(
+        "deleted topic {topic}: {}; {} free now",
+        counted(count(answer, "messages"), "message"),
+        size(count(answer, "free_now_bytes")),
+    );
+    let (soon, later) = (count(answer, "free_soon_bytes"), count(answer, "free_later_bytes"));
+    if soon > 0 {
+        let minutes = count(answer, "free_soon_ms").div_ceil(60_000).max(1);
+        let minutes = counted(minutes, "minute");
+        text += &format!("; {} of the log within about {minutes}, as segments are compacted", size(soon));
+    }
+    if later > 0 {
+        text += &format!("; {} of the log when enough of the messages beside them end", size(later));
+    }
+    text
 }
 
 fn show(topic: &Value) -> Result<(), Failure> {
@@ -252,4 +266,22 @@ fn retention(topic: &Value) -> String {
 
 fn created(topic: &Value) -> String {
     topic.get("created_ms").and_then(Value::as_i64).map(time).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deleting_says_how_much_is_free_by_when() {
+        let answer = json!({"messages": 5, "free_now_bytes": 2048, "free_soon_bytes": 3_u64 << 30, "free_soon_ms": 200_000,
+            "free_later_bytes": 1024});
+        assert_eq!(
+            deleted("t", &answer),
+            "deleted topic t: 5 messages; 2.00 KiB free now; 3.00 GiB of the log within about 4 minutes, as segments \
+             are compacted; 1.00 KiB of the log when enough of the messages beside them end"
+        );
+        let answer = json!({"messages": 0, "free_now_bytes": 0, "free_soon_bytes": 0, "free_later_bytes": 0});
+        assert_eq!(deleted("t", &answer), "deleted topic t: 0 messages; 0 B free now");
+    }
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?}` | the topic |
 //! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?}` | the topic |
-//! | `DeleteTopic` | `{topic}` | `{messages, queue_bytes, log_bytes}` |
+//! | `DeleteTopic` | `{topic}` | `{messages, free_now_bytes, free_soon_bytes, free_soon_ms, free_later_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
 //! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, dialect?}` | the group |

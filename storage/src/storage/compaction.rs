@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Inner;
+use super::{FreedSpace, Inner};
 use crate::{
     catalogue::TopicEntry,
     error::StorageError,
@@ -41,6 +41,14 @@ pub(super) const fn is_mostly_dead(live: u64, len: u64) -> bool {
     live.saturating_mul(100) < len.saturating_mul(LIVE_PERCENT_MIN)
 }
 
+/// What a topic takes before it is deleted.
+#[derive(Debug)]
+pub(super) struct BeforeDelete {
+    rows: u64,
+    queue_bytes: u64,
+    log: Vec<SegmentUse>,
+}
+
 /// What the compactor keeps between segments.
 #[derive(Debug, Default)]
 pub(super) struct Compactor {
@@ -63,6 +71,57 @@ impl Inner {
             }
         }
         uses
+    }
+
+    /// Returns what a topic takes that is about to be deleted.
+    pub(super) fn before_delete(&self, topic: &TopicEntry) -> BeforeDelete {
+        let (mut rows, mut queue_bytes) = (0, 0);
+        for view in (0..topic.queues).filter_map(|queue| self.queues.view(topic.id, QueueId(queue))) {
+            rows += view.range().end.since(view.range().start).unwrap_or_default();
+            // A shared file goes when most of it is dead; nobody else has a share in the others.
+            let own = view.segments().iter().filter(|segment| !segment.is_shared());
+            queue_bytes += own.map(|segment| segment.file().len()).sum::<u64>();
+        }
+        BeforeDelete { rows, queue_bytes, log: self.log_use() }
+    }
+
+    /// Tells what has become free and what will, once the topic is gone and, if `unlinked`, its files are.
+    pub(super) fn after_delete(&self, before: BeforeDelete, topic: TopicId, unlinked: bool) -> FreedSpace {
+        let BeforeDelete { rows, queue_bytes, log } = before;
+        let mut freed = FreedSpace { rows, ..FreedSpace::default() };
+        if unlinked {
+            freed.now_bytes = queue_bytes;
+        }
+        let below = self.checkpoint.lock().log;
+        let mut work = 0;
+        for used in &log {
+            let (segment, live) = (&used.segment, used.live());
+            let dead = used.topics.get(&topic).copied().unwrap_or_default();
+            // Its file may have been unlinked; then it still tells its length.
+            let len = segment.file_len().unwrap_or_default();
+            let is_here =
+                self.log.segments.at(segment.base()).is_some_and(|now| now.base() == segment.base());
+            if !is_here {
+                freed.now_bytes += len;
+            } else if self.is_worth_it(live - dead, len)
+                && segment.sealed_end().is_some_and(|end| end <= below)
+            {
+                freed.soon_bytes += dead;
+                work += len + (live - dead);
+            } else {
+                freed.later_bytes += dead;
+            }
+        }
+        if freed.soon_bytes > 0 {
+            let seconds = work / self.options.compaction_bytes_per_second.max(1);
+            freed.soon = self.options.compaction_interval + Duration::from_secs(seconds);
+        }
+        freed
+    }
+
+    /// Returns whether a segment file of `len` bytes is compacted when `live` ones can be reached.
+    fn is_worth_it(&self, live: u64, len: u64) -> bool {
+        len > self.options.compaction_bytes_min && is_mostly_dead(live, len)
     }
 
     /// Rewrites one segment that is mostly dead; returns whether there was one.
@@ -120,7 +179,7 @@ impl Inner {
             }
             let (live, len) = (used.live(), used.segment.file_len()?);
             let seen = self.compactor.lock().seen.get(&used.segment.base()).copied();
-            if len <= self.options.compaction_bytes_min || !is_mostly_dead(live, len) {
+            if !self.is_worth_it(live, len) {
                 continue;
             }
             if seen.is_some_and(|seen| !is_mostly_dead(live, seen)) {
@@ -337,6 +396,31 @@ mod tests {
         storage.set_first_offset(stays, QUEUE, QueueOffset(end.0 - 1)).unwrap();
         storage.checkpoint().unwrap();
         assert!(storage.log_bytes().unwrap() < 64 << 10, "the front is unlinked");
+    }
+
+    #[test]
+    fn deleting_a_topic_tells_what_becomes_free_and_it_does() {
+        let env = SimEnv::new(5);
+        let (storage, stays, ends) = filled(&env);
+        let ended = storage.view(ends, QUEUE).unwrap();
+        let all = ended.record_bytes(ended.range());
+        let (used, log) = (env.used(), storage.log_bytes().unwrap());
+        let freed = storage.delete_topic(ends).unwrap();
+        assert_eq!(freed.rows, 360);
+        assert!(freed.soon > Duration::from_secs(59) && freed.soon < Duration::from_secs(70), "{freed:?}");
+        assert!(freed.later_bytes > 0 && freed.later_bytes < 64 << 10, "in the active segment: {freed:?}");
+        assert!((freed.soon_bytes + freed.later_bytes).abs_diff(all) < all / 10, "{freed:?} of {all}");
+        assert_eq!(freed.now_bytes, 0, "its rows were in a shared file: {freed:?}");
+        assert!(compact_all(&storage) > 3);
+        let less = log - storage.log_bytes().unwrap();
+        // What compaction frees beside that are frames; what it adds are the heads of files.
+        assert!(less.abs_diff(freed.soon_bytes) < freed.soon_bytes / 5, "{less} for {freed:?}");
+        assert!(env.used() < used);
+
+        let before = storage.log_bytes().unwrap();
+        let freed = storage.delete_topic(stays).unwrap();
+        assert_eq!((freed.rows, freed.soon), (40, Duration::ZERO));
+        assert_eq!(freed.now_bytes, before - storage.log_bytes().unwrap(), "nobody else needs the segments");
     }
 
     #[test]

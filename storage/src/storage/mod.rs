@@ -121,14 +121,19 @@ pub struct SealedSegment {
     pub bytes: u64,
 }
 
-/// What deleting a topic gives back.
+/// What deleting a topic gives back, in bytes of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FreedSpace {
     /// Rows that were there.
     pub rows: u64,
-    /// Bytes of consume queues; their files go with the next checkpoint. The bytes in the log go with its
-    /// segments.
-    pub queue_bytes: u64,
+    /// Free now: files of consume queues, and segments of the log that nobody else needed.
+    pub now_bytes: u64,
+    /// About what its records take in segments that are compacted because of that.
+    pub soon_bytes: u64,
+    /// About how long that takes; zero if there are none.
+    pub soon: Duration,
+    /// About what its records take in other segments: free when enough of the rows beside them end.
+    pub later_bytes: u64,
 }
 
 /// An open data directory. Clones share it; it closes as if killed when the last one is dropped without
@@ -433,7 +438,8 @@ impl Storage {
         self.handle.inner.change(|catalogue| catalogue.add_property_kinds(topic, kinds))
     }
 
-    /// Deletes a topic and its consume queues; it is durable when this returns.
+    /// Deletes a topic and its consume queues; it is durable when this returns, and what nobody else needs is
+    /// unlinked.
     ///
     /// # Errors
     ///
@@ -441,12 +447,16 @@ impl Storage {
     pub fn delete_topic(&self, id: TopicId) -> Result<FreedSpace, StorageError> {
         let inner = &self.handle.inner;
         let topic = inner.catalogue.topic(id).ok_or(StorageError::UnknownTopic { topic: id })?;
-        let freed = inner.space_of(&topic);
+        let before = inner.before_delete(&topic);
         inner.change(|catalogue| catalogue.delete_topic(id))?;
         inner.appender.lock().forget(id);
         inner.queues.remove_topic(id);
         inner.has_ended.store(true, Ordering::Release);
-        inner.want_checkpoint();
+        // Its files go with a checkpoint.
+        let unlinked = inner.checkpoint(Mark::Running).inspect_err(|error| {
+            tracing::warn!(%error, topic = %id, "the files of a deleted topic cannot be unlinked now");
+        });
+        let freed = inner.after_delete(before, id, unlinked.is_ok());
         Ok(freed)
     }
 
@@ -677,16 +687,5 @@ impl Inner {
     /// Returns an error after a close: the directory may be another process's by now.
     fn check_open(&self) -> Result<(), StorageError> {
         if self.directory.lock().is_none() { Err(StorageError::Closed) } else { Ok(()) }
-    }
-
-    fn space_of(&self, topic: &TopicEntry) -> FreedSpace {
-        let mut freed = FreedSpace::default();
-        for view in (0..topic.queues).filter_map(|queue| self.queues.view(topic.id, QueueId(queue))) {
-            freed.rows += view.range().end.since(view.range().start).unwrap_or_default();
-            for segment in view.segments() {
-                freed.queue_bytes += segment.bytes();
-            }
-        }
-        freed
     }
 }
