@@ -69,8 +69,12 @@ impl Content {
             1..=20 => random.within(500, 4000),
             _ => random.within(0, 300),
         };
-        let filler = (0..length).map(|_| char::from(b'a' + (random.next() % 26) as u8));
-        let text: String = format!("message {n} ").chars().chain(filler).collect();
+        let mut text = format!("message {n} ");
+        let end = text.len() + length as usize;
+        while text.len() < end {
+            text.push_str(&format!("{:016x}", random.next()));
+        }
+        text.truncate(end);
         let sum = checksum(&text);
         let matches = color != "blue" && price.is_none_or(|price| price < 600);
         Self { body: format!("{text} {sum:016x}"), tag, keys, properties, matches }

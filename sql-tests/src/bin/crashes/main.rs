@@ -212,7 +212,7 @@ impl Run {
             20..32 => {
                 self.ready(&mut weir)?;
                 self.sleep(100, 800);
-                let delay = Duration::from_millis(self.random.within(0, 250));
+                let delay = Duration::from_millis(self.random.within(0, 60));
                 is_killed = weir.kill_while_stopping(delay)?;
                 self.stopping += u32::from(is_killed);
             }
