@@ -21,7 +21,7 @@ const KILLS: u32 = 50;
 /// What to leave out.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leave out the real clients, which need Python, Node and Maven packages.
+    /// Leave out the real clients and the real crashes, which need Python, Node and Maven packages.
     #[arg(long)]
     no_clients: bool,
 }

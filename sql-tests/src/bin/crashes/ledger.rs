@@ -286,3 +286,147 @@ impl Ledger {
         self.topics.iter().flat_map(|topic| &topic.queues).map(|rows| rows.len() as u64).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Random;
+
+    /// One under which one of the first two messages matches.
+    const SEED: u64 = 9;
+
+    /// A ledger in which messages 0 and 1 were sent in one call and acknowledged.
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::new(SEED, &[("t".to_owned(), 2)]);
+        let ids = vec!["id-0".to_owned(), "id-1".to_owned()];
+        ledger.note(Event::Send { first: 0, topic: "t".to_owned(), ids }).unwrap();
+        ledger.note(Event::Sent { first: 0, places: None }).unwrap();
+        ledger
+    }
+
+    /// Looks at rows, given as place and number, as a check does.
+    fn look(ledger: &mut Ledger, rows: &[(Place, u64)]) -> Result<()> {
+        let owed = ledger.take_owed();
+        let mut new = Vec::new();
+        for (place, n) in rows {
+            let content = Content::of(SEED, *n);
+            let (id, keys) = (format!("id-{n}"), content.keys.join(" "));
+            let row = Row {
+                place: *place,
+                id: &id,
+                tag: content.tag,
+                keys: &keys,
+                body: content.body.as_bytes(),
+                properties: content.properties.iter().map(|(a, b)| (*a, b.as_str())).collect(),
+            };
+            new.extend(ledger.see(0, &row)?.map(|n| (0, n, *place)));
+        }
+        ledger.settle(new, &owed)
+    }
+
+    fn got(ledger: &mut Ledger, n: u64) -> Result<()> {
+        ledger.note(Event::Got { n, topic: "t".to_owned(), id: format!("id-{n}") })
+    }
+
+    /// Delivers and acknowledges what matches.
+    fn consume(ledger: &mut Ledger) {
+        for n in (0..2).filter(|n| Content::of(SEED, *n).matches) {
+            got(ledger, n).unwrap();
+            ledger.note(Event::Acked { n }).unwrap();
+        }
+    }
+
+    fn fault(outcome: Result<impl std::fmt::Debug>) -> String {
+        format!("{:#}", outcome.unwrap_err())
+    }
+
+    #[test]
+    fn what_was_sent_and_lies_there_is_right() {
+        let mut ledger = ledger();
+        look(&mut ledger, &[((1, 0), 0), ((1, 1), 1)]).unwrap();
+        consume(&mut ledger);
+        assert_eq!(ledger.close().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_lost_message_is_found() {
+        assert!(fault(look(&mut ledger(), &[((1, 0), 0)])).contains("message 1 of topic 0 is lost"));
+    }
+
+    #[test]
+    fn a_message_that_nobody_sent_is_found() {
+        let rows = [((1, 0), 0), ((1, 1), 1), ((1, 2), 7)];
+        assert!(fault(look(&mut ledger(), &rows)).contains("which nobody sent"));
+    }
+
+    #[test]
+    fn a_row_that_became_another_is_found() {
+        let mut ledger = ledger();
+        look(&mut ledger, &[((1, 0), 0), ((1, 1), 1)]).unwrap();
+        assert!(fault(look(&mut ledger, &[((1, 1), 0)])).contains("lies where message 1 was"));
+    }
+
+    #[test]
+    fn a_message_in_another_place_than_was_acknowledged_is_found() {
+        let mut ledger = ledger();
+        ledger.note(Event::Sent { first: 0, places: Some(vec![(0, 0), (0, 1)]) }).unwrap();
+        assert!(
+            fault(look(&mut ledger, &[((1, 0), 0), ((1, 1), 1)])).contains("but (0, 0) was acknowledged")
+        );
+    }
+
+    #[test]
+    fn a_double_is_right_only_after_a_second_call() {
+        let rows = [((1, 0), 0), ((1, 1), 1), ((0, 0), 0), ((0, 1), 1)];
+        assert!(fault(look(&mut ledger(), &rows)).contains("was sent 1 times and lies at"));
+        let mut ledger = ledger();
+        ledger.note(Event::Again { first: 0 }).unwrap();
+        look(&mut ledger, &rows).unwrap();
+        consume(&mut ledger);
+        consume(&mut ledger);
+        assert_eq!(ledger.close().unwrap(), 2);
+    }
+
+    #[test]
+    fn half_a_call_is_found() {
+        let mut ledger = ledger();
+        ledger.note(Event::Again { first: 0 }).unwrap();
+        look(&mut ledger, &[((1, 0), 0), ((1, 1), 1), ((0, 0), 0)]).unwrap();
+        consume(&mut ledger);
+        consume(&mut ledger);
+        assert!(fault(ledger.close()).contains("not stored as a whole"));
+    }
+
+    #[test]
+    fn a_delivery_after_a_confirmed_acknowledgement_is_found() {
+        let n = (0..2).find(|n| Content::of(SEED, *n).matches).expect("one of the two matches");
+        let mut ledger = ledger();
+        consume(&mut ledger);
+        assert!(fault(got(&mut ledger, n)).contains("came again after its acknowledgement"));
+        // After a second call there may be a second message, but only if the log holds it.
+        let mut ledger = self::ledger();
+        ledger.note(Event::Again { first: 0 }).unwrap();
+        look(&mut ledger, &[((1, 0), 0), ((1, 1), 1)]).unwrap();
+        consume(&mut ledger);
+        got(&mut ledger, n).unwrap();
+        assert!(fault(ledger.close()).contains("came again after its acknowledgement"));
+    }
+
+    #[test]
+    fn what_never_came_is_found() {
+        let mut ledger = ledger();
+        look(&mut ledger, &[((1, 0), 0), ((1, 1), 1)]).unwrap();
+        assert!(!ledger.undelivered().is_empty());
+        assert!(fault(ledger.close()).contains("came 0 times"));
+    }
+
+    #[test]
+    fn content_is_a_function_of_seed_and_number() {
+        let mut random = Random::new(SEED, 1);
+        let n = random.next();
+        assert_eq!(Content::of(SEED, n), Content::of(SEED, n));
+        assert_ne!(Content::of(SEED, n), Content::of(SEED + 1, n));
+        let matching = (0..1000).filter(|n| Content::of(SEED, *n).matches).count();
+        assert!((200..800).contains(&matching), "{matching} of 1,000 match");
+    }
+}

@@ -35,14 +35,16 @@ use log::{Extent, check};
 const GROUP: &str = "readers";
 /// How long a broker serves before it is killed, at most.
 const SERVING_MS_MAX: u64 = 2000;
-/// All rows are read once in so many kills, beside the end.
-const KILLS_PER_WHOLE_CHECK: u32 = 25;
+/// How long a broker may stop in good order before it is killed: about as long as that takes.
+const STOPPING_US_MAX: u64 = 30_000;
+/// All rows are read so often, beside the end: they become many.
+const WHOLE_CHECKS: u32 = 20;
 /// How long consumers may take to get everything that is left, once nothing is published any more.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// Longer than a lease: if nothing comes for so long, nothing will.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// Kills a broker at random moments under load, and checks what it keeps.
+/// Kills a broker at random moments under load, and checks that it keeps all that was confirmed.
 #[derive(Parser)]
 struct Options {
     /// The binary to kill.
@@ -62,7 +64,12 @@ struct Run {
     address: String,
     random: Random,
     ledger: Ledger,
+    kills: u32,
+    /// Kills up to the last look at which all was right.
     passed: u32,
+    /// Kills after which all rows are read next.
+    whole_at: u32,
+    whole_every: u32,
     starting: u32,
     stopping: u32,
     slowest_start: Duration,
@@ -88,7 +95,7 @@ fn main() -> ExitCode {
     if let Some(run) = &run {
         run.report(start.elapsed());
     }
-    let passed = run.map_or(0, |run| run.passed);
+    let (kills, passed) = run.map_or((0, 0), |run| (run.kills, run.passed));
     match outcome {
         Ok(doubled) => {
             println!("doubled {doubled} (stored twice because a call was made again after an error)");
@@ -96,7 +103,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            println!("FAILED after {passed} kills, seed {seed}: {error:#}");
+            println!("FAILED after {kills} kills, seed {seed}: {error:#}");
             let home = home.keep();
             println!("kept {}: data, weir.toml, broker.log, events.log (what clients did)", home.display());
             println!(
@@ -124,7 +131,10 @@ fn crashes(options: &Options, seed: u64, home: &Path, run: &mut Option<Run>) -> 
         address: address.clone(),
         random: Random::new(seed, 1 << 53),
         ledger: Ledger::new(seed, &topics),
+        kills: 0,
         passed: 0,
+        whole_at: 0,
+        whole_every: (options.kills / WHOLE_CHECKS).max(10),
         starting: 0,
         stopping: 0,
         slowest_start: Duration::ZERO,
@@ -142,24 +152,21 @@ fn crashes(options: &Options, seed: u64, home: &Path, run: &mut Option<Run>) -> 
         consumers: 4,
     };
     let mut load = Load::start(&program, home, &task)?;
-    while run.passed < options.kills {
+    while run.kills < options.kills {
         let (next, was_killed) = run.round(&binary, weir, &mut load, &runtime)?;
         weir = next;
         if was_killed {
-            run.passed += 1;
-            if run.passed % 50 == 0 {
+            run.kills += 1;
+            if run.kills % 50 == 0 {
                 run.say_progress();
             }
         }
     }
-    // The last kill counts once its broker has been read.
-    run.passed -= 1;
-    weir.ready()?;
-    runtime.block_on(check(&run.address, &mut run.ledger, &mut load, Extent::All))?;
+    run.ready(&mut weir)?;
+    run.look(&mut load, &runtime, Extent::All)?;
     run.drain(&mut load, &runtime)?;
     let doubled = run.ledger.close()?;
     weir.stop()?;
-    run.passed += 1;
     Ok(doubled)
 }
 
@@ -212,7 +219,7 @@ impl Run {
             20..32 => {
                 self.ready(&mut weir)?;
                 self.sleep(100, 800);
-                let delay = Duration::from_millis(self.random.within(0, 60));
+                let delay = Duration::from_micros(self.random.within(0, STOPPING_US_MAX));
                 is_killed = weir.kill_while_stopping(delay)?;
                 self.stopping += u32::from(is_killed);
             }
@@ -220,19 +227,28 @@ impl Run {
             kind => {
                 self.ready(&mut weir)?;
                 if kind < 68 {
-                    let whole = self.passed % KILLS_PER_WHOLE_CHECK < 2;
-                    let extent = if whole { Extent::All } else { Extent::New };
-                    runtime.block_on(check(&self.address, &mut self.ledger, load, extent))?;
+                    let is_whole = self.kills >= self.whole_at;
+                    if is_whole {
+                        self.whole_at = self.kills + self.whole_every;
+                    }
+                    self.look(load, runtime, if is_whole { Extent::All } else { Extent::New })?;
                 }
                 self.sleep(50, SERVING_MS_MAX);
                 // What was seen just before a kill must still be there after it.
                 if kind % 4 == 0 {
-                    runtime.block_on(check(&self.address, &mut self.ledger, load, Extent::New))?;
+                    self.look(load, runtime, Extent::New)?;
                 }
                 weir.kill()?;
             }
         }
         Ok((binary.start()?, is_killed))
+    }
+
+    /// Compares the log with what clients know.
+    fn look(&mut self, load: &mut Load, runtime: &tokio::runtime::Runtime, extent: Extent) -> Result<()> {
+        runtime.block_on(check(&self.address, &mut self.ledger, load, extent))?;
+        self.passed = self.kills;
+        Ok(())
     }
 
     fn ready(&mut self, weir: &mut Weir) -> Result<()> {
@@ -257,7 +273,7 @@ impl Run {
             is_drained |= matches!(event, load::Event::Drained);
             self.ledger.note(event)?;
         }
-        runtime.block_on(check(&self.address, &mut self.ledger, load, Extent::All))?;
+        self.look(load, runtime, Extent::All)?;
         let left = self.ledger.undelivered();
         ensure!(left.is_empty(), "messages match the selector and never came, such as {left:?}");
         runtime.block_on(nothing_is_left(&self.address))
@@ -267,7 +283,7 @@ impl Run {
         let counts = self.ledger.counts;
         println!(
             "{} kills: {} messages acknowledged, {} deliveries, {} acknowledgements",
-            self.passed, counts.acknowledged, counts.deliveries, counts.acks
+            self.kills, counts.acknowledged, counts.deliveries, counts.acks
         );
     }
 
@@ -276,7 +292,7 @@ impl Run {
         println!(
             "seed {}: {} kills in {} s, {} of them during a start, {} during a stop; slowest start {} ms",
             self.seed,
-            self.passed,
+            self.kills,
             took.as_secs(),
             self.starting,
             self.stopping,
