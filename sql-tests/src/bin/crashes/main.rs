@@ -157,7 +157,7 @@ fn crashes(options: &Options, seed: u64, home: &Path, run: &mut Option<Run>) -> 
         weir = next;
         if was_killed {
             run.kills += 1;
-            if run.kills % 50 == 0 {
+            if run.kills.is_multiple_of(50) {
                 run.say_progress();
             }
         }
