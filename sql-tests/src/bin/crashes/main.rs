@@ -35,6 +35,8 @@ use log::{Extent, check};
 const GROUP: &str = "readers";
 /// How long a broker serves before it is killed, at most.
 const SERVING_MS_MAX: u64 = 2000;
+/// So many of the kills come before the first start has ended, on a directory that is being made.
+const FIRST_KILLS: u32 = 3;
 /// How long a broker may stop in good order before it is killed: about as long as that takes.
 const STOPPING_US_MAX: u64 = 30_000;
 /// All rows are read so often, beside the end: they become many.
@@ -73,6 +75,7 @@ struct Run {
     starting: u32,
     stopping: u32,
     slowest_start: Duration,
+    latest_start: Duration,
 }
 
 fn main() -> ExitCode {
@@ -138,8 +141,14 @@ fn crashes(options: &Options, seed: u64, home: &Path, run: &mut Option<Run>) -> 
         starting: 0,
         stopping: 0,
         slowest_start: Duration::ZERO,
+        latest_start: Duration::from_millis(40),
     });
     let mut weir = binary.start()?;
+    while run.kills < FIRST_KILLS.min(options.kills) {
+        run.kill_while_starting(weir)?;
+        run.kills += 1;
+        weir = binary.start()?;
+    }
     weir.ready()?;
     runtime.block_on(set_up(&address, &topics))?;
     let task = Task {
@@ -208,13 +217,7 @@ impl Run {
     ) -> Result<(Weir, bool)> {
         let mut is_killed = true;
         match self.random.within(0, 100) {
-            // While it starts: at any moment up to the longest start, and then some are ready in fact.
-            0..20 => {
-                let longest = (self.slowest_start.as_millis() as u64).max(20);
-                self.sleep(0, longest);
-                weir.kill()?;
-                self.starting += 1;
-            }
+            0..20 => self.kill_while_starting(weir)?,
             // While it stops in good order, which ends with a checkpoint.
             20..32 => {
                 self.ready(&mut weir)?;
@@ -251,8 +254,18 @@ impl Run {
         Ok(())
     }
 
+    /// Kills the broker at any moment of a start that takes as long as the one before, or shortly after.
+    fn kill_while_starting(&mut self, weir: Weir) -> Result<()> {
+        let longest = (self.latest_start * 5 / 4).as_micros() as u64;
+        thread::sleep(Duration::from_micros(self.random.within(0, longest.max(1000))));
+        weir.kill()?;
+        self.starting += 1;
+        Ok(())
+    }
+
     fn ready(&mut self, weir: &mut Weir) -> Result<()> {
         let took = weir.ready()?;
+        self.latest_start = took;
         self.slowest_start = self.slowest_start.max(took);
         Ok(())
     }
