@@ -3,11 +3,11 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, BufWriter, Write},
+    io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
@@ -91,18 +91,13 @@ impl Load {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let words = process.stdin.take().context("the input of the load is not piped")?;
         let output = process.stdout.take().context("the output of the load is not piped")?;
-        let mut kept = BufWriter::new(File::create(home.join("events.log")).context("cannot keep events")?);
+        let kept = File::create(home.join("events.log")).context("cannot keep events")?;
         let (sender, events) = std::sync::mpsc::channel();
-        let told = sender.clone();
+        let teller = Teller { kept: Arc::new(Mutex::new(kept)), events: sender };
+        let told = teller.clone();
         thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = writeln!(kept, "{line}");
-                let event = Event::parse(&line).unwrap_or_else(|| Event::Wrong(format!("{line:?}")));
-                if told.send(event).is_err() {
-                    return;
-                }
-            }
-            let _ = told.send(Event::Ended);
+            BufReader::new(output).lines().map_while(Result::ok).for_each(|line| told.tell(&line));
+            let _ = told.events.send(Event::Ended);
         });
         let flight_ends = Arc::new(AtomicBool::new(false));
         let numbers = Arc::new(AtomicU64::new(FLIGHT));
@@ -112,7 +107,7 @@ impl Load {
                 task: task.clone(),
                 random: Random::new(task.seed, (1 << 52) + stream as u64),
                 numbers: Arc::clone(&numbers),
-                events: sender.clone(),
+                teller: teller.clone(),
                 ends: Arc::clone(&flight_ends),
             };
             tokio::spawn(producer.run());
@@ -165,7 +160,7 @@ impl Drop for Load {
 }
 
 impl Event {
-    /// Reads a line of the load program.
+    /// Reads a line of the load program, or of a producer by Flight, which adds places to `sent`.
     fn parse(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let mut words = rest.split(' ');
@@ -177,7 +172,15 @@ impl Event {
                 ids: words.map(str::to_owned).collect(),
             },
             "again" => Self::Again { first: number()? },
-            "sent" => Self::Sent { first: number()?, places: None },
+            "sent" => {
+                let first = number()?;
+                let place = |word: &str| {
+                    let (queue, offset) = word.split_once(':')?;
+                    Some((queue.parse().ok()?, offset.parse().ok()?))
+                };
+                let places: Vec<_> = words.map(place).collect::<Option<_>>()?;
+                Self::Sent { first, places: (!places.is_empty()).then_some(places) }
+            }
             "got" => {
                 Self::Got { n: number()?, topic: words.next()?.to_owned(), id: words.next()?.to_owned() }
             }
@@ -191,13 +194,30 @@ impl Event {
     }
 }
 
+/// Tells what happens, and keeps it in a file for those who have to look for a fault.
+#[derive(Clone, Debug)]
+struct Teller {
+    kept: Arc<Mutex<File>>,
+    events: Sender<Event>,
+}
+
+impl Teller {
+    fn tell(&self, line: &str) {
+        let event = Event::parse(line).unwrap_or_else(|| Event::Wrong(format!("{line:?}")));
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = writeln!(kept, "{line}");
+        // At the end nobody listens any more.
+        let _ = self.events.send(event);
+    }
+}
+
 /// A producer that is told queues and offsets.
 struct Flight {
     topic: String,
     task: Task,
     random: Random,
     numbers: Arc<AtomicU64>,
-    events: Sender<Event>,
+    teller: Teller,
     ends: Arc<AtomicBool>,
 }
 
@@ -222,22 +242,18 @@ impl Flight {
                 (first..first + count).map(|n| format!("flight-{:x}-{n}", self.task.seed)).collect();
             let messages: Vec<_> = (first..).zip(&ids).map(|(n, id)| self.message(n, id)).collect();
             let body = json!({"topic": self.topic, "untyped": true, "messages": messages});
-            let begun = Event::Send { first, topic: self.topic.clone(), ids };
-            if self.events.send(begun).is_err() {
-                return;
-            }
+            self.teller.tell(&format!("send {first} {} {}", self.topic, ids.join(" ")));
             let tries = if self.random.percent(50) { 100 } else { 1 };
             for attempt in 0..tries {
                 if attempt > 0 {
                     self.pause(80).await;
-                    let _ = self.events.send(Event::Again { first });
+                    self.teller.tell(&format!("again {first}"));
                 }
                 if let Ok(answer) = client.action("Produce", &body).await {
-                    let told = match places(&answer, count) {
-                        Ok(places) => Event::Sent { first, places: Some(places) },
-                        Err(error) => Event::Wrong(format!("{error:#}")),
-                    };
-                    let _ = self.events.send(told);
+                    self.teller.tell(&match places(&answer, count) {
+                        Ok(places) => format!("sent {first} {}", places.join(" ")),
+                        Err(error) => format!("wrong {error:#}"),
+                    });
                     break;
                 }
             }
@@ -258,9 +274,28 @@ impl Flight {
     }
 }
 
-fn places(answer: &serde_json::Value, count: u64) -> Result<Vec<(u32, u64)>> {
+/// Returns queue and offset of each message, as words.
+fn places(answer: &serde_json::Value, count: u64) -> Result<Vec<String>> {
     let places: Vec<(u32, u64)> = serde_json::from_value(answer["offsets"].clone())
         .with_context(|| format!("Produce answers {answer}"))?;
     ensure!(places.len() as u64 == count, "Produce took {count} messages and answers {answer}");
-    Ok(places)
+    Ok(places.into_iter().map(|(queue, offset)| format!("{queue}:{offset}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_events() {
+        let event = |line: &str| format!("{:?}", Event::parse(line));
+        assert_eq!(event("sent 7"), r"Some(Sent { first: 7, places: None })");
+        assert_eq!(event("sent 7 1:2 0:3"), r"Some(Sent { first: 7, places: Some([(1, 2), (0, 3)]) })");
+        assert_eq!(event("send 7 t a b"), r#"Some(Send { first: 7, topic: "t", ids: ["a", "b"] })"#);
+        assert_eq!(event("got 8 t id-8 2"), r#"Some(Got { n: 8, topic: "t", id: "id-8" })"#);
+        assert_eq!(event("wrong a b"), r#"Some(Wrong("a b"))"#);
+        for line in ["", "sent", "sent x", "sent 7 1", "got 8", "hello 1"] {
+            assert_eq!(event(line), "None", "{line}");
+        }
+    }
 }
