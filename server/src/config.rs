@@ -5,7 +5,7 @@
 
 use std::{
     fmt, io,
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -14,6 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use weir_engine::limits::{RETENTION_DISK_PERCENT_DEFAULT, RETENTION_HOLD_DEFAULT};
 use weir_filter::Dialect;
+use weir_storage::StorageOptions;
 
 use crate::context::{Address, TlsMode};
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Ad-hoc SQL and batch pull.
     pub query: QueryConfig,
+    /// Sizes and times of what lies on disk.
+    pub storage: StorageConfig,
 }
 
 /// A `[[listener]]` table of the configuration file.
@@ -89,6 +92,23 @@ pub struct QueryConfig {
     /// Threads that read for receives, pulls and queries.
     pub read_threads: Option<NonZeroUsize>,
 }
+
+/// The `[storage]` table of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StorageConfig {
+    /// The size to which segments of the log grow, in bytes. Default: 1 GiB.
+    pub segment_bytes: Option<SegmentBytes>,
+    /// A checkpoint is made after so many bytes of log. Default: 256 MiB.
+    pub checkpoint_bytes: Option<NonZeroU64>,
+    /// A checkpoint is made after so many seconds if the log has grown. Default: 30.
+    pub checkpoint_seconds: Option<NonZeroU32>,
+}
+
+/// The size of a segment: from 1 MiB to 64 GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u64", try_from = "u64")]
+pub struct SegmentBytes(u64);
 
 /// The name of a node: up to 64 characters of `a-zA-Z0-9_-.`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +215,8 @@ struct RawListener {
 }
 
 const CONNECTIONS_MAX_DEFAULT: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const SEGMENT_BYTES_MAX: u64 = 64 << 30;
 const NODE_NAME_CHARS_MAX: usize = 64;
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -247,6 +269,7 @@ impl Default for Config {
             selector_dialect: Dialect::default(),
             listeners: Vec::new(),
             query: QueryConfig::default(),
+            storage: StorageConfig::default(),
         }
     }
 }
@@ -347,6 +370,50 @@ impl TryFrom<u8> for Percent {
     }
 }
 
+impl From<SegmentBytes> for u64 {
+    fn from(bytes: SegmentBytes) -> Self {
+        bytes.0
+    }
+}
+
+impl TryFrom<u64> for SegmentBytes {
+    type Error = String;
+
+    fn try_from(bytes: u64) -> Result<Self, String> {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
+            return Err(format!(
+                "a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes, not {bytes}"
+            ));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl StorageConfig {
+    /// Changes `options` as the table says. Smaller segments are also begun and written ahead in smaller pieces,
+    /// those of the group journal as well.
+    pub fn apply(&self, options: &mut StorageOptions) {
+        if let Some(SegmentBytes(bytes)) = self.segment_bytes {
+            options.log_segment_bytes_max = bytes;
+            for part in [
+                &mut options.log_segment_bytes_min,
+                &mut options.journal_segment_bytes,
+                &mut options.journal_rotate_bytes,
+            ] {
+                *part = bytes.min(*part);
+            }
+            options.zero_ahead_bytes = options.zero_ahead_bytes.min(bytes / 4);
+            options.journal_zero_ahead_bytes = options.journal_zero_ahead_bytes.min(bytes / 16);
+        }
+        if let Some(bytes) = self.checkpoint_bytes {
+            options.checkpoint_bytes = bytes.get();
+        }
+        if let Some(seconds) = self.checkpoint_seconds {
+            options.checkpoint_interval = Duration::from_secs(seconds.get().into());
+        }
+    }
+}
+
 /// Reads a text file of reasonable size.
 fn read_bounded(path: &Path) -> io::Result<String> {
     use io::Read as _;
@@ -406,6 +473,10 @@ mod tests {
             memory-bytes = 1000
             slots = 2
             read-threads = 3
+            [storage]
+            segment-bytes = 2097152
+            checkpoint-bytes = 1000
+            checkpoint-seconds = 7
             [[listener]]
             address = "127.0.0.1:0"
             connections-max = 7
@@ -420,6 +491,10 @@ mod tests {
         .unwrap();
         assert_eq!(config.data, Some(PathBuf::from("d")));
         assert!(config.auto_create_topics && !config.auto_create_groups);
+        let mut storage = StorageOptions::default();
+        config.storage.apply(&mut storage);
+        assert_eq!((storage.log_segment_bytes_min, storage.log_segment_bytes_max), (2 << 20, 2 << 20));
+        assert_eq!((storage.checkpoint_bytes, storage.checkpoint_interval), (1000, Duration::from_secs(7)));
         assert_eq!(config.listeners.len(), 2);
         assert_eq!(config.listeners[0].connections_max.get(), 7);
         assert_eq!(config.listeners[1].tls, TlsMode::Both);
@@ -433,6 +508,7 @@ mod tests {
             ("\nnode-name = \"a b\"", "weir.toml:2:13: node-name: a node name is"),
             ("\n\nauto-create-topics = 3", "weir.toml:3:22: auto-create-topics: invalid type"),
             ("[query]\nslots = 0", "weir.toml:2:9: slots: invalid value"),
+            ("[storage]\nsegment-bytes = 9", "weir.toml:2:17: segment-bytes: a segment has"),
             ("[[listener]]\ntls = \"off\"", "weir.toml:1:1: missing field `address`"),
             ("[[listener]]\naddress = \"x\"", "weir.toml:2:11: address: \"x\" is not HOST:PORT"),
             ("[[listener]]\naddress = \"x:1\"\ntls = \"on\"", "`tls` needs both `certificate` and `key`"),

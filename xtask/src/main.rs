@@ -1,5 +1,6 @@
 //! Tasks of the repository. `cargo xtask test` is what CI runs; `cargo xtask tidy` is a part of it.
 
+mod crashes;
 mod fuzz;
 mod simulate;
 mod test;
@@ -26,6 +27,8 @@ enum Task {
     FuzzSelectors(fuzz::Options),
     /// Run the models of storage and delivery on the simulated disk for many seeds; stops at the first that fails.
     Simulate(simulate::Options),
+    /// Kill the real binary at random moments under the load of a real client, and check all that was confirmed.
+    Crashes(crashes::Options),
     /// Check what lints cannot: file headers, the direction of dependencies, links in the documentation.
     Tidy,
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::FuzzSelectors(options) => fuzz::run(&options),
         Task::Simulate(options) => simulate::run(&options),
+        Task::Crashes(options) => crashes::run(&options),
         Task::Tidy => tidy::run(),
     };
     match outcome {

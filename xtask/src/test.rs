@@ -13,12 +13,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::tidy;
+use crate::{crashes, tidy};
+
+/// How often the test command kills the broker.
+const KILLS: u32 = 50;
 
 /// What to leave out.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leave out the real clients, which need Python, Node and Maven packages.
+    /// Leave out the real clients and the real crashes, which need Python, Node and Maven packages.
     #[arg(long)]
     no_clients: bool,
 }
@@ -53,6 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     step("tests", &|| cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"], &[]));
     if !options.no_clients {
         step("real clients", &clients);
+        step("real crashes", &|| crashes::kill(None, KILLS, None));
     }
     report(&outcomes)
 }
@@ -60,17 +64,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Drives the official clients against the binary that the tests have built.
 fn clients() -> Result<()> {
     cargo(&["build", "--quiet", "--workspace", "--all-targets"], &[])?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let program = target.join("debug").join("clients");
-    check(Command::new(&program).arg("--weir").arg(target.join("debug").join("weir")), "the client tests")
+    check(Command::new(built("clients")).arg("--weir").arg(built("weir")), "the client tests")
 }
 
-fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+/// Returns where a program of the workspace lies once it is built.
+pub(crate) fn built(program: &str) -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    target.join("debug").join(program)
+}
+
+pub(crate) fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     check(Command::new(cargo).args(arguments).envs(variables.iter().copied()), arguments[0])
 }
 
-fn check(command: &mut Command, name: &str) -> Result<()> {
+pub(crate) fn check(command: &mut Command, name: &str) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {name}"))?;
     if !status.success() {
         bail!("{name} failed ({status})");

@@ -102,6 +102,7 @@ async fn open(config: &Config, data: &std::path::Path) -> Result<Broker, Failure
     if let Some(threads) = config.query.read_threads {
         options.read_threads = threads.get();
     }
+    config.storage.apply(&mut options.storage);
     let opened = Broker::open(options).await;
     opened.map_err(|error| {
         Failure::from(error).while_doing(&format!("cannot open the data directory {}", data.display()))

@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use weir_sql_tests::toolchain::Program;
 
-use crate::{Checked, Outcome, broker::Weir, toolchain::Program};
+use crate::{Checked, Outcome, broker::Weir};
 
 const CSV_MAX: Duration = Duration::from_secs(60);
 const CHECK_MAX: Duration = Duration::from_secs(20 * 60);

@@ -3,8 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
+use weir_sql_tests::toolchain;
 
-use crate::{Checked, Outcome, toolchain};
+use crate::{Checked, Outcome};
 
 const CHECK_MAX: Duration = Duration::from_secs(30 * 60);
 

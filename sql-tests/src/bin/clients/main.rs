@@ -7,7 +7,6 @@ mod arrow;
 mod broker;
 mod flights;
 mod rocketmq;
-mod toolchain;
 
 use std::{env, path::PathBuf, process::ExitCode};
 

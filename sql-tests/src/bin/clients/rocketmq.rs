@@ -4,8 +4,9 @@
 use std::{collections::BTreeSet, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use weir_sql_tests::toolchain::Program;
 
-use crate::{Checked, Outcome, broker::Weir, toolchain::Program};
+use crate::{Checked, Outcome, broker::Weir};
 
 /// Messages that each client publishes.
 const MESSAGES: usize = 300;

@@ -18,7 +18,7 @@ const SETUP_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// A client that can be run: a program and the words before its own arguments.
 #[derive(Clone, Debug)]
-pub(crate) struct Program {
+pub struct Program {
     path: PathBuf,
     words: Vec<PathBuf>,
     variables: Vec<(&'static str, PathBuf)>,
@@ -27,7 +27,11 @@ pub(crate) struct Program {
 impl Program {
     /// Returns the Python program of `clients/<name>`, with its packages in a virtual environment, or `None`
     /// without Python.
-    pub(crate) fn python(name: &str) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    ///
+    /// If its packages cannot be installed.
+    pub fn python(name: &str) -> Result<Option<Self>> {
         if !is_there("python3") {
             return Ok(None);
         }
@@ -46,7 +50,11 @@ impl Program {
     }
 
     /// Returns the Node program of `clients/<name>`, with its packages, or `None` without Node.
-    pub(crate) fn node(name: &str) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    ///
+    /// If its packages cannot be installed.
+    pub fn node(name: &str) -> Result<Option<Self>> {
         if !is_there("node") || !is_there("npm") {
             return Ok(None);
         }
@@ -65,21 +73,25 @@ impl Program {
     }
 
     /// Returns the Rust program of `clients/<name>`, built; `None` without cargo.
-    pub(crate) fn rust(name: &str) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    ///
+    /// If it does not build.
+    pub fn rust(name: &str) -> Result<Option<Self>> {
         if !is_there("cargo") {
             return Ok(None);
         }
-        let target = cache()?.join(format!("{name}-target"));
-        let build = ["build", "--quiet", "--locked", "--manifest-path"];
-        let manifest = source(name).join("Cargo.toml");
-        run(Command::new("cargo").args(build).arg(manifest).env("CARGO_TARGET_DIR", &target))?;
-        let path = target.join("debug").join(format!("weir-client-{name}"));
+        let path = rust_binary(name, &format!("weir-client-{name}"))?;
         Ok(Some(Self { path, words: Vec::new(), variables: Vec::new() }))
     }
 
     /// Runs the program with `arguments`, and returns the JSON that it prints last. Its home directory is `home`:
     /// some clients write logs there.
-    pub(crate) fn run(&self, arguments: &[&str], home: &Path, limit: Duration) -> Result<serde_json::Value> {
+    ///
+    /// # Errors
+    ///
+    /// If it fails, takes longer than `limit`, or prints no JSON.
+    pub fn run(&self, arguments: &[&str], home: &Path, limit: Duration) -> Result<serde_json::Value> {
         let mut command = Command::new(&self.path);
         command.args(&self.words).args(arguments).env("HOME", home).current_dir(home);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
@@ -97,12 +109,11 @@ impl Program {
 
 /// Runs a Python script of `clients/<name>` that prepares its own packages, and returns what it prints; `None`
 /// without Python. A script that reports failures and ends with 1 is no error.
-pub(crate) fn python_script(
-    name: &str,
-    script: &str,
-    weir: &Path,
-    limit: Duration,
-) -> Result<Option<String>> {
+///
+/// # Errors
+///
+/// If it cannot be run, or ends with anything else.
+pub fn python_script(name: &str, script: &str, weir: &Path, limit: Duration) -> Result<Option<String>> {
     if !is_there("python3") {
         return Ok(None);
     }
@@ -113,6 +124,19 @@ pub(crate) fn python_script(
         bail!("{script} ended with {}: {}", output.status, tail(&String::from_utf8_lossy(&output.stderr)));
     }
     Ok(Some(text))
+}
+
+/// Builds the Rust programs of `clients/<name>`, and returns where `binary`, one of them, lies.
+///
+/// # Errors
+///
+/// If they do not build.
+pub fn rust_binary(name: &str, binary: &str) -> Result<PathBuf> {
+    let target = cache()?.join(format!("{name}-target"));
+    let build = ["build", "--quiet", "--locked", "--manifest-path"];
+    let manifest = source(name).join("Cargo.toml");
+    run(Command::new("cargo").args(build).arg(manifest).env("CARGO_TARGET_DIR", &target))?;
+    Ok(target.join("debug").join(binary))
 }
 
 fn source(name: &str) -> PathBuf {
