@@ -108,6 +108,12 @@ impl Inner {
             log: last.log,
             durable: self.log.durable(),
             journal: self.journal.durable(),
+            catalogue: self.catalogue.frames().durable(),
+            file_lens: [
+                self.log.last_file_len()?,
+                self.journal.last_file_len()?,
+                self.catalogue.frames().last_file_len()?,
+            ],
             store_time_ms: self.appender.lock().store_time_ms(),
             fences: last.fences.clone(),
             queues: last.queues.clone(),
