@@ -21,6 +21,7 @@ mod recovery;
 mod sim;
 mod storage;
 mod unpack;
+mod verify;
 
 pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
 pub use clock::{Clock, MachineClock, VirtualClock};
@@ -41,4 +42,5 @@ pub use queue::{
 };
 pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
+pub use verify::{AffectedRows, Finding, Progress, Remedy, Verified, verify};
 pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, Storage, StorageOptions};

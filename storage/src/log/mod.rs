@@ -3,4 +3,5 @@
 pub(crate) mod appender;
 pub(crate) mod flusher;
 pub(crate) mod reader;
+pub(crate) mod salvage;
 pub(crate) mod segment;

@@ -123,6 +123,10 @@ impl QueueFile {
         self.bytes.len() as u64
     }
 
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
     pub(crate) fn blocks(&self) -> usize {
         self.tail.blocks as usize
     }
@@ -132,7 +136,7 @@ impl QueueFile {
         BlockEntry::decode(&self.bytes, self.tail.block_entry_at(number))
     }
 
-    fn block(&self, number: usize) -> Result<Block, StorageError> {
+    pub(crate) fn block(&self, number: usize) -> Result<Block, StorageError> {
         let entry = self.entry(number).map_err(|damage| corrupt(&self.path, 0, damage))?;
         let bytes = self.bytes.slice_with_length(entry.at as usize, entry.len as usize);
         let source = Source { path: Arc::clone(&self.path), at: entry.at };
