@@ -42,5 +42,5 @@ pub use queue::{
 };
 pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
-pub use verify::{AffectedRows, Finding, Progress, Remedy, Verified, verify};
 pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, Storage, StorageOptions};
+pub use verify::{AffectedRows, Finding, Progress, Remedy, Verified, verify};

@@ -383,7 +383,10 @@ impl<'a> Window<'a> {
     }
 
     /// Reads the frame at a position and checks it.
-    pub(crate) fn frame(&mut self, position: LogPosition) -> Result<Result<FrameHeader, Fault>, StorageError> {
+    pub(crate) fn frame(
+        &mut self,
+        position: LogPosition,
+    ) -> Result<Result<FrameHeader, Fault>, StorageError> {
         let salt = self.segment.salt();
         let header = match FrameHeader::decode(self.bytes(position, FRAME_HEADER_LEN)?, salt, position) {
             Ok(header) => header,

@@ -87,7 +87,12 @@ impl<'v> Verifier<'v> {
         follower.followed.end = end;
         if end < sequence.durable {
             let path = last.map_or_else(|| sequence.dir.clone(), |(_, path)| path.clone());
-            follower.find(&path, 0..0, end..sequence.durable, "the files behind this one are missing".to_owned());
+            follower.find(
+                &path,
+                0..0,
+                end..sequence.durable,
+                "the files behind this one are missing".to_owned(),
+            );
         }
         Ok(follower.followed)
     }
@@ -105,7 +110,8 @@ struct Follower<'a, 'v> {
 impl<'v> Follower<'_, 'v> {
     /// Notes damage to a range of the sequence.
     fn find(&mut self, path: &Path, bytes: Range<u64>, range: Range<LogPosition>, what: String) {
-        let known = self.sequence.fences.iter().any(|fence| fence.start <= range.start && range.end <= fence.end);
+        let known =
+            self.sequence.fences.iter().any(|fence| fence.start <= range.start && range.end <= fence.end);
         let remedy = match self.sequence.remedy {
             _ if known => Remedy::Known,
             Remedy::Fenced if range.end <= self.sequence.checked => Remedy::StaysUnreadable,
@@ -168,7 +174,8 @@ impl<'v> Follower<'_, 'v> {
             Err(fault) => {
                 let len = super::file_len(env, path)?.unwrap_or_default();
                 let frames = len.saturating_sub(SEGMENT_HEADER_LEN as u64);
-                let end = next.unwrap_or(LogPosition(base.0 + frames.next_multiple_of(FRAME_ALIGNMENT as u64)));
+                let end =
+                    next.unwrap_or(LogPosition(base.0 + frames.next_multiple_of(FRAME_ALIGNMENT as u64)));
                 let bytes = 0..len.min(SEGMENT_HEADER_LEN as u64);
                 let range = base.max(self.position)..end.max(self.position);
                 self.find(path, bytes, range, format!("the header of the segment: {fault}"));
@@ -240,7 +247,8 @@ impl<'v> Follower<'_, 'v> {
             let payload = window.payload(header)?;
             each(self.verifier, segment, header, payload)?;
         }
-        let payload_end = LogPosition(header.position.0 + (FRAME_HEADER_LEN as u64) + u64::from(header.payload_len));
+        let payload_end =
+            LogPosition(header.position.0 + (FRAME_HEADER_LEN as u64) + u64::from(header.payload_len));
         let padding = usize::try_from(header.end().0 - payload_end.0).unwrap_or_default();
         let found = window.bytes(payload_end, padding)?;
         if found.len() < padding || found.iter().any(|byte| *byte != 0) {

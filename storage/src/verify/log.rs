@@ -21,7 +21,10 @@ const GAPS_MAX: usize = 100_000;
 
 impl Verifier<'_> {
     fn clean_len(&self, number: usize) -> Option<u64> {
-        self.checkpoint.as_ref().filter(|checkpoint| checkpoint.clean).map(|checkpoint| checkpoint.file_lens[number])
+        self.checkpoint
+            .as_ref()
+            .filter(|checkpoint| checkpoint.clean)
+            .map(|checkpoint| checkpoint.file_lens[number])
     }
 
     pub(super) fn read_catalogue(&mut self) -> Result<(), StorageError> {
@@ -149,9 +152,11 @@ impl Verifier<'_> {
         })?;
         self.found.log = followed.begin..followed.end;
         for ((topic, queue), offsets, between) in gaps {
-            let within = |range: &std::ops::Range<LogPosition>| range.start < between.end && between.start < range.end;
+            let within =
+                |range: &std::ops::Range<LogPosition>| range.start < between.end && between.start < range.end;
             // Below the checkpoint the consume queues say which of the rows can still be read.
-            let found = followed.damaged.iter().find(|(range, _)| range.end > sequence.checked && within(range));
+            let found =
+                followed.damaged.iter().find(|(range, _)| range.end > sequence.checked && within(range));
             if let Some((_, finding)) = found {
                 self.affects(*finding, topic, queue, offsets);
             }

@@ -260,8 +260,7 @@ impl<'a> Verifier<'a> {
         let same = |rows: &&mut AffectedRows| (rows.topic, rows.queue) == (topic, queue);
         for rows in found.rows.iter_mut().filter(same) {
             if offsets.start <= rows.offsets.end && rows.offsets.start <= offsets.end {
-                rows.offsets =
-                    rows.offsets.start.min(offsets.start)..rows.offsets.end.max(offsets.end);
+                rows.offsets = rows.offsets.start.min(offsets.start)..rows.offsets.end.max(offsets.end);
                 return;
             }
         }

@@ -11,8 +11,8 @@ use crate::{
     error::StorageError,
     format::{
         block::{
-            BLOCK_HEADER_LEN, BlockEntry, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Damage, FILE_HEADER_LEN,
-            FileHeader, FileKind, Fixed, Shape, StatisticsEntry, TAIL_LEN, Tail,
+            BLOCK_HEADER_LEN, BlockEntry, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Damage,
+            FILE_HEADER_LEN, FileHeader, FileKind, Fixed, Shape, StatisticsEntry, TAIL_LEN, Tail,
         },
         segment::SegmentKind,
     },
@@ -31,9 +31,11 @@ use crate::{
 };
 
 const COST_BLOCK: &str = "no message; until the queues are built anew, rows here cannot be read or judged";
-const COST_COLUMN: &str = "no message; until the queues are built anew, what needs this column fails for the rows here";
+const COST_COLUMN: &str =
+    "no message; until the queues are built anew, what needs this column fails for the rows here";
 const COST_FILE: &str = "no message; the next start takes longer";
-const COST_STATISTICS: &str = "no message; until the queues are built anew, selectors read more, or pass over rows";
+const COST_STATISTICS: &str =
+    "no message; until the queues are built anew, selectors read more, or pass over rows";
 
 /// The rows that a list in the checkpoint expects in some blocks of a file.
 type Parts = HashMap<(u32, u32), Range<QueueOffset>>;
@@ -89,7 +91,8 @@ impl Verifier<'_> {
                 let Some(range) = found.get(&(part.file, part.first_block)) else { break };
                 if next.is_some_and(|next| next != range.start) {
                     let path = self.dir.join(CHECKPOINT);
-                    let what = format!("the blocks of topic {} queue {} do not join", queue.topic, queue.queue);
+                    let what =
+                        format!("the blocks of topic {} queue {} do not join", queue.topic, queue.queue);
                     self.queue_finding(&path, 0..0, what, COST_FILE);
                 }
                 next = Some(range.end);
@@ -99,8 +102,7 @@ impl Verifier<'_> {
     }
 
     fn queue_finding(&mut self, path: &Path, bytes: Range<u64>, what: String, cost: &'static str) -> usize {
-        let remedy =
-            if cost == COST_FILE { Remedy::StartRebuilds } else { Remedy::RepairRebuilds };
+        let remedy = if cost == COST_FILE { Remedy::StartRebuilds } else { Remedy::RepairRebuilds };
         self.find(Finding { path: path.to_owned(), bytes, what, cost, rows: Vec::new(), remedy })
     }
 
@@ -168,10 +170,16 @@ impl Verifier<'_> {
             }
             self.read(entry.len.into(), path);
         }
-        if let Some((_, _, part)) =
-            parts.iter().find(|(_, _, part)| u64::from(part.first_block) + u64::from(part.blocks) > file.blocks() as u64)
+        if let Some((_, _, part)) = parts
+            .iter()
+            .find(|(_, _, part)| u64::from(part.first_block) + u64::from(part.blocks) > file.blocks() as u64)
         {
-            let what = format!("it has {} blocks, and not the {} from {} on", file.blocks(), part.blocks, part.first_block);
+            let what = format!(
+                "it has {} blocks, and not the {} from {} on",
+                file.blocks(),
+                part.blocks,
+                part.first_block
+            );
             self.queue_finding(path, 0..FILE_HEADER_LEN as u64, what, COST_FILE);
         }
         self.statistics(&looked, &file, statistics);
@@ -180,11 +188,16 @@ impl Verifier<'_> {
     }
 
     /// Checks header, footer and tail of a file.
-    fn queue_frame(&self, looked: &Looked<'_>, listed: &ListedFile) -> Result<QueueFile, (Range<u64>, String)> {
+    fn queue_frame(
+        &self,
+        looked: &Looked<'_>,
+        listed: &ListedFile,
+    ) -> Result<QueueFile, (Range<u64>, String)> {
         let len = looked.bytes.len() as u64;
         let header_range = 0..(FILE_HEADER_LEN as u64).min(len);
         let said = |damage: Damage| format!("{} is wrong", damage.what);
-        let header = FileHeader::decode(looked.bytes).map_err(|damage| (header_range.clone(), said(damage)))?;
+        let header =
+            FileHeader::decode(looked.bytes).map_err(|damage| (header_range.clone(), said(damage)))?;
         let same = (header.number, header.kind, header.stamp) == (listed.number, listed.kind, listed.stamp);
         if !same || header.uuid != self.uuid {
             return Err((header_range, "the file belongs to another place".to_owned()));
@@ -197,7 +210,13 @@ impl Verifier<'_> {
     }
 
     /// Checks a block and all its columns; returns it if they are whole.
-    fn block(&mut self, looked: &Looked<'_>, file: &QueueFile, number: usize, entry: &BlockEntry) -> Option<Block> {
+    fn block(
+        &mut self,
+        looked: &Looked<'_>,
+        file: &QueueFile,
+        number: usize,
+        entry: &BlockEntry,
+    ) -> Option<Block> {
         let start = entry.at;
         let bytes = looked.bytes.slice_with_length(entry.at as usize, entry.len as usize);
         let directory = BLOCK_HEADER_LEN as u64 + u64::from(entry.columns) * COLUMN_ENTRY_LEN as u64;
@@ -223,10 +242,12 @@ impl Verifier<'_> {
         let mut covered = vec![0..header.names_end()];
         for column in 0..header.columns as usize {
             let at = BLOCK_HEADER_LEN + column * COLUMN_ENTRY_LEN;
-            let data = ColumnEntry::decode(&bytes, column).and_then(|entry| Ok((entry.data(&header, at)?, entry)));
+            let data =
+                ColumnEntry::decode(&bytes, column).and_then(|entry| Ok((entry.data(&header, at)?, entry)));
             match data {
                 Ok((data, entry)) if crc32c::crc32c(&bytes[data.clone()]) != entry.crc => {
-                    let what = format!("the checksum of {} differs", name_of(&bytes, &header, column, &entry));
+                    let what =
+                        format!("the checksum of {} differs", name_of(&bytes, &header, column, &entry));
                     fault(self, data.start as u64..data.end as u64, what, COST_COLUMN);
                     covered.push(data);
                     whole = false;
@@ -248,9 +269,11 @@ impl Verifier<'_> {
             return None;
         }
         // From here on a fault is one of who wrote the file: every checksum is right.
-        match file.block(number).map_err(|error| error.to_string()).and_then(|block| {
-            check_columns(&block, entry).map(|()| block)
-        }) {
+        match file
+            .block(number)
+            .map_err(|error| error.to_string())
+            .and_then(|block| check_columns(&block, entry).map(|()| block))
+        {
             Ok(block) => Some(block),
             Err(what) => {
                 fault(self, 0..entry.len.into(), what, COST_BLOCK);
@@ -291,7 +314,9 @@ impl Verifier<'_> {
             }
             match result {
                 Ok(()) => {}
-                Err(StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. }) => {
+                Err(
+                    StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. },
+                ) => {
                     let row = rest[visited];
                     done += 1;
                     let position = LogPosition(positions.value(row));
@@ -301,7 +326,13 @@ impl Verifier<'_> {
                             let offset = entry.base.plus(row as u64);
                             self.affects(*finding, entry.topic, entry.queue, offset..offset.plus(1));
                         }
-                        None => self.wrong_row(looked, entry, row, &mut own, "a row names a record that is not there"),
+                        None => self.wrong_row(
+                            looked,
+                            entry,
+                            row,
+                            &mut own,
+                            "a row names a record that is not there",
+                        ),
                     }
                 }
                 Err(error) => return Err(error),
@@ -334,16 +365,24 @@ impl Verifier<'_> {
             (builder.finish().into_iter(), more_names)
         });
         for number in 0..tail.statistics as usize {
-            let Ok(entry) = StatisticsEntry::decode(looked.bytes, tail.statistics_entry_at(number)) else { continue };
+            let Ok(entry) = StatisticsEntry::decode(looked.bytes, tail.statistics_entry_at(number)) else {
+                continue;
+            };
             let range = entry.at as usize..entry.at as usize + entry.len as usize;
             let wide = range.start as u64..range.end as u64;
             let wanted = expected.as_mut().map(|(expected, _)| expected.next());
             self.read(entry.len.into(), looked.path);
             if crc32c::crc32c(&looked.bytes[range.clone()]) != entry.crc {
-                self.queue_finding(looked.path, wide, "the checksum of statistics differs".to_owned(), COST_STATISTICS);
+                self.queue_finding(
+                    looked.path,
+                    wide,
+                    "the checksum of statistics differs".to_owned(),
+                    COST_STATISTICS,
+                );
                 continue;
             }
-            let name = &looked.bytes[tail.names_at() + entry.name_at as usize..][..usize::from(entry.name_len)];
+            let name =
+                &looked.bytes[tail.names_at() + entry.name_at as usize..][..usize::from(entry.name_len)];
             let agrees = wanted.is_none_or(|wanted| {
                 wanted.is_some_and(|wanted| {
                     wanted.name.as_bytes() == name
@@ -352,7 +391,10 @@ impl Verifier<'_> {
                 })
             });
             if !agrees {
-                let what = format!("the statistics of {} do not agree with the column", String::from_utf8_lossy(name));
+                let what = format!(
+                    "the statistics of {} do not agree with the column",
+                    String::from_utf8_lossy(name)
+                );
                 self.queue_finding(looked.path, wide, what, COST_STATISTICS);
             }
         }
@@ -360,7 +402,12 @@ impl Verifier<'_> {
             && (rest.next().is_some() || more_names != tail.more_names)
         {
             let range = tail.footer_at..looked.bytes.len() as u64;
-            self.queue_finding(looked.path, range, "statistics of some columns are missing".to_owned(), COST_STATISTICS);
+            self.queue_finding(
+                looked.path,
+                range,
+                "statistics of some columns are missing".to_owned(),
+                COST_STATISTICS,
+            );
         }
     }
 

@@ -17,6 +17,7 @@ use crate::support::{Place, journal, new_topic};
 /// A small part of a directory is looked at in every bit's neighbourhood; of zeros and of long files every so
 /// many bytes.
 const ZEROS_STEP: usize = 509;
+const SHORT: usize = 6 << 10;
 
 /// What was stored: of each topic its name, queues, and rows by queue.
 struct Stored {
@@ -40,8 +41,8 @@ fn message_of(number: u64) -> Message {
 fn small_place() -> Place {
     let mut place = Place::new();
     place.options = StorageOptions {
-        log_segment_bytes_min: 8 << 10,
-        log_segment_bytes_max: 8 << 10,
+        log_segment_bytes_min: 5 << 10,
+        log_segment_bytes_max: 5 << 10,
         zero_ahead_bytes: 2 << 10,
         journal_segment_bytes: 8 << 10,
         journal_zero_ahead_bytes: 1 << 10,
@@ -121,7 +122,10 @@ fn read_all(storage: &Storage, stored: &Stored) -> usize {
                 }
                 match block.message(row) {
                     Ok(found) => {
-                        assert_eq!((found.topic, found.queue.0 as usize, found.offset), (*topic, queue, offset));
+                        assert_eq!(
+                            (found.topic, found.queue.0 as usize, found.offset),
+                            (*topic, queue, offset)
+                        );
                         assert_eq!(found.message, *expected);
                         right += 1;
                     }
@@ -135,7 +139,10 @@ fn read_all(storage: &Storage, stored: &Stored) -> usize {
 
 fn check_error(error: StorageError) {
     assert!(
-        matches!(error, StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. }),
+        matches!(
+            error,
+            StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. }
+        ),
         "{error}"
     );
 }
@@ -144,10 +151,42 @@ fn finding_at<'a>(found: &'a Verified, path: &Path, at: u64) -> Option<&'a Findi
     found.findings.iter().find(|finding| finding.path == path && finding.bytes.contains(&at))
 }
 
-/// Returns the bytes of a file to be damaged: all that are not zero or stand beside one that is not, and some zeros.
+/// Returns the bytes of a file to be damaged: all of a short file; of a long one all that are not zero or stand beside
+/// one that is not, and some zeros.
 fn places(bytes: &[u8]) -> Vec<usize> {
     let near = |at: usize| (at.saturating_sub(1)..(at + 2).min(bytes.len())).any(|at| bytes[at] != 0);
-    (0..bytes.len()).filter(|at| near(*at) || at % ZEROS_STEP == 0 || at + 1 == bytes.len()).collect()
+    let all = bytes.len() <= SHORT;
+    (0..bytes.len()).filter(|at| all || near(*at) || at % ZEROS_STEP == 0 || at + 1 == bytes.len()).collect()
+}
+
+/// Damages a copy, opens it and reads everything; returns how many rows were right, if it could be opened.
+fn life_after(
+    place: &Place,
+    stored: &Stored,
+    path: &Path,
+    damage: impl FnOnce(&mut Vec<u8>),
+) -> Option<usize> {
+    let copy = Place { env: place.env.copy(), told: Arc::default(), options: place.options.clone() };
+    let copy = Place { options: StorageOptions { env: Arc::new(copy.env.clone()), ..copy.options }, ..copy };
+    copy.env.damage(path, damage);
+    match copy.try_open() {
+        Ok(storage) => {
+            let right = read_all(&storage, stored);
+            copy.kill(storage);
+            Some(right)
+        }
+        Err(error) => {
+            assert!(
+                matches!(
+                    error,
+                    StorageError::Corrupt { .. } | StorageError::Newer { .. } | StorageError::TooLarge { .. }
+                ),
+                "{}: {error}",
+                path.display()
+            );
+            None
+        }
+    }
 }
 
 #[test]
@@ -167,21 +206,24 @@ fn a_directory_that_was_stopped_cleanly_is_whole() {
     assert_eq!(found.files as usize, data_files(&place.env).len());
 }
 
-#[test]
-fn every_flipped_bit_is_found_where_it_is() {
+/// A directory that was stopped in good order, with sealed and open segments and a file of blocks.
+fn stopped() -> (Place, Stored) {
     let place = small_place();
     let storage = place.open();
-    fill(&storage, 12, 3);
+    let stored = fill(&storage, 12, 3);
     storage.close().unwrap();
     drop(storage);
+    assert!(place.files("log").len() > 1 && place.files("queues/shared").len() == 1);
+    (place, stored)
+}
+
+#[test]
+fn every_flipped_bit_is_found_where_it_is() {
+    let (place, _) = stopped();
     let env = &place.env;
     let mut looks = 0;
-    let began = std::time::Instant::now();
     for path in data_files(env) {
-        let bytes = env.bytes(&path).unwrap();
-        let places = places(&bytes);
-        let n = places.len();
-        for at in places {
+        for at in places(&env.bytes(&path).unwrap()) {
             let flip = |bytes: &mut Vec<u8>| bytes[at] ^= 1 << (at % 8);
             env.damage(&path, flip);
             let found = look(env);
@@ -192,8 +234,147 @@ fn every_flipped_bit_is_found_where_it_is() {
             looks += 1;
             env.damage(&path, flip);
         }
-        eprintln!("{} {} places of {} {:?}", path.display(), n, bytes.len(), began.elapsed());
     }
     assert!(looks > 5000, "{looks}");
     assert_eq!(look(env).unwrap().findings, []);
+}
+
+#[test]
+fn every_file_that_was_cut_is_found() {
+    let (place, stored) = stopped();
+    let env = &place.env;
+    for path in data_files(env) {
+        let bytes = env.bytes(&path).unwrap();
+        let step = (bytes.len() / 100).max(1);
+        // Also where frames and blocks begin.
+        let lens = (0..bytes.len()).filter(|len| len % step == 0 || len % 64 == 0 && bytes[*len] == b'W');
+        for (number, len) in lens.enumerate() {
+            env.damage(&path, |bytes| bytes.truncate(len));
+            let found = look(env);
+            let within = |finding: &&Finding| finding.path == path && finding.bytes.start <= len as u64;
+            let seen =
+                found.as_ref().is_ok_and(|found| found.findings.iter().any(|finding| within(&finding)));
+            assert!(seen, "{} cut to {len} of {}: {found:?}", path.display(), bytes.len());
+            env.damage(&path, |damaged| damaged.clone_from(&bytes));
+            if number % 10 == 0 {
+                life_after(&place, &stored, &path, |bytes| bytes.truncate(len));
+            }
+        }
+    }
+    assert_eq!(look(env).unwrap().findings, []);
+}
+
+#[test]
+fn whatever_bit_is_flipped_no_wrong_row_is_read() {
+    let (place, stored) = stopped();
+    let rows = 36;
+    for path in data_files(&place.env) {
+        let (mut opened, mut worst) = (0, rows);
+        for at in places(&place.env.bytes(&path).unwrap()).into_iter().step_by(29) {
+            let right = life_after(&place, &stored, &path, |bytes| bytes[at] ^= 1 << (at % 8));
+            opened += u32::from(right.is_some());
+            worst = worst.min(right.unwrap_or(rows));
+        }
+        let dir = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        let must_be_whole = ["FORMAT", "key"].contains(&path.file_name().unwrap().to_str().unwrap());
+        assert_eq!(opened > 0, !must_be_whole, "{}", path.display());
+        // Without a segment's header nothing in it can be read. Of a block's rows none can without its directory.
+        let least = match dir {
+            "log" => rows / 3,
+            "shared" => rows / 2,
+            _ => rows,
+        };
+        assert!(worst >= least, "{}: {worst} of {rows}", path.display());
+    }
+}
+
+#[test]
+fn in_a_crashed_directory_everything_below_a_stated_durable_end_is_checked() {
+    let place = small_place();
+    let storage = place.open();
+    let mut stored = fill(&storage, 15, 3);
+    storage.checkpoint().unwrap();
+    // The next frames lie behind the checkpoint, and the last says that those before it were durable.
+    let topic = stored.topics[0].0;
+    let mut durable = 0;
+    for number in 0..6 {
+        durable = storage.ends().durable.0;
+        let message = message_of(1000 + number);
+        stored.topics[0].1[0].push(message.clone());
+        append_batch(&storage, vec![Append { topic, queue: QueueId(0), message }]);
+    }
+    place.kill(storage);
+    let env = &place.env;
+    assert_eq!(look(env).unwrap().findings, []);
+    assert!(!look(env).unwrap().clean);
+    for path in place.files("log") {
+        let base: u64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        for (number, at) in places(&env.bytes(&path).unwrap()).into_iter().step_by(3).enumerate() {
+            let flip = |bytes: &mut Vec<u8>| bytes[at] ^= 1 << (at % 8);
+            env.damage(&path, flip);
+            let found = look(env);
+            let is_below = at < 4096 || base + (at as u64 - 4096) < durable;
+            let seen = found.as_ref().is_ok_and(|found| finding_at(found, &path, at as u64).is_some());
+            let refused = matches!(found, Err(StorageError::Newer { .. }));
+            assert!(seen || refused || !is_below, "{} byte {at}: {found:?}", path.display());
+            env.damage(&path, flip);
+            if number % 20 == 0 {
+                life_after(&place, &stored, &path, flip);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_damage_of_the_log_costs_are_named() {
+    let (place, stored) = stopped();
+    let segment = place.files("log").remove(0);
+    let bytes = place.env.bytes(&segment).unwrap();
+    // The body of the first message of the second queue of the first topic.
+    let body = &stored.topics[0].1[1][0].body;
+    let at = bytes.windows(body.len()).position(|window| window == body).unwrap();
+    place.env.damage(&segment, |bytes| bytes[at] ^= 1);
+    let found = look(&place.env).unwrap();
+    let [finding] = found.findings.as_slice() else { panic!("{found:?}") };
+    assert_eq!(
+        (finding.remedy, finding.what.as_str()),
+        (Remedy::StaysUnreadable, "a record: the checksum differs")
+    );
+    assert!(finding.bytes.contains(&(at as u64)) && finding.bytes.end - finding.bytes.start < 400);
+    assert_eq!(finding.rows.len(), 1);
+    assert_eq!(finding.rows[0].to_string(), "orders queue 1: 0");
+}
+
+#[test]
+fn full_blocks_and_their_statistics_are_checked() {
+    let place = Place::new();
+    let place = Place {
+        options: StorageOptions {
+            log_segment_bytes_min: 1 << 20,
+            log_segment_bytes_max: 1 << 20,
+            ..place.options
+        },
+        ..place
+    };
+    let storage = place.open();
+    let stored = fill(&storage, 8400, 2100);
+    storage.close().unwrap();
+    drop(storage);
+    let env = &place.env;
+    assert_eq!(look(env).unwrap().findings, []);
+    let path =
+        env.paths().into_iter().find(|path| path.extension().is_some_and(|end| end == "queue")).unwrap();
+    let bytes = env.bytes(&path).unwrap();
+    let step = bytes.len() / 60;
+    // Statistics and the footer take the end of the file.
+    let places = (0..60).map(|number| number * step + number % step);
+    for at in places.chain(bytes.len() - 2000..bytes.len() - 1900).chain(bytes.len() - 40..bytes.len()) {
+        let flip = |bytes: &mut Vec<u8>| bytes[at] ^= 1 << (at % 8);
+        env.damage(&path, flip);
+        let found = look(env).unwrap();
+        assert!(finding_at(&found, &path, at as u64).is_some(), "byte {at}: {found:?}");
+        env.damage(&path, flip);
+    }
+    let right = life_after(&place, &stored, &path, |bytes| bytes[10 * step] ^= 1);
+    assert!(right.is_some());
 }
