@@ -43,4 +43,8 @@ pub use queue::{
 pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
 pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, Storage, StorageOptions};
-pub use verify::{AffectedRows, Finding, Progress, Remedy, Verified, verify};
+pub use verify::{
+    AffectedRows, BlockInfo, ColumnInfo, DirectoryInfo, Finding, FrameInfo, InspectFilter, Inspection,
+    Progress, QueueFileInfo, Remedy, RepairLock, RepairStep, SegmentInfo, StatisticsInfo, Verified,
+    plan_repair, verify,
+};

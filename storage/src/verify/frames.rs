@@ -124,14 +124,14 @@ impl<'v> Follower<'_, 'v> {
     }
 
     /// Notes bytes that are not what they must be, but hold nothing.
-    fn find_harmless(&mut self, path: &Path, bytes: Range<u64>, what: &str) {
+    fn find_harmless(&mut self, path: &Path, bytes: Range<u64>, what: &str, remedy: Remedy) {
         self.verifier.find(Finding {
             path: path.to_owned(),
             bytes,
             what: what.to_owned(),
             cost: "nothing: these bytes hold nothing",
             rows: Vec::new(),
-            remedy: Remedy::Nothing,
+            remedy,
         });
     }
 
@@ -253,7 +253,7 @@ impl<'v> Follower<'_, 'v> {
         let found = window.bytes(payload_end, padding)?;
         if found.len() < padding || found.iter().any(|byte| *byte != 0) {
             let bytes = self.bytes(segment, payload_end..header.end());
-            self.find_harmless(&segment.path, bytes, "the zeros behind a frame");
+            self.find_harmless(&segment.path, bytes, "the zeros behind a frame", Remedy::WriteZeros);
         }
         self.verifier.read(bytes.end - bytes.start, &segment.path);
         Ok(())
@@ -307,7 +307,12 @@ impl<'v> Follower<'_, 'v> {
         let (end, len) = (segment.header.file_position(self.position).0, segment.file_len()?);
         // A broker cuts the file after it has written the seal.
         if len > end && next.is_some() {
-            self.find_harmless(&segment.path, end..len, "bytes behind the end of a sealed segment");
+            self.find_harmless(
+                &segment.path,
+                end..len,
+                "bytes behind the end of a sealed segment",
+                Remedy::Nothing,
+            );
         }
         Ok(())
     }
@@ -319,11 +324,16 @@ impl<'v> Follower<'_, 'v> {
         let end = segment.header.file_position(self.position).0;
         if self.position > self.sequence.durable {
             let bytes = segment.header.file_position(self.sequence.durable.max(segment.base())).0..end;
-            self.find_harmless(&segment.path, bytes, "frames behind the end at the last stop");
+            self.find_harmless(
+                &segment.path,
+                bytes,
+                "frames behind the end at the last stop",
+                Remedy::Nothing,
+            );
         }
         if found != len {
             let what = format!("the file is {found} bytes long, and was {len} at the last stop");
-            self.find_harmless(&segment.path, found.min(len)..found.max(len), &what);
+            self.find_harmless(&segment.path, found.min(len)..found.max(len), &what, Remedy::Nothing);
         }
         let mut chunk = vec![0; ZEROS_READ];
         let mut at = self.position;
@@ -334,7 +344,12 @@ impl<'v> Follower<'_, 'v> {
                 let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(first);
                 let start = segment.header.file_position(at).0;
                 let bytes = start + first as u64..start + last as u64 + 1;
-                self.find_harmless(&segment.path, bytes, "bytes that are not zero behind the last frame");
+                self.find_harmless(
+                    &segment.path,
+                    bytes,
+                    "bytes that are not zero behind the last frame",
+                    Remedy::WriteZeros,
+                );
                 return Ok(());
             }
             self.verifier.read(read as u64, &segment.path);

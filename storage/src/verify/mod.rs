@@ -5,8 +5,10 @@
 
 mod door;
 mod frames;
+mod inspect;
 mod log;
 mod queues;
+mod repair;
 
 use std::{
     fmt,
@@ -15,8 +17,15 @@ use std::{
     sync::Arc,
 };
 
+pub use self::{
+    inspect::{
+        BlockInfo, ColumnInfo, DirectoryInfo, FrameInfo, InspectFilter, Inspection, QueueFileInfo,
+        SegmentInfo, StatisticsInfo,
+    },
+    repair::{RepairLock, RepairStep, plan_repair},
+};
 use crate::{
-    catalogue::State,
+    catalogue::{State, TopicEntry},
     env::{Env, Open},
     error::StorageError,
     format::checkpoint::Checkpoint,
@@ -85,6 +94,8 @@ pub enum Remedy {
     NewKey,
     /// No start is possible: the file must be restored from a copy.
     Restore,
+    /// A repair writes the zeros that belong there.
+    WriteZeros,
     /// Nothing needs to be done.
     Nothing,
 }
@@ -104,6 +115,7 @@ impl Remedy {
             Self::Known => "a start has fenced it off; everything else is readable",
             Self::NewKey => "a repair makes a new key",
             Self::Restore => "no start is possible: restore the file from a copy",
+            Self::WriteZeros => "a repair writes the zeros that belong there; nothing depends on it",
             Self::Nothing => "nothing needs to be done",
         }
     }
@@ -120,6 +132,7 @@ impl Remedy {
             Self::Known => "known",
             Self::NewKey => "new_key",
             Self::Restore => "restore",
+            Self::WriteZeros => "write_zeros",
             Self::Nothing => "nothing",
         }
     }
@@ -265,12 +278,17 @@ impl<'a> Verifier<'a> {
             }
         }
         if found.rows.len() < AFFECTED_MAX {
-            let name = self.catalogue.topics.get(&topic).map(|topic| match topic.namespace.as_str() {
-                "" => topic.name.clone(),
-                namespace => format!("{namespace}/{}", topic.name),
-            });
+            let name = self.catalogue.topics.get(&topic).map(|topic| full_name(topic));
             found.rows.push(AffectedRows { topic, name: name.unwrap_or_default(), queue, offsets });
         }
+    }
+}
+
+/// Returns the name of a topic, after its namespace and a slash if it has one.
+fn full_name(topic: &TopicEntry) -> String {
+    match topic.namespace.as_str() {
+        "" => topic.name.clone(),
+        namespace => format!("{namespace}/{}", topic.name),
     }
 }
 

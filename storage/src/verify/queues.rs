@@ -239,7 +239,8 @@ impl Verifier<'_> {
             return None;
         }
         let mut whole = true;
-        let mut covered = vec![0..header.names_end()];
+        let mut covered = Vec::with_capacity(1 + header.columns as usize);
+        covered.push(0..header.names_end());
         for column in 0..header.columns as usize {
             let at = BLOCK_HEADER_LEN + column * COLUMN_ENTRY_LEN;
             let data =
@@ -434,7 +435,7 @@ impl Verifier<'_> {
             what: "bytes between the parts of the file are not zero".to_owned(),
             cost: "nothing: these bytes hold nothing",
             rows: Vec::new(),
-            remedy: Remedy::Nothing,
+            remedy: Remedy::WriteZeros,
         });
     }
 }

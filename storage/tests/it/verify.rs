@@ -8,8 +8,9 @@ use std::{
 
 use weir_columns::{ColumnRef, Rows, Value};
 use weir_storage::{
-    Append, DurabilityClass, Env, Finding, GroupId, JournalEntry, Message, NewGroup, NewTopic, Part, QueueId,
-    QueueOffset, Remedy, SimEnv, Storage, StorageError, StorageOptions, TopicId, Verified, Wait, verify,
+    Append, DurabilityClass, Env, Finding, GroupId, InspectFilter, Inspection, JournalEntry, Message,
+    NewGroup, NewTopic, Part, QueueId, QueueOffset, Remedy, RepairLock, SimEnv, Storage, StorageError,
+    StorageOptions, TopicId, Verified, VirtualClock, Wait, plan_repair, verify,
 };
 
 use crate::support::{Place, journal, new_topic};
@@ -377,4 +378,122 @@ fn full_blocks_and_their_statistics_are_checked() {
     }
     let right = life_after(&place, &stored, &path, |bytes| bytes[10 * step] ^= 1);
     assert!(right.is_some());
+}
+
+/// Repairs a directory as the command does, and returns the words of the steps.
+fn repaired(env: &SimEnv) -> Vec<&'static str> {
+    let found = look(env).unwrap();
+    let env: Arc<dyn Env> = Arc::new(env.clone());
+    let lock = RepairLock::take(&env, Path::new("/data"), &VirtualClock::new(0)).unwrap();
+    let steps = plan_repair(&found);
+    steps.iter().for_each(|step| lock.apply(step).unwrap());
+    steps.iter().map(|step| step.word()).collect()
+}
+
+#[test]
+fn a_repair_lets_everything_be_built_anew_that_is_derived() {
+    let (mut place, stored) = stopped();
+    let shared = place.files("queues/shared").remove(0);
+    let journal = place.files("journal").remove(0);
+    let end = place.env.bytes(&journal).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
+    for (path, at, step) in [
+        (shared, 400, "remove_queue_file"),
+        (PathBuf::from("/data/checkpoint"), 30, "remove_checkpoint"),
+        (journal.clone(), end, "cut_journal"),
+        (journal, end + 300, "write_zeros"),
+        (PathBuf::from("/data/key"), 3, "new_key"),
+    ] {
+        let env = place.env.copy();
+        env.damage(&path, |bytes| bytes[at] ^= 1);
+        assert_eq!(repaired(&env), [step]);
+        let again = look(&env).unwrap();
+        let is_missing = |finding: &&Finding| finding.what == "the file is missing";
+        assert!(again.findings.iter().all(|finding| is_missing(&finding)), "{step}: {again:?}");
+        place.env = env.clone();
+        place.options.env = Arc::new(env);
+        let storage = place.open();
+        assert!(storage.report().fences.is_empty() && storage.report().journal_fences.is_empty(), "{step}");
+        assert_eq!(read_all(&storage, &stored), 36, "{step}");
+        assert_eq!(
+            storage.take_journal().len(),
+            if step == "cut_journal" { 3 } else { 4 }
+        );
+        storage.close().unwrap();
+        drop(storage);
+        assert_eq!(look(&place.env).unwrap().findings, [], "{step}");
+        let (fresh, _) = stopped();
+        place = fresh;
+    }
+}
+
+#[test]
+fn a_damaged_block_is_built_anew_by_the_start_after_it_was_met() {
+    for kill in [true, false] {
+        let (place, stored) = stopped();
+        let shared = place.files("queues/shared").remove(0);
+        place.env.damage(&shared, |bytes| bytes[400] ^= 1);
+        let storage = place.open();
+        assert!(read_all(&storage, &stored) < 36);
+        if kill {
+            storage.checkpoint().unwrap();
+            assert!(read_all(&storage, &stored) < 36, "it stays so until the next start");
+            place.kill(storage);
+        } else {
+            storage.close().unwrap();
+            drop(storage);
+        }
+        let storage = place.open();
+        assert_eq!(read_all(&storage, &stored), 36);
+        storage.close().unwrap();
+        drop(storage);
+        assert_eq!(look(&place.env).unwrap().findings, []);
+    }
+}
+
+#[test]
+fn a_broker_at_work_keeps_a_repair_away() {
+    let place = small_place();
+    let storage = place.open();
+    let env: Arc<dyn Env> = Arc::new(place.env.clone());
+    let taken = RepairLock::take(&env, Path::new("/data"), &VirtualClock::new(0));
+    assert!(matches!(taken, Err(StorageError::Locked { .. })), "{taken:?}");
+    drop(storage);
+}
+
+#[test]
+fn every_view_shows_what_is_there() {
+    let (place, _) = stopped();
+    let env: Arc<dyn Env> = Arc::new(place.env.clone());
+    let view = Inspection::open(&env, Path::new("/data")).unwrap();
+    assert!(view.info().clean);
+    let filter = InspectFilter { topic: Some("orders".into()), queue: Some(QueueId(1)), file: None };
+    let (mut segments, mut frames, mut blocks, mut columns) = (0, 0, Vec::new(), Vec::new());
+    let everything = InspectFilter::default();
+    let done = view.segments::<StorageError>(&everything, &mut |segment| {
+        segments += 1;
+        assert_eq!(segment.header, "ok");
+        Ok(())
+    });
+    done.unwrap();
+    let log = InspectFilter { file: Some(".log".into()), ..InspectFilter::default() };
+    let done = view.frames::<StorageError>(&log, &mut |frame| {
+        assert_eq!(frame.checksum, "ok");
+        frames += u32::from(frame.kind == "records");
+        Ok(())
+    });
+    done.unwrap();
+    let done = view.blocks::<StorageError>(&filter, &mut |block| {
+        blocks.push((block.topic, block.queue, block.first, block.rows, block.checksum));
+        Ok(())
+    });
+    done.unwrap();
+    let done = view.columns::<StorageError>(&filter, &mut |column| {
+        columns.push(column.column);
+        Ok(())
+    });
+    done.unwrap();
+    assert_eq!(segments, place.files("log").len() + 2);
+    assert_eq!(frames, 8);
+    assert_eq!(blocks, [("orders".to_owned(), 1, 0, 12, "ok".to_owned())]);
+    assert!(columns.ends_with(&["n".to_owned(), "region".to_owned()]), "{columns:?}");
 }
