@@ -26,6 +26,8 @@ enum Task {
     FuzzSelectors(fuzz::Options),
     /// Run the models of storage and delivery on the simulated disk for many seeds; stops at the first that fails.
     Simulate(simulate::Options),
+    /// Read damaged bytes of every format on disk for some minutes; stops at the first panic.
+    FuzzFormats(fuzz::Options),
     /// Check what lints cannot: file headers, the direction of dependencies, links in the documentation.
     Tidy,
 }
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::FuzzSelectors(options) => fuzz::run(&options),
         Task::Simulate(options) => simulate::run(&options),
+        Task::FuzzFormats(options) => fuzz::run_formats(&options),
         Task::Tidy => tidy::run(),
     };
     match outcome {

@@ -414,10 +414,7 @@ fn a_repair_lets_everything_be_built_anew_that_is_derived() {
         let storage = place.open();
         assert!(storage.report().fences.is_empty() && storage.report().journal_fences.is_empty(), "{step}");
         assert_eq!(read_all(&storage, &stored), 36, "{step}");
-        assert_eq!(
-            storage.take_journal().len(),
-            if step == "cut_journal" { 3 } else { 4 }
-        );
+        assert_eq!(storage.take_journal().len(), if step == "cut_journal" { 3 } else { 4 });
         storage.close().unwrap();
         drop(storage);
         assert_eq!(look(&place.env).unwrap().findings, [], "{step}");
