@@ -127,9 +127,9 @@ impl TopicEntry {
 
 /// What is known of topics and groups.
 #[derive(Debug, Default)]
-struct State {
-    topics: HashMap<TopicId, Arc<TopicEntry>>,
-    groups: HashMap<GroupId, Arc<GroupEntry>>,
+pub(crate) struct State {
+    pub(crate) topics: HashMap<TopicId, Arc<TopicEntry>>,
+    pub(crate) groups: HashMap<GroupId, Arc<GroupEntry>>,
     topic_names: HashMap<(String, String), TopicId>,
     group_names: HashMap<(String, String), GroupId>,
     next_topic: u32,
@@ -137,7 +137,7 @@ struct State {
 }
 
 impl State {
-    fn apply(&mut self, entry: CatalogueEntry) {
+    pub(crate) fn apply(&mut self, entry: CatalogueEntry) {
         match entry {
             CatalogueEntry::Topic(topic) => {
                 self.next_topic = self.next_topic.max(topic.id.0.saturating_add(1));
@@ -215,11 +215,12 @@ struct Changes {
 }
 
 impl Catalogue {
-    /// Reads the catalogue in `dir`, or begins one.
+    /// Reads the catalogue in `dir`, which was once durable up to `durable`, or begins one.
     pub(crate) fn open(
         env: &Arc<dyn Env>,
         dir: &Path,
         uuid: [u8; 16],
+        durable: LogPosition,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StorageError> {
         let settings = FrameLogSettings {
@@ -230,7 +231,7 @@ impl Catalogue {
             segment_bytes_max: SEGMENT_BYTES,
             zero_ahead_bytes: ZERO_AHEAD_BYTES,
         };
-        let found = find_end(env.as_ref(), &settings, &Known::default())?;
+        let found = find_end(env.as_ref(), &settings, &Known { durable, ..Known::default() })?;
         if let Some(fence) = found.new_fences.first().cloned() {
             // A topic that is not known any more would lose all its rows: better not to start.
             return Err(StorageError::Corrupt {

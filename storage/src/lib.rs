@@ -21,6 +21,7 @@ mod recovery;
 mod sim;
 mod storage;
 mod unpack;
+mod verify;
 
 pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
 pub use clock::{Clock, MachineClock, VirtualClock};
@@ -42,3 +43,8 @@ pub use queue::{
 pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
 pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, SealedSegment, Storage, StorageOptions};
+pub use verify::{
+    AffectedRows, BlockInfo, ColumnInfo, DirectoryInfo, Finding, FrameInfo, InspectFilter, Inspection,
+    Progress, QueueFileInfo, Remedy, RepairLock, RepairStep, SegmentInfo, StatisticsInfo, Verified,
+    plan_repair, verify,
+};

@@ -13,12 +13,14 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The oldest program that can read what this one writes.
 const MINIMUM_READER: u32 = 1;
 const TITLE: &str = "weir data directory";
-const FORMAT: &str = "FORMAT";
+pub(crate) const FORMAT: &str = "FORMAT";
 const LOCK: &str = "LOCK";
-const KEY: &str = "key";
+pub(crate) const KEY: &str = "key";
 pub(crate) const KEY_LEN: usize = 32;
+/// The key and its checksum.
+pub(crate) const KEY_FILE_LEN: usize = KEY_LEN + 4;
 /// Such a file says little.
-const FORMAT_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const FORMAT_BYTES_MAX: u64 = 64 << 10;
 
 /// A data directory that is ours.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ fn has_format(env: &dyn Env, dir: &Path) -> Result<bool, StorageError> {
     Ok(has_format)
 }
 
-fn lock(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Box<dyn Hold>, StorageError> {
+pub(crate) fn lock(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Box<dyn Hold>, StorageError> {
     let path = dir.join(LOCK);
     let (pid, host, since) = (std::process::id(), env.host(), utc(clock.wall_ms()));
     let content = format!("process {pid} on {host}, started {since}\n");
@@ -74,9 +76,7 @@ fn lock(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Box<dyn Hold>, S
 /// Writes the key and, last, the file that makes this a data directory.
 fn create(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<(), StorageError> {
     let random = |out: &mut [u8]| env.random(out).map_err(StorageError::io("read random numbers for", dir));
-    let mut key = [0; KEY_LEN];
-    random(&mut key)?;
-    replace_file(env, &dir.join(KEY), &key, Open::CreatePrivate)?;
+    create_key(env, dir)?;
     let mut uuid = [0; 16];
     random(&mut uuid)?;
     // A random UUID, version 4.
@@ -86,6 +86,16 @@ fn create(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<(), StorageErr
     replace_file(env, &dir.join(FORMAT), text.as_bytes(), Open::Create)
 }
 
+/// Makes a key, or another in its place: what was signed with the old one is refused from then on.
+pub(crate) fn create_key(env: &dyn Env, dir: &Path) -> Result<(), StorageError> {
+    let path = dir.join(KEY);
+    let mut key = [0; KEY_LEN];
+    env.random(&mut key).map_err(StorageError::io("read random numbers for", &path))?;
+    let mut bytes = key.to_vec();
+    bytes.extend_from_slice(&crc32c::crc32c(&key).to_le_bytes());
+    replace_file(env, &path, &bytes, Open::CreatePrivate)
+}
+
 fn format_text(uuid: &[u8; 16], created_ms: i64) -> String {
     let mut text = format!("{TITLE}\nversion {FORMAT_VERSION}\nminimum-reader {MINIMUM_READER}\nuuid ");
     for byte in uuid {
@@ -93,9 +103,12 @@ fn format_text(uuid: &[u8; 16], created_ms: i64) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     let _ = writeln!(text, "\ncreated {}", utc(created_ms));
-    let crc = crc32c::crc32c(text.as_bytes());
-    let _ = writeln!(text, "crc32c {crc:08x}");
+    text.push_str(&crc_line(&text));
     text
+}
+
+fn crc_line(before: &str) -> String {
+    format!("crc32c {:08x}\n", crc32c::crc32c(before.as_bytes()))
 }
 
 fn read_format(env: &dyn Env, dir: &Path) -> Result<[u8; 16], StorageError> {
@@ -112,15 +125,15 @@ fn read_format(env: &dyn Env, dir: &Path) -> Result<[u8; 16], StorageError> {
     Ok(uuid)
 }
 
-fn parse_format(bytes: &[u8]) -> Result<(u32, [u8; 16]), Fault> {
+pub(crate) fn parse_format(bytes: &[u8]) -> Result<(u32, [u8; 16]), Fault> {
     let text = str::from_utf8(bytes).map_err(|_| Fault::Utf8)?;
     let crc_at = text.rfind("crc32c ").ok_or(Fault::Truncated)?;
     let (before_crc, crc) = text.split_at(crc_at);
-    let crc = u32::from_str_radix(crc.trim_start_matches("crc32c ").trim_end(), 16);
     if !before_crc.starts_with(TITLE) {
         return Err(Fault::Magic);
     }
-    if crc != Ok(crc32c::crc32c(before_crc.as_bytes())) {
+    // The whole line is compared, so that not even its case or its end can change unnoticed.
+    if crc != crc_line(before_crc) {
         return Err(Fault::Checksum);
     }
     let field = |name: &str| {
@@ -138,8 +151,17 @@ fn parse_format(bytes: &[u8]) -> Result<(u32, [u8; 16]), Fault> {
 
 fn read_key(env: &dyn Env, dir: &Path) -> Result<[u8; KEY_LEN], StorageError> {
     let path = dir.join(KEY);
-    let bytes = read_file(env, &path, KEY_LEN as u64)?;
-    bytes.try_into().map_err(|_| StorageError::corrupt(&path, 0)(Fault::Truncated))
+    let bytes = read_file(env, &path, KEY_FILE_LEN as u64)?;
+    parse_key(&bytes).map_err(StorageError::corrupt(&path, 0))
+}
+
+pub(crate) fn parse_key(bytes: &[u8]) -> Result<[u8; KEY_LEN], Fault> {
+    let bytes: &[u8; KEY_FILE_LEN] = bytes.try_into().map_err(|_| Fault::Truncated)?;
+    let (key, crc) = bytes.split_first_chunk().ok_or(Fault::Truncated)?;
+    if *crc != crc32c::crc32c(key).to_le_bytes() {
+        return Err(Fault::Checksum);
+    }
+    Ok(*key)
 }
 
 /// Returns a wall time as text, in UTC, to the second.
@@ -244,5 +266,10 @@ mod tests {
         let newer = text.replace("version 1", "version 2");
         assert_eq!(parse_format(newer.as_bytes()), Err(Fault::Checksum));
         assert_eq!(parse_format(b""), Err(Fault::Truncated));
+        for bit in 0..text.len() * 8 {
+            let mut damaged = text.clone().into_bytes();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse_format(&damaged).is_err(), "bit {bit}");
+        }
     }
 }

@@ -8,7 +8,7 @@
 use std::{io, ops::Range, path::PathBuf, sync::Arc};
 
 use crate::{
-    env::Env,
+    env::{Env, Open},
     error::{Fault, StorageError},
     format::{
         frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameKind, may_be_frame},
@@ -126,13 +126,13 @@ fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opene
         let Some(base) = segment_base(settings.kind, &name) else {
             continue;
         };
-        let opened = match SegmentFile::open(env, &path, settings.kind, &settings.uuid) {
+        let opened = match SegmentFile::open(env, &path, settings.kind, &settings.uuid, Open::Write) {
             Ok(segment) => Ok(Arc::new(segment)),
             Err(StorageError::Corrupt { fault: Fault::Version(found), .. }) => {
                 return Err(StorageError::Newer { path, found, supported: 1 });
             }
             Err(StorageError::Corrupt { path, fault, .. }) => {
-                let len = env.open(&path, crate::env::Open::Read).and_then(|file| file.len());
+                let len = env.open(&path, Open::Read).and_then(|file| file.len());
                 let len = len.map_err(StorageError::io("read", &path))?;
                 let frames_len = len.saturating_sub(SEGMENT_HEADER_LEN as u64);
                 let frames_len = frames_len.next_multiple_of(FRAME_ALIGNMENT as u64);
@@ -369,15 +369,15 @@ impl Finder<'_> {
 
 /// What lies behind an invalid frame.
 #[derive(Debug, Default)]
-struct Later {
+pub(crate) struct Later {
     /// The first valid frame.
-    first: Option<LogPosition>,
+    pub(crate) first: Option<LogPosition>,
     frames: u64,
     /// The highest durable end that a valid frame states.
-    durable: LogPosition,
+    pub(crate) durable: LogPosition,
 }
 
-fn look_on(window: &mut Window<'_>, after: LogPosition) -> Result<Later, StorageError> {
+pub(crate) fn look_on(window: &mut Window<'_>, after: LogPosition) -> Result<Later, StorageError> {
     let mut later = Later::default();
     let mut at = LogPosition(after.0 + FRAME_ALIGNMENT as u64);
     while let Some(candidate) = window.next_candidate(at)? {
@@ -405,7 +405,7 @@ impl<'a> Window<'a> {
     }
 
     /// Returns up to `len` bytes at a position; fewer only at the end of the file.
-    fn bytes(&mut self, position: LogPosition, len: usize) -> Result<&[u8], StorageError> {
+    pub(crate) fn bytes(&mut self, position: LogPosition, len: usize) -> Result<&[u8], StorageError> {
         let at = position.0.checked_sub(self.start.0).and_then(|at| usize::try_from(at).ok());
         let inside = at.is_some_and(|at| at + len <= self.bytes.len());
         if !inside {
@@ -420,7 +420,10 @@ impl<'a> Window<'a> {
     }
 
     /// Reads the frame at a position and checks it.
-    fn frame(&mut self, position: LogPosition) -> Result<Result<FrameHeader, Fault>, StorageError> {
+    pub(crate) fn frame(
+        &mut self,
+        position: LogPosition,
+    ) -> Result<Result<FrameHeader, Fault>, StorageError> {
         let salt = self.segment.salt();
         let header = match FrameHeader::decode(self.bytes(position, FRAME_HEADER_LEN)?, salt, position) {
             Ok(header) => header,

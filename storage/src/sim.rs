@@ -190,6 +190,30 @@ impl SimEnv {
         file.unsynced.clear();
     }
 
+    /// Returns another disk with the same files, as processes see them.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self::new(0);
+        let disk = self.disk.lock();
+        let mut copied = copy.disk.lock();
+        for (path, number) in &disk.names {
+            let bytes = disk.files[*number].bytes.clone();
+            copied.files.push(File { durable: bytes.clone(), bytes, ..File::default() });
+            let number = copied.files.len() - 1;
+            copied.names.insert(path.clone(), number);
+            copied.durable_names.insert(path.clone(), number);
+        }
+        copied.dirs = disk.dirs.clone();
+        drop(copied);
+        copy
+    }
+
+    /// Returns the content of a file, as processes see it; nothing if there is no such file.
+    pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
+        let disk = self.disk.lock();
+        disk.names.get(path).map(|number| disk.files[*number].bytes.clone())
+    }
+
     /// Removes a file behind everybody's back, durably.
     pub fn lose(&self, path: &Path) {
         let mut disk = self.disk.lock();

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz-selectors`: the property tests of selectors, with new random cases until time is up.
+//! `cargo xtask fuzz-selectors` and `fuzz-formats`: the property tests of selectors, and of bytes on disk, with new
+//! random cases until time is up.
 
 use std::{
     env,
@@ -28,14 +29,23 @@ pub(crate) struct Options {
 /// Runs the tests again and again. What fails is shrunk, printed, and kept in `proptest-regressions`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     env::set_current_dir(tidy::root()?)?;
-    let tests = tests::built("filter", "it")?;
+    again_and_again(options, "filter", "it", &["random::", "fuzz::", "exact::", "index::"])
+}
+
+/// As [`run`], for what lies on disk: `cargo xtask fuzz-formats`.
+pub(crate) fn run_formats(options: &Options) -> Result<()> {
+    env::set_current_dir(tidy::root()?)?;
+    again_and_again(options, "storage", "weir_storage", &["format::fuzz::"])
+}
+
+fn again_and_again(options: &Options, folder: &str, target: &str, names: &[&str]) -> Result<()> {
+    let tests = tests::built(folder, target)?;
     let end = Instant::now() + Duration::from_secs(60 * options.minutes);
     let mut runs = 0_u32;
     while Instant::now() < end {
         let mut command = Command::new(&tests);
-        command
-            .args(options.only.as_deref().map_or(&["random::", "fuzz::", "exact::", "index::"][..], |_| &[]));
-        command.args(options.only.iter()).env("PROPTEST_CASES", CASES.to_string()).current_dir("filter");
+        command.args(options.only.as_deref().map_or(names, |_| &[]));
+        command.args(options.only.iter()).env("PROPTEST_CASES", CASES.to_string()).current_dir(folder);
         ensure!(command.status()?.success(), "run {runs} failed; the case is printed above");
         runs += 1;
         println!("{runs} runs of {CASES} cases of every property agree");

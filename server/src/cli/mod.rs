@@ -12,6 +12,7 @@ mod pull;
 pub(crate) mod query;
 mod selector;
 pub(crate) mod serve;
+mod storage;
 mod topic;
 
 use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
@@ -106,6 +107,9 @@ enum Command {
     /// Checks selectors without a broker.
     #[command(subcommand)]
     Selector(selector::SelectorCommand),
+    /// Looks at a data directory itself: whether it is whole, what it holds, and what can be repaired.
+    #[command(subcommand)]
+    Storage(storage::StorageCommand),
 }
 
 /// Runs the command that the process was started with.
@@ -153,6 +157,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Pull(args) => pull::run(args, global).await,
         Command::Query(args) => query::run(args, global).await,
         Command::Selector(command) => selector::run(command, global).await,
+        Command::Storage(command) => storage::run(command, global),
     }
 }
 

@@ -637,6 +637,54 @@ fn a_stop_answers_long_polls_and_a_restart_keeps_everything() {
 }
 
 #[test]
+fn storage_is_looked_at_while_a_broker_runs_and_repaired_when_it_has_stopped() {
+    let data = data();
+    let dir = data.path().to_str().unwrap();
+    let broker = Served::start(data.path());
+    broker.json(&["topic", "create", "t", "--queues", "1"]);
+    let lines: String = (0..100).map(|n| format!("{{\"properties\":{{\"n\":{n}}}}}\n")).collect();
+    assert_eq!(broker.run_with_input(&["produce", "t"], &lines).code, 0);
+    let ran = run(&["storage", "verify", dir], "");
+    assert!(ran.code == 0 && ran.out.contains("everything is whole"), "{ran:?}");
+    assert_eq!(run(&["storage", "inspect", dir, "--view", "frames"], "").code, 0);
+    refused(&run(&["storage", "repair", dir, "--yes"], ""), 1, "is in use by process");
+    broker.stop();
+
+    let ran = run(&["storage", "inspect", dir, "--view", "blocks", "--topic", "t", "--json"], "");
+    let shown: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&shown["directory"]["clean"], &shown["blocks"][0]["rows"]), (&json!(true), &json!(100)));
+    let blocks = data.path().join(shown["blocks"][0]["file"].as_str().unwrap());
+    let mut bytes = fs::read(&blocks).unwrap();
+    bytes[700] ^= 4;
+    fs::write(&blocks, &bytes).unwrap();
+
+    let ran = run(&["storage", "verify", dir], "");
+    assert!(ran.out.contains("t queue 0: 0 to 99"), "{ran:?}");
+    refused(&ran, 1, "is damaged");
+    let ran = run(&["storage", "verify", dir, "--json"], "");
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    let finding = &found["findings"][0];
+    assert_eq!((ran.code, &finding["remedy"]), (1, &json!("repair_rebuilds")));
+    assert!(finding["at"].as_u64() <= Some(700) && finding["end"].as_u64() > Some(700), "{found}");
+    let ran = run(&["storage", "repair", dir, "--dry-run"], "");
+    assert!(ran.code == 0 && ran.out.contains("remove ") && blocks.exists(), "{ran:?}");
+    refused(&run(&["storage", "repair", dir], ""), 2, "--yes");
+    let ran = run(&["storage", "repair", dir, "--yes", "--json"], "");
+    let done: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(
+        (ran.code, &done["done"], &done["steps"][0]["step"]),
+        (0, &json!(true), &json!("remove_queue_file"))
+    );
+    assert!(!blocks.exists());
+
+    let broker = Served::start(data.path());
+    assert_eq!(broker.json(&["query", "SELECT sum(n) AS n FROM t"]), json!([{ "n": 4950 }]));
+    broker.stop();
+    assert_eq!(run(&["storage", "verify", dir], "").code, 0);
+    refused(&run(&["storage", "verify", "/nonexistent"], ""), 3, "/nonexistent");
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let data = data();
     let broker = Served::start(data.path());

@@ -26,6 +26,10 @@ pub(crate) struct Checkpoint {
     pub(crate) durable: LogPosition,
     /// The durable end of the group journal.
     pub(crate) journal: LogPosition,
+    /// The durable end of the catalogue.
+    pub(crate) catalogue: LogPosition,
+    /// How long the last files of log, journal and catalogue were. They stay so if `clean`.
+    pub(crate) file_lens: [u64; 3],
     /// No message was stored later than this.
     pub(crate) store_time_ms: i64,
     /// Damaged ranges of the log that have been reported.
@@ -48,6 +52,10 @@ impl Checkpoint {
         out.extend_from_slice(&self.log.0.to_le_bytes());
         out.extend_from_slice(&self.durable.0.to_le_bytes());
         out.extend_from_slice(&self.journal.0.to_le_bytes());
+        out.extend_from_slice(&self.catalogue.0.to_le_bytes());
+        for len in self.file_lens {
+            out.extend_from_slice(&len.to_le_bytes());
+        }
         out.extend_from_slice(&self.store_time_ms.to_le_bytes());
         for fence in &self.fences {
             out.extend_from_slice(&fence.start.0.to_le_bytes());
@@ -83,6 +91,8 @@ impl Checkpoint {
         let log = LogPosition(cursor.u64()?);
         let durable = LogPosition(cursor.u64()?);
         let journal = LogPosition(cursor.u64()?);
+        let catalogue = LogPosition(cursor.u64()?);
+        let file_lens = [cursor.u64()?, cursor.u64()?, cursor.u64()?];
         let store_time_ms = cursor.i64()?;
         if fences_len > cursor.rest().len() / FENCE_LEN {
             return Err(Fault::Truncated);
@@ -96,7 +106,19 @@ impl Checkpoint {
         if !cursor.is_empty() {
             return Err(Fault::Structure("the file's length"));
         }
-        Ok(Self { uuid, epoch, clean, log, durable, journal, store_time_ms, fences, queues })
+        Ok(Self {
+            uuid,
+            epoch,
+            clean,
+            log,
+            durable,
+            journal,
+            catalogue,
+            file_lens,
+            store_time_ms,
+            fences,
+            queues,
+        })
     }
 }
 
@@ -113,6 +135,8 @@ mod tests {
             log: LogPosition(3),
             durable: LogPosition(4),
             journal: LogPosition(5),
+            catalogue: LogPosition(8),
+            file_lens: [9, 10, 11],
             store_time_ms: 6,
             fences: vec![LogPosition(1)..LogPosition(2)],
             queues: vec![7; 9],

@@ -8,6 +8,8 @@ pub(crate) mod cursor;
 #[cfg(test)]
 pub(crate) mod example;
 pub(crate) mod frame;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod journal;
 pub(crate) mod record;
 pub(crate) mod segment;

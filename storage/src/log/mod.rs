@@ -4,4 +4,5 @@ pub(crate) mod appender;
 pub(crate) mod compact;
 pub(crate) mod flusher;
 pub(crate) mod reader;
+pub(crate) mod salvage;
 pub(crate) mod segment;

@@ -85,8 +85,9 @@ impl SegmentFile {
         path: &Path,
         kind: SegmentKind,
         uuid: &[u8; 16],
+        how: Open,
     ) -> Result<Self, StorageError> {
-        let file = env.open(path, Open::Write).map_err(StorageError::io("open", path))?;
+        let file = env.open(path, how).map_err(StorageError::io("open", path))?;
         let len = file.len().map_err(StorageError::io("read", path))?;
         if len < SEGMENT_HEADER_LEN as u64 {
             return Err(StorageError::corrupt(path, 0)(Fault::Truncated));
@@ -717,6 +718,11 @@ impl FrameLogShared {
     fn after(&self, capacity: u64) -> u64 {
         let settings = &self.settings;
         capacity.saturating_mul(2).clamp(settings.segment_bytes_min, settings.segment_bytes_max)
+    }
+
+    /// Returns how long the file is that was begun last; 0 if there is none.
+    pub(crate) fn last_file_len(&self) -> Result<u64, StorageError> {
+        self.segments.all().last().map_or(Ok(0), |last| last.file_len())
     }
 
     /// Unlinks the segments that end at or before a position.

@@ -4,7 +4,10 @@ use std::{
     fmt,
     ops::Range,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arrow_array::{Array, Int64Array, UInt16Array, UInt32Array, UInt64Array};
@@ -65,10 +68,16 @@ pub struct Block {
 pub(crate) struct Source {
     pub(crate) path: Arc<Path>,
     pub(crate) at: u64,
+    /// Set when damage is met, so that the next start builds anew what is damaged.
+    pub(crate) is_damaged: Arc<AtomicBool>,
 }
 
 impl Source {
     pub(crate) fn corrupt(&self, damage: Damage) -> StorageError {
+        if !self.is_damaged.swap(true, Ordering::AcqRel) {
+            tracing::error!(path = %self.path.display(), at = self.at, what = damage.what,
+                "a file of consume queues is damaged: the next start builds them anew from the log");
+        }
         corrupt(&self.path, self.at, damage)
     }
 }

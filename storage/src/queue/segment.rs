@@ -4,7 +4,10 @@ use std::{
     fmt,
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arrow_buffer::Buffer;
@@ -40,6 +43,7 @@ pub(crate) struct QueueFile {
     tail: Tail,
     checks: Arc<Checks>,
     log: Arc<dyn ReadRecords>,
+    is_damaged: Arc<AtomicBool>,
 }
 
 impl QueueFile {
@@ -68,7 +72,8 @@ impl QueueFile {
         if crc32c::crc32c(&bytes[footer_at..footer_at + tail.footer_len()]) != tail.footer_crc {
             return Err(Damage::new(footer_at, "the checksum of the footer"));
         }
-        let mut file = Self { path: path.into(), header, bytes, tail, checks: Arc::new(Checks::new(0)), log };
+        let (checks, is_damaged) = (Arc::new(Checks::new(0)), Arc::default());
+        let mut file = Self { path: path.into(), header, bytes, tail, checks, log, is_damaged };
         file.check_directory()?;
         let bits = file.blocks() + file.tail.columns as usize + file.tail.statistics as usize;
         file.checks = Arc::new(Checks::new(bits));
@@ -111,6 +116,11 @@ impl QueueFile {
         Ok(())
     }
 
+    /// Returns whether damage was met in this file since it was opened.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Acquire)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -123,6 +133,14 @@ impl QueueFile {
         self.bytes.len() as u64
     }
 
+    pub(crate) fn bytes(&self) -> &Buffer {
+        &self.bytes
+    }
+
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
     pub(crate) fn blocks(&self) -> usize {
         self.tail.blocks as usize
     }
@@ -132,10 +150,11 @@ impl QueueFile {
         BlockEntry::decode(&self.bytes, self.tail.block_entry_at(number))
     }
 
-    fn block(&self, number: usize) -> Result<Block, StorageError> {
+    pub(crate) fn block(&self, number: usize) -> Result<Block, StorageError> {
         let entry = self.entry(number).map_err(|damage| corrupt(&self.path, 0, damage))?;
         let bytes = self.bytes.slice_with_length(entry.at as usize, entry.len as usize);
-        let source = Source { path: Arc::clone(&self.path), at: entry.at };
+        let is_damaged = Arc::clone(&self.is_damaged);
+        let source = Source { path: Arc::clone(&self.path), at: entry.at, is_damaged };
         let header = BlockHeader::decode(&bytes).map_err(|damage| source.corrupt(damage))?;
         let same = header.topic == entry.topic
             && header.incarnation == entry.incarnation
@@ -400,6 +419,7 @@ impl Statistics for Segment {
             Ok(None) if self.file.tail.more_names => Presence::Unknown,
             Ok(None) => Presence::Absent,
             Err(damage) => {
+                self.file.is_damaged.store(true, Ordering::Release);
                 let error = corrupt(&self.file.path, 0, damage);
                 tracing::warn!(%error, "statistics cannot be read: blocks are opened instead");
                 Presence::Unknown

@@ -474,6 +474,11 @@ impl Queues {
         Ok(list(checkpointing, &queues))
     }
 
+    /// Returns whether damage was met in a file since the start: the next one must build the queues anew.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.checkpointing.lock().files.values().any(|file| file.is_damaged())
+    }
+
     /// Unlinks the files that the last checkpoint no longer lists. Whoever reads one of them may go on.
     pub(crate) fn retire(&self) {
         for file in std::mem::take(&mut self.checkpointing.lock().retired) {

@@ -955,7 +955,8 @@ fn a_block_with_right_checksums_and_wrong_structure_does_not_panic() {
             continue;
         }
         let checks = Arc::new(Checks::new(64));
-        let source = crate::queue::block::Source { path: Path::new("file").into(), at: 0 };
+        let source =
+            crate::queue::block::Source { path: Path::new("file").into(), at: 0, is_damaged: Arc::default() };
         let Ok(damaged) = Block::open(bytes.into(), &checks, 0, as_log(&log), source) else {
             continue;
         };

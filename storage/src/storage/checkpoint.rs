@@ -10,6 +10,7 @@ use crate::{
     offset::{LogPosition, QueueId},
     queue::{
         block::Block,
+        checkpoint::QueuesCheckpoint,
         view::{Part, QueueView},
     },
 };
@@ -38,7 +39,9 @@ impl Inner {
     pub(super) fn checkpoint_if_moved(&self) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
         let is_due = self.is_due.load(Ordering::Acquire);
-        if !is_due && self.checkpoint.lock().log == self.log.durable().min(built) {
+        let nothing = QueuesCheckpoint::default().encode();
+        let is_damaged = self.queues.is_damaged() && self.checkpoint.lock().queues != nothing;
+        if !is_due && !is_damaged && self.checkpoint.lock().log == self.log.durable().min(built) {
             return Ok(());
         }
         self.checkpoint(Mark::Running)
@@ -63,11 +66,25 @@ impl Inner {
     pub(super) fn make_checkpoint(&self, last: &mut LastCheckpoint, mark: Mark) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
         let log = self.log.durable().min(built);
-        let queues = self.queues.checkpoint(log)?.encode();
-        let next = LastCheckpoint { log, queues, fences: last.fences.clone() };
-        self.write_checkpoint(&next, mark)?;
-        *last = next;
-        self.queues.retire();
+        let listed = self.queues.checkpoint(log);
+        let fences = last.fences.clone();
+        let next = match listed {
+            Ok(_) | Err(StorageError::Corrupt { .. }) if self.queues.is_damaged() => {
+                // What is derived from the log is derived again: the next start finds no files listed, and reads the
+                // whole log. Until then readers may need the files.
+                let nothing = QueuesCheckpoint::default().encode();
+                let next = LastCheckpoint { log: LogPosition(0), queues: nothing, fences };
+                self.write_checkpoint(&next, mark)?;
+                *last = LastCheckpoint { log, ..next };
+                None
+            }
+            listed => Some(LastCheckpoint { log, queues: listed?.encode(), fences }),
+        };
+        if let Some(next) = next {
+            self.write_checkpoint(&next, mark)?;
+            *last = next;
+            self.queues.retire();
+        }
         if mark == Mark::Running {
             self.remove_unreachable_log(log)?;
         }
@@ -108,6 +125,12 @@ impl Inner {
             log: last.log,
             durable: self.log.durable(),
             journal: self.journal.durable(),
+            catalogue: self.catalogue.frames().durable(),
+            file_lens: [
+                self.log.last_file_len()?,
+                self.journal.last_file_len()?,
+                self.catalogue.frames().last_file_len()?,
+            ],
             store_time_ms: self.appender.lock().store_time_ms(),
             fences: last.fences.clone(),
             queues: last.queues.clone(),

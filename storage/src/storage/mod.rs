@@ -58,7 +58,7 @@ use crate::{
 
 pub use self::options::StorageOptions;
 
-const CHECKPOINT: &str = "checkpoint";
+pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// The builder takes so much at once, and a start replays so much at once.
 const BUILD_BYTES: usize = 4 << 20;
 

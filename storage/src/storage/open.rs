@@ -81,9 +81,11 @@ impl Opening {
         let begun = Instant::now();
         let env = &options.env;
         let directory = DataDirectory::open(env.as_ref(), dir, options.clock.as_ref())?;
-        let catalogue_dir = dir.join("catalogue");
-        let catalogue = Catalogue::open(env, &catalogue_dir, directory.uuid, Arc::clone(&options.clock))?;
         let checkpoint = read_checkpoint(env.as_ref(), dir, &directory.uuid)?;
+        let durable = checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.catalogue);
+        let catalogue_dir = dir.join("catalogue");
+        let clock = Arc::clone(&options.clock);
+        let catalogue = Catalogue::open(env, &catalogue_dir, directory.uuid, durable, clock)?;
         Ok(Self { dir: dir.to_owned(), options, begun, directory, catalogue, checkpoint })
     }
 
@@ -314,6 +316,8 @@ impl Opening {
             log: last.log,
             durable: found.end,
             journal: next.journal,
+            catalogue: self.catalogue.frames().durable(),
+            file_lens: [0; 3],
             store_time_ms: known.max(found.store_time_ms),
             fences: last.fences.clone(),
             queues: last.queues.clone(),

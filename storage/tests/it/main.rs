@@ -6,3 +6,4 @@ mod bad_input;
 mod damage;
 mod lives;
 mod support;
+mod verify;

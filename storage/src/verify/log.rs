@@ -1,0 +1,177 @@
+//! What the frames of log, journal and catalogue hold.
+
+use hashbrown::HashMap;
+
+use super::{
+    Finding, Remedy, Verifier,
+    frames::{Followed, Sequence},
+};
+use crate::{
+    error::StorageError,
+    format::{
+        catalogue, frame::FRAME_HEADER_LEN, frame::FrameHeader, journal, record::records_of,
+        segment::SegmentKind,
+    },
+    log::segment::SegmentFile,
+    offset::{LogPosition, QueueId, QueueOffset, TopicId},
+};
+
+/// So many places where offsets are missing are remembered.
+const GAPS_MAX: usize = 100_000;
+
+impl Verifier<'_> {
+    fn clean_len(&self, number: usize) -> Option<u64> {
+        self.checkpoint
+            .as_ref()
+            .filter(|checkpoint| checkpoint.clean)
+            .map(|checkpoint| checkpoint.file_lens[number])
+    }
+
+    pub(super) fn read_catalogue(&mut self) -> Result<(), StorageError> {
+        let sequence = Sequence {
+            kind: SegmentKind::Catalogue,
+            dir: self.dir.join("catalogue"),
+            durable: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.catalogue),
+            clean: self.clean_len(2),
+            fences: Vec::new(),
+            checked: LogPosition(0),
+            cost: "topics or groups are not known; without a topic its messages could not be reached",
+            remedy: Remedy::Restore,
+        };
+        self.follow(&sequence, &mut |verifier, segment, header, payload| {
+            let fault = match catalogue::decode_entries(payload) {
+                Ok(entries) => {
+                    let count = entries.len();
+                    entries.into_iter().for_each(|entry| verifier.catalogue.apply(entry));
+                    (count != header.records as usize).then(|| "the number of entries is wrong".to_owned())
+                }
+                Err(fault) => Some(fault.to_string()),
+            };
+            verifier.entries(segment, header, fault, sequence.cost, Remedy::Restore);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn read_journal(&mut self) -> Result<(), StorageError> {
+        let sequence = Sequence {
+            kind: SegmentKind::Journal,
+            dir: self.dir.join("journal"),
+            durable: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.journal),
+            clean: self.clean_len(1),
+            fences: Vec::new(),
+            checked: LogPosition(0),
+            cost: "no message; what groups leased and acknowledged there is forgotten, so that messages come again",
+            remedy: Remedy::Fenced,
+        };
+        let followed = self.follow(&sequence, &mut |verifier, segment, header, payload| {
+            let fault = match journal::decode_entries(payload) {
+                Ok(entries) if entries.len() == header.records as usize => None,
+                Ok(_) => Some("the number of entries is wrong".to_owned()),
+                Err(fault) => Some(fault.to_string()),
+            };
+            verifier.entries(segment, header, fault, sequence.cost, Remedy::Fenced);
+            Ok(())
+        })?;
+        if let Some((range, finding)) = followed.damaged.last()
+            && range.end >= followed.end
+            && let Some(finding) = self.found.findings.get_mut(*finding)
+        {
+            finding.remedy = Remedy::CutJournal;
+        }
+        Ok(())
+    }
+
+    fn entries(
+        &mut self,
+        segment: &SegmentFile,
+        header: &FrameHeader,
+        fault: Option<String>,
+        cost: &'static str,
+        remedy: Remedy,
+    ) {
+        let Some(fault) = fault else { return };
+        let start = segment.header.file_position(header.position).0;
+        self.find(Finding {
+            path: segment.path.clone(),
+            bytes: start..start + header.frame_len(),
+            what: format!("the entries of a frame: {fault}"),
+            cost,
+            rows: Vec::new(),
+            remedy,
+        });
+    }
+
+    pub(super) fn read_log(&mut self) -> Result<Followed, StorageError> {
+        let sequence = Sequence {
+            kind: SegmentKind::Log,
+            dir: self.dir.join("log"),
+            durable: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.durable),
+            clean: self.clean_len(0),
+            fences: self.checkpoint.as_ref().map_or_else(Vec::new, |checkpoint| checkpoint.fences.clone()),
+            checked: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.log),
+            cost: "the messages in it",
+            remedy: Remedy::Fenced,
+        };
+        // The rows of queues, and where in the log the last of them lay.
+        let mut next: HashMap<(TopicId, QueueId), (QueueOffset, LogPosition)> = HashMap::new();
+        let mut gaps = Vec::new();
+        let followed = self.follow(&sequence, &mut |verifier, segment, header, payload| {
+            let mut records = 0_u32;
+            let payload_at = LogPosition(header.position.0 + FRAME_HEADER_LEN as u64);
+            for record in records_of(payload, payload_at) {
+                let record = match record {
+                    Ok(record) => record,
+                    Err((position, fault)) => {
+                        let start = segment.header.file_position(position).0;
+                        let end = segment.header.file_position(header.end()).0;
+                        verifier.log_finding(segment, start..end, format!("a record: {fault}"));
+                        return Ok(());
+                    }
+                };
+                records += 1;
+                verifier.found.records += 1;
+                if !record.kind.is_row() {
+                    continue;
+                }
+                let place = (record.topic, record.queue);
+                let here = (record.offset.plus(1), record.position);
+                if let Some((expected, before)) = next.insert(place, here)
+                    && record.offset > expected
+                    && gaps.len() < GAPS_MAX
+                {
+                    gaps.push((place, expected..record.offset, before..record.position));
+                }
+            }
+            if records != header.records {
+                let start = segment.header.file_position(header.position).0;
+                let what = "the number of records in a frame is wrong".to_owned();
+                verifier.log_finding(segment, start..start + header.frame_len(), what);
+            }
+            Ok(())
+        })?;
+        self.found.log = followed.begin..followed.end;
+        for ((topic, queue), offsets, between) in gaps {
+            let within =
+                |range: &std::ops::Range<LogPosition>| range.start < between.end && between.start < range.end;
+            // Below the checkpoint the consume queues say which of the rows can still be read.
+            let found =
+                followed.damaged.iter().find(|(range, _)| range.end > sequence.checked && within(range));
+            if let Some((_, finding)) = found {
+                self.affects(*finding, topic, queue, offsets);
+            }
+        }
+        Ok(followed)
+    }
+
+    fn log_finding(&mut self, segment: &SegmentFile, bytes: std::ops::Range<u64>, what: String) {
+        self.find(Finding {
+            path: segment.path.clone(),
+            bytes,
+            what,
+            cost: "the messages in it",
+            rows: Vec::new(),
+            remedy: Remedy::StaysUnreadable,
+        });
+    }
+}
