@@ -27,13 +27,10 @@ enum Task {
     FuzzSelectors(fuzz::Options),
     /// Run the models of storage and delivery on the simulated disk for many seeds; stops at the first that fails.
     Simulate(simulate::Options),
-<<<<<<< HEAD
     /// Kill the real binary at random moments under the load of a real client, and check all that was confirmed.
     Crashes(crashes::Options),
-=======
     /// Read damaged bytes of every format on disk for some minutes; stops at the first panic.
     FuzzFormats(fuzz::Options),
->>>>>>> damage
     /// Check what lints cannot: file headers, the direction of dependencies, links in the documentation.
     Tidy,
 }
@@ -43,11 +40,8 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::FuzzSelectors(options) => fuzz::run(&options),
         Task::Simulate(options) => simulate::run(&options),
-<<<<<<< HEAD
         Task::Crashes(options) => crashes::run(&options),
-=======
         Task::FuzzFormats(options) => fuzz::run_formats(&options),
->>>>>>> damage
         Task::Tidy => tidy::run(),
     };
     match outcome {

@@ -346,7 +346,9 @@ fn print_directory(directory: &Value) -> Result<(), Failure> {
 
 fn print_lines(view: View, lines: &[Value]) -> Result<(), Failure> {
     match view {
-        View::Segments => rows(lines, ["file", "base", "bytes", "capacity", "epoch", "begun_ms", "header"]),
+        View::Segments => {
+            rows(lines, ["file", "base", "bytes", "form", "capacity", "epoch", "begun_ms", "header"])
+        }
         View::Frames => rows(
             lines,
             ["file", "at", "position", "kind", "epoch", "records", "bytes", "durable", "time_ms", "checksum"],

@@ -183,6 +183,7 @@ proptest! {
             uuid: [1; 16],
             salt: 3,
             created_ms: 1,
+            compacted: false,
         };
         let _ = SegmentHeader::decode(&changed(header.encode(), &changes), SegmentKind::Log);
         let _ = parse_format(&changed(b"weir data directory\nversion 1\nuuid 1\ncrc32c 00000000\n".to_vec(), &changes));

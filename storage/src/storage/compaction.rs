@@ -267,7 +267,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Append, Events, Message, NewTopic, QueueOffset, Storage, StorageOptions,
+        Append, Env, Events, Message, NewTopic, QueueOffset, Storage, StorageOptions,
         queue::view::Part,
         sim::{SimCall, SimEnv},
     };
@@ -396,6 +396,46 @@ mod tests {
         storage.set_first_offset(stays, QUEUE, QueueOffset(end.0 - 1)).unwrap();
         storage.checkpoint().unwrap();
         assert!(storage.log_bytes().unwrap() < 64 << 10, "the front is unlinked");
+    }
+
+    #[test]
+    fn whatever_bit_of_a_compacted_segment_is_flipped_it_is_found_there() {
+        let env = SimEnv::new(7);
+        let (storage, _, ends) = filled(&env);
+        end_rows(&storage, ends);
+        let old = storage.inner().log.segments.all();
+        assert!(compact_all(&storage) > 3);
+        storage.close().unwrap();
+        let door: Arc<dyn Env> = Arc::new(env.clone());
+        let look = || crate::verify::verify(&door, Path::new(DIR), &mut |_| {}).unwrap();
+        let whole = look();
+        assert!(whole.findings.is_empty(), "{:?}", whole.findings);
+        let path = &old[1].path;
+        let mut len = 0;
+        env.damage(path, |bytes| len = bytes.len());
+        let tail = len - 64;
+        // All of the header that is used, of a record and its neighbour, of the directory and the tail.
+        let places = (0..80).chain((4096..4096 + 2400).step_by(3)).chain(tail - 200..len).chain([4095]);
+        for place in places {
+            let bit = 1 << (place % 8);
+            env.damage(path, |bytes| bytes[place] ^= bit);
+            let found = look();
+            let of_file = || found.findings.iter().filter(|finding| finding.path == *path);
+            assert!(
+                of_file().any(|finding| finding.bytes.contains(&(place as u64))),
+                "byte {place} of {len}: {:?}",
+                found.findings
+            );
+            env.damage(path, |bytes| bytes[place] ^= bit);
+        }
+        for cut in [0, 100, 4096, 4097, tail / 2, tail, len - 1] {
+            let mut kept = Vec::new();
+            env.damage(path, |bytes| kept = bytes.split_off(cut));
+            let found = look();
+            assert!(found.findings.iter().any(|finding| finding.path == *path), "cut at {cut} of {len}");
+            env.damage(path, |bytes| bytes.extend(kept));
+        }
+        assert!(look().findings.is_empty());
     }
 
     #[test]

@@ -51,9 +51,20 @@ pub(super) struct Followed {
     pub(super) damaged: Vec<(Range<LogPosition>, usize)>,
 }
 
-/// Told of each whole frame: the segment, the header, the payload.
+/// What a whole frame holds, or a run of a compacted segment.
+pub(super) struct Payload<'a> {
+    /// All of the frame or run.
+    pub(super) range: Range<LogPosition>,
+    /// Where the bytes begin.
+    pub(super) at: LogPosition,
+    pub(super) bytes: &'a [u8],
+    /// How many records or entries a frame says that there are.
+    pub(super) records: Option<u32>,
+}
+
+/// Told of each whole frame or run of a segment.
 pub(super) type Each<'a, 'v> =
-    dyn FnMut(&mut Verifier<'v>, &SegmentFile, &FrameHeader, &[u8]) -> Result<(), StorageError> + 'a;
+    dyn FnMut(&mut Verifier<'v>, &SegmentFile, &Payload<'_>) -> Result<(), StorageError> + 'a;
 
 impl<'v> Verifier<'v> {
     /// Follows the frames of a sequence.
@@ -153,7 +164,7 @@ impl<'v> Follower<'_, 'v> {
             Err(StorageError::Corrupt { fault: Fault::Version(found), .. }) => {
                 return Err(StorageError::Newer { path: path.to_owned(), found, supported: FORMAT_VERSION });
             }
-            Err(StorageError::Corrupt { fault, .. }) => Err(fault),
+            Err(StorageError::Corrupt { fault, position, .. }) => Err((fault, position.0)),
             Err(error) => return Err(error),
         };
         let is_first = std::mem::take(&mut self.is_first);
@@ -169,16 +180,23 @@ impl<'v> Follower<'_, 'v> {
             Ok(segment) => {
                 self.followed.segments.insert(Arc::clone(&segment));
                 self.verifier.read(SEGMENT_HEADER_LEN as u64, path);
-                self.segment(&segment, next, each)
+                match segment.tail() {
+                    None => self.segment(&segment, next, each),
+                    Some(_) => self.compacted(&segment, each),
+                }
             }
-            Err(fault) => {
+            Err((fault, at)) => {
                 let len = super::file_len(env, path)?.unwrap_or_default();
                 let frames = len.saturating_sub(SEGMENT_HEADER_LEN as u64);
                 let end =
                     next.unwrap_or(LogPosition(base.0 + frames.next_multiple_of(FRAME_ALIGNMENT as u64)));
-                let bytes = 0..len.min(SEGMENT_HEADER_LEN as u64);
+                // A compacted segment says at its end where its records are.
+                let (bytes, what) = match at {
+                    0 => (0..len.min(SEGMENT_HEADER_LEN as u64), "header"),
+                    at => (at..len.max(at), "tail"),
+                };
                 let range = base.max(self.position)..end.max(self.position);
-                self.find(path, bytes, range, format!("the header of the segment: {fault}"));
+                self.find(path, bytes, range, format!("the {what} of the segment: {fault}"));
                 self.position = self.position.max(end);
                 Ok(())
             }
@@ -226,6 +244,33 @@ impl<'v> Follower<'_, 'v> {
         }
     }
 
+    /// Reads the runs of a compacted segment.
+    fn compacted(&mut self, segment: &SegmentFile, each: &mut Each<'_, 'v>) -> Result<(), StorageError> {
+        let Some(tail) = segment.tail() else { return Ok(()) };
+        let runs = match segment.runs() {
+            Ok(runs) => runs,
+            Err(StorageError::Corrupt { fault, .. }) => {
+                let bytes = tail.directory_at..segment.file_len()?;
+                let range = segment.base()..tail.end;
+                self.find(&segment.path, bytes, range, format!("the directory of the segment: {fault}"));
+                self.position = self.position.max(tail.end);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for run in runs {
+            let len = usize::try_from(run.range.end.0 - run.range.start.0).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; len];
+            let read = segment.read_some(&mut bytes, run.range.start)?;
+            bytes.truncate(read);
+            let payload = Payload { at: run.range.start, range: run.range, bytes: &bytes, records: None };
+            each(self.verifier, segment, &payload)?;
+            self.verifier.read(read as u64, &segment.path);
+        }
+        self.position = self.position.max(tail.end);
+        Ok(())
+    }
+
     fn frame(
         &mut self,
         segment: &SegmentFile,
@@ -244,8 +289,13 @@ impl<'v> Follower<'_, 'v> {
             let range = header.position..header.end();
             self.find(&segment.path, bytes.clone(), range, "a frame of another kind of file".to_owned());
         } else if header.kind != FrameKind::Seal {
-            let payload = window.payload(header)?;
-            each(self.verifier, segment, header, payload)?;
+            let payload = Payload {
+                range: header.position..header.end(),
+                at: LogPosition(header.position.0 + FRAME_HEADER_LEN as u64),
+                bytes: window.payload(header)?,
+                records: Some(header.records),
+            };
+            each(self.verifier, segment, &payload)?;
         }
         let payload_end =
             LogPosition(header.position.0 + (FRAME_HEADER_LEN as u64) + u64::from(header.payload_len));

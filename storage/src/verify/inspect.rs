@@ -20,9 +20,10 @@ use crate::{
             StatisticsEntry,
         },
         frame::{FRAME_HEADER_LEN, FrameHeader, FrameKind},
+        record::{RecordView, padded},
         segment::SegmentKind,
     },
-    log::segment::{SegmentFile, segment_base},
+    log::segment::{LogRun, SegmentFile, segment_base},
     offset::{LogPosition, QueueId, TopicId},
     queue::{
         block::ReadRecords,
@@ -80,6 +81,8 @@ pub struct SegmentInfo {
     pub base: u64,
     /// How long the file is.
     pub bytes: u64,
+    /// `frames`, or `compacted`: records alone.
+    pub form: &'static str,
     /// How many bytes of frames it may hold.
     pub capacity: u64,
     /// The epoch in which it was begun.
@@ -90,7 +93,7 @@ pub struct SegmentInfo {
     pub header: String,
 }
 
-/// A frame.
+/// A frame, or a run of a compacted segment.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct FrameInfo {
@@ -100,7 +103,7 @@ pub struct FrameInfo {
     pub at: u64,
     /// Where it begins in the sequence of frames.
     pub position: u64,
-    /// `records`, `seal`, `journal` or `catalogue`; empty if its header is damaged.
+    /// `records`, `seal`, `journal`, `catalogue`, or `run`; empty if its header is damaged.
     pub kind: &'static str,
     /// The epoch.
     pub epoch: u32,
@@ -265,7 +268,7 @@ impl ReadRecords for NoLog {
     fn visit(
         &self,
         positions: &mut dyn Iterator<Item = LogPosition>,
-        _: &mut dyn FnMut(&crate::format::record::RecordView<'_>),
+        _: &mut dyn FnMut(&RecordView<'_>),
     ) -> Result<(), StorageError> {
         positions.next().map_or(Ok(()), |position| Err(StorageError::NoRecord { position }))
     }
@@ -339,6 +342,11 @@ impl Inspection {
                 file,
                 base: base.0,
                 bytes,
+                form: match header {
+                    Some(header) if header.compacted => "compacted",
+                    Some(_) => "frames",
+                    None => "",
+                },
                 capacity: header.map_or(0, |header| header.capacity),
                 epoch: header.map_or(0, |header| header.epoch.0),
                 begun_ms: header.map_or(0, |header| header.created_ms),
@@ -359,6 +367,12 @@ impl Inspection {
     ) -> Result<(), E> {
         self.each_segment(filter, &mut |file, base, _, opened| {
             let Ok(segment) = opened else { return Ok(()) };
+            if segment.tail().is_some() {
+                for run in segment.runs()? {
+                    each(run_info(&file, &segment, &run)?)?;
+                }
+                return Ok(());
+            }
             let mut window = Window::new(&segment);
             let mut position = base;
             loop {
@@ -655,6 +669,40 @@ fn frame_info(
         time_ms: header.map_or(0, |header| header.store_time_ms),
         checksum,
     }
+}
+
+fn run_info(file: &str, segment: &SegmentFile, run: &LogRun) -> Result<FrameInfo, StorageError> {
+    let bytes = run.range.end.0 - run.range.start.0;
+    let mut payload = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    let read = segment.read_some(&mut payload, run.range.start)?;
+    payload.truncate(read);
+    let (mut records, mut time_ms, mut at) = (0, 0, 0);
+    let mut checksum = OK.to_owned();
+    while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
+        match RecordView::decode(rest, LogPosition(run.range.start.0 + at as u64)) {
+            Ok(record) => {
+                records += 1;
+                time_ms = record.store_time_ms;
+                at += padded(u64::from(record.size)) as usize;
+            }
+            Err(fault) => {
+                checksum = fault.to_string();
+                break;
+            }
+        }
+    }
+    Ok(FrameInfo {
+        file: file.to_owned(),
+        at: run.at,
+        position: run.range.start.0,
+        kind: "run",
+        epoch: segment.header.epoch.0,
+        records,
+        bytes,
+        durable: 0,
+        time_ms,
+        checksum,
+    })
 }
 
 fn statistics_info(

@@ -4,12 +4,13 @@ use hashbrown::HashMap;
 
 use super::{
     Finding, Remedy, Verifier,
-    frames::{Followed, Sequence},
+    frames::{Followed, Payload, Sequence},
 };
 use crate::{
     error::StorageError,
     format::{
-        catalogue, frame::FRAME_HEADER_LEN, frame::FrameHeader, journal, record::records_of,
+        catalogue, journal,
+        record::{RecordView, padded},
         segment::SegmentKind,
     },
     log::segment::SegmentFile,
@@ -38,16 +39,17 @@ impl Verifier<'_> {
             cost: "topics or groups are not known; without a topic its messages could not be reached",
             remedy: Remedy::Restore,
         };
-        self.follow(&sequence, &mut |verifier, segment, header, payload| {
-            let fault = match catalogue::decode_entries(payload) {
+        self.follow(&sequence, &mut |verifier, segment, payload| {
+            let fault = match catalogue::decode_entries(payload.bytes) {
                 Ok(entries) => {
                     let count = entries.len();
                     entries.into_iter().for_each(|entry| verifier.catalogue.apply(entry));
-                    (count != header.records as usize).then(|| "the number of entries is wrong".to_owned())
+                    (payload.records != u32::try_from(count).ok())
+                        .then(|| "the number of entries is wrong".to_owned())
                 }
                 Err(fault) => Some(fault.to_string()),
             };
-            verifier.entries(segment, header, fault, sequence.cost, Remedy::Restore);
+            verifier.entries(segment, payload, fault, sequence.cost, Remedy::Restore);
             Ok(())
         })?;
         Ok(())
@@ -64,13 +66,13 @@ impl Verifier<'_> {
             cost: "no message; what groups leased and acknowledged there is forgotten, so that messages come again",
             remedy: Remedy::Fenced,
         };
-        let followed = self.follow(&sequence, &mut |verifier, segment, header, payload| {
-            let fault = match journal::decode_entries(payload) {
-                Ok(entries) if entries.len() == header.records as usize => None,
+        let followed = self.follow(&sequence, &mut |verifier, segment, payload| {
+            let fault = match journal::decode_entries(payload.bytes) {
+                Ok(entries) if payload.records == u32::try_from(entries.len()).ok() => None,
                 Ok(_) => Some("the number of entries is wrong".to_owned()),
                 Err(fault) => Some(fault.to_string()),
             };
-            verifier.entries(segment, header, fault, sequence.cost, Remedy::Fenced);
+            verifier.entries(segment, payload, fault, sequence.cost, Remedy::Fenced);
             Ok(())
         })?;
         if let Some((range, finding)) = followed.damaged.last()
@@ -85,16 +87,15 @@ impl Verifier<'_> {
     fn entries(
         &mut self,
         segment: &SegmentFile,
-        header: &FrameHeader,
+        payload: &Payload<'_>,
         fault: Option<String>,
         cost: &'static str,
         remedy: Remedy,
     ) {
         let Some(fault) = fault else { return };
-        let start = segment.header.file_position(header.position).0;
         self.find(Finding {
             path: segment.path.clone(),
-            bytes: start..start + header.frame_len(),
+            bytes: bytes_of(segment, &payload.range),
             what: format!("the entries of a frame: {fault}"),
             cost,
             rows: Vec::new(),
@@ -116,19 +117,27 @@ impl Verifier<'_> {
         // The rows of queues, and where in the log the last of them lay.
         let mut next: HashMap<(TopicId, QueueId), (QueueOffset, LogPosition)> = HashMap::new();
         let mut gaps = Vec::new();
-        let followed = self.follow(&sequence, &mut |verifier, segment, header, payload| {
+        let followed = self.follow(&sequence, &mut |verifier, segment, payload| {
             let mut records = 0_u32;
-            let payload_at = LogPosition(header.position.0 + FRAME_HEADER_LEN as u64);
-            for record in records_of(payload, payload_at) {
-                let record = match record {
+            let mut at = 0;
+            while let Some(rest) = payload.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+                let here = LogPosition(payload.at.0 + at as u64);
+                let record = match RecordView::decode(rest, here) {
                     Ok(record) => record,
-                    Err((position, fault)) => {
-                        let start = segment.header.file_position(position).0;
-                        let end = segment.header.file_position(header.end()).0;
-                        verifier.log_finding(segment, start..end, format!("a record: {fault}"));
+                    Err(fault) => {
+                        let bytes = bytes_of(segment, &(here..payload.range.end));
+                        verifier.log_finding(segment, bytes, format!("a record: {fault}"));
                         return Ok(());
                     }
                 };
+                let (end, padded) = (record.size as usize, padded(u64::from(record.size)) as usize);
+                let padding = rest.get(end..padded).unwrap_or_default();
+                if padding.len() < padded - end || padding.iter().any(|byte| *byte != 0) {
+                    let start = LogPosition(here.0 + end as u64)..LogPosition(here.0 + padded as u64);
+                    let bytes = bytes_of(segment, &start);
+                    verifier.log_finding(segment, bytes, "the zeros behind a record".to_owned());
+                }
+                at += padded;
                 records += 1;
                 verifier.found.records += 1;
                 if !record.kind.is_row() {
@@ -143,10 +152,9 @@ impl Verifier<'_> {
                     gaps.push((place, expected..record.offset, before..record.position));
                 }
             }
-            if records != header.records {
-                let start = segment.header.file_position(header.position).0;
+            if payload.records.is_some_and(|stated| stated != records) {
                 let what = "the number of records in a frame is wrong".to_owned();
-                verifier.log_finding(segment, start..start + header.frame_len(), what);
+                verifier.log_finding(segment, bytes_of(segment, &payload.range), what);
             }
             Ok(())
         })?;
@@ -174,4 +182,10 @@ impl Verifier<'_> {
             remedy: Remedy::StaysUnreadable,
         });
     }
+}
+
+/// Where in a segment's file a range lies that is held there without a gap.
+fn bytes_of(segment: &SegmentFile, range: &std::ops::Range<LogPosition>) -> std::ops::Range<u64> {
+    let start = segment.file_position(range.start).0;
+    start..start + (range.end.0 - range.start.0)
 }
