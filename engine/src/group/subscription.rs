@@ -78,13 +78,23 @@ impl State {
 
     /// Returns the slots that nobody needs any more, given those that are live.
     ///
-    /// If `joining`, a new selector is about to start behind all others.
+    /// Those that stay, live or not, have passed them: what a slot has taken is not theirs to take again. If
+    /// `joining`, a new selector is about to start behind all others.
     fn passed(&self, live: u8, joining: bool) -> Vec<u8> {
         if live == 0 && !joining {
             return Vec::new();
         }
-        let dead = self.selectors.iter().map(|(slot, _)| slot).filter(|slot| live & bit(*slot) == 0);
-        dead.filter(|slot| self.queues.values().all(|queue| is_passed(queue, *slot, live))).collect()
+        let slots = || self.selectors.iter().map(|(slot, _)| slot);
+        let mut stay = live;
+        loop {
+            // One that stays keeps those that it has not passed.
+            let is_needed = |slot: &u8| !self.queues.values().all(|queue| is_passed(queue, *slot, stay));
+            let needed = slots().filter(is_needed).map(bit).fold(0, |all, slot| all | slot);
+            if stay | needed == stay {
+                return slots().filter(|slot| stay & bit(*slot) == 0).collect();
+            }
+            stay |= needed;
+        }
     }
 
     /// Returns the committed offset of a queue.
@@ -98,9 +108,10 @@ impl State {
     }
 }
 
-fn is_passed(queue: &QueueState, slot: u8, live: u8) -> bool {
+/// Whether those of `others` have come as far in a queue as the selector in `slot`.
+fn is_passed(queue: &QueueState, slot: u8, others: u8) -> bool {
     let Some(span) = queue.span(slot) else { return true };
-    queue.spans().all(|(other, theirs)| live & bit(other) == 0 || theirs.cursor >= span.cursor)
+    queue.spans().all(|(other, theirs)| others & bit(other) == 0 || theirs.cursor >= span.cursor)
 }
 
 impl Subscription {

@@ -11,7 +11,7 @@ use weir_columns::Value;
 use weir_engine::{
     Broker, Clock, Delivered, EngineError, GroupDescription, GroupSpec, Message, ReceiveRequest,
 };
-use weir_storage::SimEnv;
+use weir_storage::{QueueId, SimEnv};
 
 use crate::fixture::{Fixture, group, lease, numbers, topic};
 
@@ -69,6 +69,38 @@ async fn a_selector_without_clients_is_kept_until_the_others_have_passed_it() {
     weir.advance(10);
     settle().await;
     assert_eq!(texts(), ["n > 3"]);
+}
+
+/// The first one is ahead of the second in one queue, which is ahead of the third in the other. When only the third is
+/// left, the first has been passed by it; but the second stays, and may come back to rows that the first has taken.
+#[tokio::test]
+async fn a_selector_without_clients_is_kept_as_long_as_one_that_has_not_passed_it() {
+    let weir = Fixture::new().await;
+    weir.topic(2).await;
+    let of = |text: &str, client: &str, queue: u32| ReceiveRequest {
+        client: client.to_owned(),
+        queue: Some(QueueId(queue)),
+        ..weir.request(text)
+    };
+    for (text, client) in [("n >= 0", "first"), ("n >= 1", "second"), ("n < 0", "third")] {
+        for queue in [0, 1] {
+            assert!(weir.broker.receive(of(text, client, queue)).await.unwrap().is_empty());
+        }
+    }
+    for n in [10, 11] {
+        weir.publish([n]).await;
+    }
+    let taken = weir.broker.receive(of("n >= 0", "first", 0)).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    weir.ack(&taken).await;
+    assert_eq!(weir.broker.receive(of("n >= 1", "second", 1)).await.unwrap().len(), 1);
+    assert!(weir.broker.receive(of("n < 0", "third", 0)).await.unwrap().is_empty());
+    weir.broker.client_gone("first");
+    weir.broker.client_gone("second");
+    weir.advance(10);
+    settle().await;
+    let again = weir.broker.receive(of("n >= 1", "second", 0)).await.unwrap();
+    assert!(again.is_empty(), "{:?} was acknowledged", numbers(&again));
 }
 
 #[tokio::test]
