@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::Path,
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use crate::{
     message::Message,
     offset::{GroupId, QueueId, QueueOffset, TopicId},
     queue::view::{Part, QueueView},
-    sim::SimEnv,
+    sim::{SimCall, SimEnv},
     storage::{Events, Storage, StorageOptions},
 };
 
@@ -182,7 +183,7 @@ impl Model {
 
     fn step(&mut self) {
         self.clock.advance(Duration::from_millis(self.random.below(5)));
-        match self.random.below(112) {
+        match self.random.below(115) {
             0..30 => self.append(),
             30..50 => self.storage().inner().append_once(),
             50..62 => {
@@ -213,6 +214,10 @@ impl Model {
                 self.check_held();
             }
             111 => self.replace_topic(),
+            112..115 => {
+                let call = [SimCall::Write, SimCall::Sync, SimCall::Name][self.random.below(3) as usize];
+                self.env.fail(call, self.random.below(6), io::ErrorKind::Other);
+            }
             97 => self.restart(Stop::Clean),
             98 => self.restart(Stop::Kill),
             99.. => self.restart(Stop::PowerLoss),
@@ -298,6 +303,7 @@ impl Model {
         self.env.set_capacity(None);
         let number = self.random.below(2) as usize;
         let _ = self.storage().delete_topic(self.topics[number].0);
+        self.env.fail_no_more();
         self.settle_topics();
     }
 
@@ -312,7 +318,8 @@ impl Model {
             let name = format!("again-{}", self.made);
             let new = NewTopic { name, queues: 2, class, attributes: "{}".into(), ..NewTopic::default() };
             let Ok(made) = self.storage().create_topic(new) else {
-                assert!(self.env.is_off(), "seed {}", self.seed);
+                let has_failed = self.told.0.lock().failed;
+                assert!(self.env.is_off() || has_failed, "seed {}", self.seed);
                 return;
             };
             self.topics[number].0 = made.id;
@@ -469,6 +476,7 @@ impl Model {
 
     fn restart(&mut self, stop: Stop) {
         self.env.set_capacity(None);
+        self.env.fail_no_more();
         let storage = self.storage.take().expect("it is closed only between lives");
         let stop = match (stop, self.env.is_off()) {
             (_, true) => Stop::PowerLoss,

@@ -117,6 +117,8 @@ struct Unreadable {
 fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opened>, StorageError> {
     let dir = &settings.dir;
     env.make_dir(dir).map_err(StorageError::io("create", dir))?;
+    // A file whose name could not be made durable before would take with it what is appended now.
+    env.sync_dir(dir).map_err(StorageError::io("sync", dir))?;
     let mut files = Vec::new();
     for name in env.list(dir).map_err(StorageError::io("list", dir))? {
         let path = dir.join(&name);

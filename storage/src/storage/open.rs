@@ -81,6 +81,8 @@ impl Opening {
         let begun = Instant::now();
         let env = &options.env;
         let directory = DataDirectory::open(env.as_ref(), dir, options.clock.as_ref())?;
+        // What the checkpoint in place makes unneeded goes; an older one must not come back after that.
+        env.sync_dir(dir).map_err(StorageError::io("sync", dir))?;
         let checkpoint = read_checkpoint(env.as_ref(), dir, &directory.uuid)?;
         let durable = checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.catalogue);
         let catalogue_dir = dir.join("catalogue");
