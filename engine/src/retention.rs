@@ -179,7 +179,8 @@ async fn make_room(core: &Arc<Core>) -> Result<(), EngineError> {
         let Some(oldest) = core.storage.oldest_sealed_segment() else { return Ok(()) };
         let (worker, end) = (Arc::clone(core), oldest.range.end);
         core.reads.run(move || end_rows_before(&worker, end, pressure)).await??;
-        if core.storage.oldest_sealed_segment().as_ref() == Some(&oldest) {
+        let now = core.storage.oldest_sealed_segment();
+        if now.is_some_and(|now| now.range == oldest.range) {
             // Somebody still needs it; more rows need not end before it can go.
             return Ok(());
         }

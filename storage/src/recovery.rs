@@ -509,6 +509,12 @@ pub(crate) fn for_each_payload(
         }
         position = position.max(segment.base());
         if segment.tail().is_some() {
+            // Of one whose directory is damaged nothing can be found.
+            let is_lost = |fence: &Range<LogPosition>| fence.start <= segment.base() && end <= fence.end;
+            if fences.iter().any(is_lost) {
+                position = end;
+                continue;
+            }
             let mut bytes = Vec::new();
             for run in segment.runs()?.filter(|run| run.range.end > position && run.range.start < end) {
                 if !fences.iter().any(|fence| fence.contains(&run.range.start)) {

@@ -198,7 +198,7 @@ proptest! {
             prop_assert!(stored.message.body.len() <= bytes.len());
         }
         let _ = RecordView::decode(&bytes, POSITION);
-        for part in damaged_parts(&bytes, POSITION, 4) {
+        for part in damaged_parts(&bytes, POSITION, Some(4)) {
             prop_assert!(part.range.end.0 <= POSITION.0 + bytes.len() as u64);
         }
     }

@@ -18,13 +18,13 @@ pub(crate) struct DamagedPart {
     pub(crate) fault: Fault,
 }
 
-/// Returns the damaged parts of a payload of `count` records that begins at `position`; everything between them is
-/// as it was written.
+/// Returns the damaged parts of a payload that begins at `position`, of `count` records if that is known; everything
+/// between them is as it was written.
 ///
 /// From one record to the next leads the length of the first, also if its checksum differs; that is believed if
 /// it leads through all records to the end. Nobody searches for the next record: what a client has sent could
 /// look like one. If the way is lost, everything from the first damaged record on is damaged.
-pub(crate) fn damaged_parts(payload: &[u8], position: LogPosition, count: u32) -> Vec<DamagedPart> {
+pub(crate) fn damaged_parts(payload: &[u8], position: LogPosition, count: Option<u32>) -> Vec<DamagedPart> {
     let logical = |range: Range<usize>| {
         LogPosition(position.0 + range.start as u64)..LogPosition(position.0 + range.end as u64)
     };
@@ -55,7 +55,7 @@ pub(crate) fn damaged_parts(payload: &[u8], position: LogPosition, count: u32) -
         records += 1;
     }
     match first {
-        Some((from, fault)) if at != payload.len() || records != count => {
+        Some((from, fault)) if at != payload.len() || count.is_some_and(|count| records != count) => {
             parts.retain(|part| part.range.end.0 <= position.0 + from as u64);
             parts.push(DamagedPart { range: logical(from..payload.len()), fault });
         }
@@ -98,11 +98,11 @@ mod tests {
     #[test]
     fn a_flipped_bit_costs_one_record_unless_it_hits_a_length() {
         let (whole, ranges) = payload();
-        assert_eq!(damaged_parts(&whole, START, 3), []);
+        assert_eq!(damaged_parts(&whole, START, Some(3)), []);
         for byte in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[byte] ^= 1 << (byte % 8);
-            let parts = damaged_parts(&damaged, START, 3);
+            let parts = damaged_parts(&damaged, START, Some(3));
             let [part] = parts.as_slice() else { panic!("byte {byte}: {parts:?}") };
             let at = START.0 + byte as u64;
             assert!((part.range.start.0..part.range.end.0).contains(&at), "byte {byte}: {part:?}");

@@ -56,9 +56,15 @@ impl Inner {
         }
         // Before the work, so that rows which end meanwhile ask for another.
         self.is_due.store(false, Ordering::Release);
+        let before = last.log;
         let made = self.make_checkpoint(&mut last, mark);
         if made.is_err() {
             self.is_due.store(true, Ordering::Release);
+        }
+        // Rows may have ended in it when it could not be compacted yet.
+        let is_passed = |end| before < end && end <= last.log;
+        if self.log.segments.all().iter().any(|segment| segment.sealed_end().is_some_and(is_passed)) {
+            self.has_ended.store(true, Ordering::Release);
         }
         made
     }

@@ -426,6 +426,8 @@ mod tests {
                 "byte {place} of {len}: {:?}",
                 found.findings
             );
+            // What is whole is not blamed, and so not rebuilt.
+            assert_eq!(of_file().count(), found.findings.len(), "byte {place}: {:?}", found.findings);
             env.damage(path, |bytes| bytes[place] ^= bit);
         }
         for cut in [0, 100, 4096, 4097, tail / 2, tail, len - 1] {
@@ -571,5 +573,29 @@ mod tests {
         let rows = read_all(&storage, &storage.view(stays, QUEUE).unwrap());
         let lost = rows.iter().filter(|row| row.is_err()).count();
         assert!((1..=2).contains(&lost) && rows.len() == 40, "a run is two rows at most: {rows:?}");
+    }
+
+    #[test]
+    fn a_damaged_directory_of_a_compacted_segment_costs_the_segment_and_no_start() {
+        let env = SimEnv::new(8);
+        let (storage, stays, ends) = filled(&env);
+        end_rows(&storage, ends);
+        let second = storage.inner().log.segments.all()[1].path.clone();
+        compact_all(&storage);
+        storage.close().unwrap();
+        env.damage(&second, |bytes| {
+            let tail = bytes.len() - 64;
+            bytes[tail - 3] ^= 1;
+        });
+        env.lose(&Path::new(DIR).join("checkpoint"));
+        for is_first in [true, false] {
+            let storage = open(&env);
+            let report = storage.report();
+            assert_eq!(report.fences.len(), usize::from(is_first), "{:?}", report.fences);
+            let rows = read_all(&storage, &storage.view(stays, QUEUE).unwrap());
+            let lost = rows.iter().filter(|row| row.is_err()).count();
+            assert!((1..20).contains(&lost) && rows.len() == 40, "{rows:?}");
+            storage.close().unwrap();
+        }
     }
 }

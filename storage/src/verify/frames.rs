@@ -263,8 +263,16 @@ impl<'v> Follower<'_, 'v> {
             let mut bytes = vec![0; len];
             let read = segment.read_some(&mut bytes, run.range.start)?;
             bytes.truncate(read);
-            let payload = Payload { at: run.range.start, range: run.range, bytes: &bytes, records: None };
-            each(self.verifier, segment, &payload)?;
+            let parts = damaged_parts(&bytes, run.range.start, None);
+            for part in &parts {
+                let start = run.at + (part.range.start.0 - run.range.start.0);
+                let bytes = start..start + (part.range.end.0 - part.range.start.0);
+                self.find(&segment.path, bytes, part.range.clone(), format!("a record: {}", part.fault));
+            }
+            if parts.is_empty() {
+                let payload = Payload { at: run.range.start, range: run.range, bytes: &bytes, records: None };
+                each(self.verifier, segment, &payload)?;
+            }
             self.verifier.read(read as u64, &segment.path);
         }
         self.position = self.position.max(tail.end);
@@ -337,7 +345,7 @@ impl<'v> Follower<'_, 'v> {
         let mut found = false;
         if header.kind == FrameKind::Records {
             let payload = window.payload(&header);
-            let parts = payload.map(|payload| damaged_parts(payload, payload_at, header.records));
+            let parts = payload.map(|payload| damaged_parts(payload, payload_at, Some(header.records)));
             for part in parts.unwrap_or_default() {
                 found = true;
                 let bytes = self.bytes(segment, part.range.clone());
