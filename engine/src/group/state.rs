@@ -229,9 +229,12 @@ impl QueueState {
         self.spans().map(|(_, span)| span.cursor).max().or(self.floor)
     }
 
-    /// Returns the row before which every selector has judged all.
+    /// Returns the row before which every selector has judged all, as far as the journal knows.
     fn lowest(&self) -> Option<QueueOffset> {
-        self.spans().map(|(_, span)| span.cursor).min().or(self.floor)
+        let known = |(slot, span): (u8, Span)| {
+            self.journaled.get(usize::from(slot)).map(|journaled| span.cursor.min(*journaled))
+        };
+        self.spans().filter_map(known).min().or(self.floor)
     }
 
     /// Moves a cursor forward.
@@ -403,7 +406,8 @@ impl QueueState {
     /// Finds the row of a handle, which was made since the broker's last start in good order, or before it.
     ///
     /// A power loss may have taken a lease, and the cursor back before its row, while other selectors are ahead of
-    /// it: the row will be delivered again, so that an older handle closes nothing.
+    /// it: the row will be delivered again, so that an older handle closes nothing. A cursor that the journal does not
+    /// know yet may come back before the row as well.
     pub(crate) fn find(&self, offset: QueueOffset, lease: u64, is_of_this_life: bool) -> Found {
         let passed = if is_of_this_life { self.highest() } else { self.lowest() };
         match self.open.get(&offset) {
@@ -539,6 +543,10 @@ mod tests {
             assert_eq!(queue.find(QueueOffset(offset), 9, false), found);
             assert_eq!(queue.find(QueueOffset(offset), 9, true), Found::Done);
         }
+        queue.advance(7, QueueOffset(8));
+        assert_eq!(queue.find(QueueOffset(4), 9, false), Found::Ahead, "a crash may take the cursor back");
+        queue.set_journaled(7, QueueOffset(8));
+        assert_eq!(queue.find(QueueOffset(4), 9, false), Found::Done);
     }
 
     #[test]
