@@ -248,11 +248,16 @@ impl Run {
     }
 
     async fn restart(&mut self) {
+        let how = self.random.random_range(0..3);
+        if how == 0 {
+            self.weir.broker.close().await.unwrap();
+        }
+        // Behind the close, during which housekeeping may go on.
         for group in 0..GROUPS {
             self.dropped[group] += self.dropped_now(group);
         }
-        match self.random.random_range(0..3) {
-            0 => self.weir.broker.close().await.unwrap(),
+        match how {
+            0 => {}
             1 => self.env.kill(),
             _ => return self.lose_power().await,
         }
@@ -372,10 +377,13 @@ impl Run {
             let gone = history.held.iter().filter(|(_, held)| held.is_exact || is_there(held.selector));
             let gone: Vec<_> = gone.collect();
             let dropped = self.dropped[group] + self.dropped_now(group);
+            let stories: Vec<String> =
+                gone.iter().map(|(row, _)| story(&self.events, group, **row)).collect();
             assert!(
                 gone.len() as u64 <= dropped,
-                "seed {}: {gone:?} did not come back to group {group}, {dropped} were dropped",
+                "seed {}: {gone:?} did not come back to group {group}, {dropped} were dropped\n{}",
                 self.seed,
+                stories.join("\n")
             );
             counts.first += history.counts.first;
             counts.again += history.counts.again;
