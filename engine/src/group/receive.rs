@@ -24,7 +24,7 @@ use weir_storage::{
 };
 
 use super::{
-    search::{Allowance, Read, Search, Work, block_at},
+    search::{Allowance, Read, Search, Work, block_at, row_at},
     state::{Phase, QueueState, Row, Span, bit},
     subscription::{State, Subscription, journaled, lease_row, millis_u32, renewal},
 };
@@ -500,9 +500,7 @@ impl Reading {
         if count > 1 {
             // What cannot be opened is told of below.
             for offset in &offsets {
-                if let Ok(Some(block)) = block_at(view, *offset)
-                    && let Some(row) = offset.since(block.base()).and_then(|row| usize::try_from(row).ok())
-                {
+                if let Ok(Some((block, row))) = row_at(view, *offset) {
                     block.will_need_records([row]);
                 }
             }
@@ -738,11 +736,8 @@ impl Core {
         view: &QueueView,
         offset: QueueOffset,
     ) -> Result<Option<StoredMessage>, EngineError> {
-        let Some(block) = block_at(view, offset)? else { return Ok(None) };
-        let Some(row) = offset.since(block.base()).and_then(|row| usize::try_from(row).ok()) else {
-            return Ok(None);
-        };
-        if row >= block.len() || block.lost().is_some_and(|lost| lost.value(row)) {
+        let Some((block, row)) = row_at(view, offset)? else { return Ok(None) };
+        if block.lost().is_some_and(|lost| lost.value(row)) {
             return Ok(None);
         }
         self.read_position(block.positions()?.value(row))

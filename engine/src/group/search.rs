@@ -341,6 +341,16 @@ pub(super) fn block_at(view: &QueueView, offset: QueueOffset) -> Result<Option<A
     })
 }
 
+/// Returns the block that holds `offset`, and which of its rows that is.
+pub(super) fn row_at(
+    view: &QueueView,
+    offset: QueueOffset,
+) -> Result<Option<(Arc<Block>, usize)>, EngineError> {
+    let Some(block) = block_at(view, offset)? else { return Ok(None) };
+    let row = offset.since(block.base()).and_then(|row| usize::try_from(row).ok());
+    Ok(row.filter(|row| *row < Rows::len(&*block)).map(|row| (block, row)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -26,7 +25,7 @@ use weir_storage::SimEnv;
 
 use crate::{
     agreement::{NAMES, SORTS, by_sql, condition, value},
-    fixture::{Fixture, group, lease, topic},
+    fixture::{Fixture, group, lease, settle, topic},
 };
 
 const SEEDS: u64 = 200;
@@ -88,13 +87,7 @@ fn group_name(number: usize) -> GroupName {
 impl Run {
     async fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let env = SimEnv::new(seed);
-        let disk = env.clone();
-        let weir = Fixture::with(move |options| {
-            options.storage.env = Arc::new(disk);
-            options.storage.journal_rotate_bytes = 8 << 10;
-        })
-        .await;
+        let (weir, env) = Fixture::on_sim(seed).await;
         let class = if random.random_bool(0.5) { DurabilityClass::Sync } else { DurabilityClass::Async };
         let spec = TopicSpec { queues: QUEUES, class, ..TopicSpec::default() };
         weir.broker.create_topic(&topic("t"), spec).await.unwrap();
@@ -613,14 +606,6 @@ impl<'a> History<'a> {
             self.held.insert(*row, Held { selector, attempt: *attempt, due: *due, is_exact: true });
         }
     }
-}
-
-/// Lets the tasks of the broker do what is due.
-async fn settle() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
-    tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 #[tokio::test]

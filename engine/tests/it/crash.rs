@@ -1,23 +1,12 @@
 //! What a restart, a kill, a power loss and a full disk cost: no more than is promised.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_engine::{Broker, Delivered, DurabilityClass, EngineError, ReceiveRequest, TopicSpec};
-use weir_storage::{SimCall, SimEnv};
+use weir_storage::SimCall;
 
 use crate::fixture::{Fixture, group, number, numbered, numbers, topic};
-
-/// A broker on a disk in memory.
-async fn on_sim(seed: u64) -> (Fixture, SimEnv) {
-    let env = SimEnv::new(seed);
-    let disk = env.clone();
-    let weir = Fixture::with(move |options| {
-        options.storage.env = Arc::new(disk);
-        options.storage.journal_rotate_bytes = 16 << 10;
-    });
-    (weir.await, env)
-}
 
 impl Fixture {
     /// Opens the broker anew after `accident`, which ended the one before.
@@ -48,7 +37,7 @@ impl Fixture {
 #[tokio::test]
 async fn a_restart_loses_nothing_and_repeats_nothing_acknowledged() {
     for kill in [false, true] {
-        let (mut weir, env) = on_sim(1).await;
+        let (mut weir, env) = Fixture::on_sim(1).await;
         weir.topic(1).await;
         weir.publish(0..20).await;
         let held =
@@ -73,7 +62,7 @@ async fn a_restart_loses_nothing_and_repeats_nothing_acknowledged() {
 #[tokio::test]
 async fn selectors_and_cursors_survive_a_start() {
     for kill in [false, true] {
-        let (mut weir, env) = on_sim(2).await;
+        let (mut weir, env) = Fixture::on_sim(2).await;
         weir.topic(2).await;
         for n in 0..20 {
             weir.publish([n]).await;
@@ -105,7 +94,7 @@ async fn selectors_and_cursors_survive_a_start() {
 
 #[tokio::test]
 async fn the_journal_is_written_anew_and_says_the_same() {
-    let (mut weir, env) = on_sim(3).await;
+    let (mut weir, env) = Fixture::on_sim(3).await;
     weir.topic(1).await;
     let mut held = Vec::new();
     for round in 0..40 {
@@ -182,7 +171,7 @@ async fn a_power_loss_costs_nothing_that_was_promised_in_class_sync() {
     for seed in (0..12).map(|n| first.wrapping_add(n)) {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
-        let (mut weir, env) = on_sim(seed).await;
+        let (mut weir, env) = Fixture::on_sim(seed).await;
         weir.topic(2).await;
         let mut log = Log::default();
         for _ in 0..3 {
@@ -204,7 +193,7 @@ async fn class_async_survives_a_kill_whole_and_a_power_loss_in_order() {
     for seed in (0..8).map(|n| first.wrapping_add(n)) {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
-        let (mut weir, env) = on_sim(seed).await;
+        let (mut weir, env) = Fixture::on_sim(seed).await;
         let spec = TopicSpec { queues: 1, class: DurabilityClass::Async, ..TopicSpec::default() };
         weir.broker.create_topic(&topic("t"), spec).await.unwrap();
         let mut log = Log::default();
@@ -232,7 +221,7 @@ async fn class_async_survives_a_kill_whole_and_a_power_loss_in_order() {
 
 #[tokio::test]
 async fn a_failed_sync_is_told_and_nothing_is_taken_any_more() {
-    let (weir, env) = on_sim(4).await;
+    let (weir, env) = Fixture::on_sim(4).await;
     let t = weir.topic(1).await;
     let failed = weir.broker.failed();
     weir.publish([0]).await;
@@ -248,7 +237,7 @@ async fn a_failed_sync_is_told_and_nothing_is_taken_any_more() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_messages_and_still_delivers() {
-    let (weir, env) = on_sim(5).await;
+    let (weir, env) = Fixture::on_sim(5).await;
     let t = weir.topic(1).await;
     weir.publish(0..10).await;
     assert!(weir.receive("n > 10").await.is_empty());

@@ -7,6 +7,7 @@ use weir_engine::{
     Broker, BrokerOptions, Clock, Delivered, EngineError, GroupName, LeaseTime, Message, ReceiveRequest,
     StorageOptions, TopicName, TopicSpec, VirtualClock,
 };
+use weir_storage::SimEnv;
 
 /// 2026-01-01, UTC.
 pub(crate) const START_MS: i64 = 1_767_225_600_000;
@@ -37,6 +38,17 @@ impl Fixture {
         change(&mut options);
         let broker = Broker::open(options.clone()).await.unwrap();
         Self { broker, clock, options, _dir: Some(dir) }
+    }
+
+    /// A broker on a disk in memory, whose journal is written anew often.
+    pub(crate) async fn on_sim(seed: u64) -> (Self, SimEnv) {
+        let env = SimEnv::new(seed);
+        let disk = env.clone();
+        let weir = Self::with(move |options| {
+            options.storage.env = Arc::new(disk);
+            options.storage.journal_rotate_bytes = 8 << 10;
+        });
+        (weir.await, env)
     }
 
     /// Closes the broker and opens it again.
@@ -108,4 +120,12 @@ pub(crate) fn number(delivered: &Delivered) -> i64 {
 
 pub(crate) fn lease(seconds: u64) -> LeaseTime {
     LeaseTime::Fixed(Duration::from_secs(seconds))
+}
+
+/// Lets the tasks of the broker do what is due.
+pub(crate) async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +12,7 @@ use weir_engine::{
 };
 use weir_storage::{QueueId, SimEnv};
 
-use crate::fixture::{Fixture, group, lease, numbers, topic};
+use crate::fixture::{Fixture, group, lease, numbers, settle, topic};
 
 #[tokio::test]
 async fn a_new_selector_begins_where_the_group_has_come_to() {
@@ -198,14 +197,6 @@ async fn a_group_holds_eight_selectors_at_a_time() {
     weir.broker.receive(weir.request("n = 8")).await.unwrap();
 }
 
-/// Lets the tasks of the broker do what is due.
-async fn settle() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
-    tokio::time::sleep(Duration::from_millis(1)).await;
-}
-
 const SELECTORS: [&str; 5] = ["a < 5", "a >= 3", "a = 7", "TRUE", "a <> 2 AND a <> 6"];
 
 fn is_true(selector: &str, a: i64) -> bool {
@@ -240,13 +231,7 @@ type Spans = BTreeMap<String, (u64, u64)>;
 
 impl Run {
     async fn new(seed: u64) -> Self {
-        let env = SimEnv::new(seed);
-        let disk = env.clone();
-        let weir = Fixture::with(move |options| {
-            options.storage.env = Arc::new(disk);
-            options.storage.journal_rotate_bytes = 8 << 10;
-        })
-        .await;
+        let (weir, env) = Fixture::on_sim(seed).await;
         weir.topic(1).await;
         let spec = GroupSpec { max_attempts: 10_000, ..GroupSpec::default() };
         weir.broker.create_group(&group("g"), spec).await.unwrap();

@@ -48,6 +48,22 @@ pub(crate) trait ReadRecords: Send + Sync {
     }
 }
 
+/// No log at all: for consume queues that are built or looked at alone.
+#[derive(Debug)]
+pub(crate) struct NoLog;
+
+impl ReadRecords for NoLog {
+    fn visit(
+        &self,
+        positions: &mut dyn Iterator<Item = LogPosition>,
+        _: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        positions.next().map_or(Ok(()), |position| Err(StorageError::NoRecord { position }))
+    }
+
+    fn will_need(&self, _: &mut dyn Iterator<Item = LogPosition>) {}
+}
+
 /// Up to 8,192 rows of one queue. Row `i` is the offset `base + i`.
 ///
 /// Runs in memory and blocks in files have the same bytes, so that both are read by the same code. A column

@@ -10,7 +10,7 @@ use crate::{
     message::Message,
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
     queue::{
-        block::ReadRecords,
+        block::NoLog,
         store::{Queues, QueuesSettings},
         view::QueueView,
     },
@@ -25,22 +25,6 @@ pub struct Building {
     pub checkpoint: Duration,
     /// What was built.
     pub views: Vec<QueueView>,
-}
-
-/// Nothing is read back from the log.
-#[derive(Debug)]
-struct NoLog;
-
-impl ReadRecords for NoLog {
-    fn visit(
-        &self,
-        positions: &mut dyn Iterator<Item = LogPosition>,
-        _: &mut dyn FnMut(&RecordView<'_>),
-    ) -> Result<(), StorageError> {
-        positions.next().map_or(Ok(()), |position| Err(StorageError::NoRecord { position }))
-    }
-
-    fn will_need(&self, _: &mut dyn Iterator<Item = LogPosition>) {}
 }
 
 /// Builds consume queues in `dir` out of `messages`, which go to `queues` queues in turn, `per_call` at a time.

@@ -26,7 +26,7 @@ use crate::{
     log::segment::{LogRun, SegmentFile, segment_base},
     offset::{LogPosition, QueueId, TopicId},
     queue::{
-        block::ReadRecords,
+        block::NoLog,
         checkpoint::{ListedFile, QueuesCheckpoint},
         segment::QueueFile,
         statistics,
@@ -259,21 +259,6 @@ pub struct Inspection {
     info: DirectoryInfo,
     names: std::collections::HashMap<TopicId, String>,
     files: Vec<ListedFile>,
-}
-
-/// Blocks that are looked at alone have no use for the log.
-struct NoLog;
-
-impl ReadRecords for NoLog {
-    fn visit(
-        &self,
-        positions: &mut dyn Iterator<Item = LogPosition>,
-        _: &mut dyn FnMut(&RecordView<'_>),
-    ) -> Result<(), StorageError> {
-        positions.next().map_or(Ok(()), |position| Err(StorageError::NoRecord { position }))
-    }
-
-    fn will_need(&self, _: &mut dyn Iterator<Item = LogPosition>) {}
 }
 
 /// What a view does with each piece. An error ends the view.
