@@ -44,31 +44,51 @@ pub(crate) struct Scan {
     predicates: Vec<Arc<Predicate>>,
     next: QueueOffset,
     end: QueueOffset,
-    /// By the first offset of the last segment that was asked: which of its blocks may match.
-    candidates: Option<(QueueOffset, BooleanBuffer)>,
     /// Whether statistics are asked at all.
     skips: bool,
+    /// What statistics say of the segment that the scan is in and of those that it looks ahead to, in order.
+    candidates: VecDeque<Candidates>,
     ahead: Ahead,
+}
+
+/// What the statistics of a segment say.
+#[derive(Debug)]
+struct Candidates {
+    /// The first offset of the segment.
+    base: QueueOffset,
+    /// One bit a block, set where it may match.
+    bits: BooleanBuffer,
+    /// Whether so few blocks are left that most have matches: then all their columns are read, and all are visited.
+    are_few: bool,
 }
 
 /// What has been asked of the disk for blocks that the scan comes to, so that it need not wait for each.
 #[derive(Debug)]
 struct Ahead {
-    /// The first offset of the segment whose blocks these are.
-    base: Option<QueueOffset>,
-    /// The number behind the last block that was looked at.
-    next: usize,
-    /// The blocks that come; opened where their columns have been asked for.
-    blocks: VecDeque<(usize, Option<Arc<Block>>)>,
+    /// The place of the segment, and the number in it, of the next block to be looked at.
+    next: (usize, usize),
+    /// The place of the first segment whose statistics have not been asked for.
+    statistics: usize,
+    /// The blocks that come.
+    blocks: VecDeque<Coming>,
     /// For how many blocks columns are asked for. It grows while the scan goes on, as few scans go far.
     window: usize,
+}
+
+/// A block that the scan comes to.
+#[derive(Debug)]
+struct Coming {
+    place: (usize, usize),
+    are_few: bool,
+    /// Opened where its columns have been asked for.
+    block: Option<Arc<Block>>,
 }
 
 /// The first and the last size of the window of [`Ahead`]. The larger one is some megabytes of columns.
 const WINDOW: (usize, usize) = (2, 32);
 /// The first size where statistics leave few blocks of a segment.
 const WINDOW_OF_FEW: usize = 8;
-/// Of how many segments statistics are asked for, once a scan has left its first one.
+/// Of how many segments statistics are asked for together, once a scan comes to the end of its first one.
 const STATISTICS_AHEAD: usize = 4;
 
 impl Scan {
@@ -83,8 +103,8 @@ impl Scan {
         let end = range.end.min(visible.end);
         let predicates =
             predicates.into_iter().filter(|predicate| !predicate.selector().matches_all()).collect();
-        let ahead = Ahead { base: None, next: 0, blocks: VecDeque::new(), window: WINDOW.0 };
-        Self { view, predicates, next, end, candidates: None, skips: true, ahead }
+        let ahead = Ahead { next: (0, 0), statistics: 0, blocks: VecDeque::new(), window: WINDOW.0 };
+        Self { view, predicates, next, end, skips: true, candidates: VecDeque::new(), ahead }
     }
 
     /// Opens every block, whatever statistics say.
@@ -104,11 +124,13 @@ impl Scan {
         }
         let step = match self.view.part_at(self.next) {
             Some(Part::Segment(segment, number)) => {
-                let candidate = self.next_candidate(&segment, number);
+                let base = segment.range().start;
+                let place = self.view.segments().partition_point(|other| other.range().start < base);
+                let candidate = self.next_candidate(&segment, (place, number));
                 if candidate > self.next {
                     Step::Skipped(self.next..candidate.min(self.end))
                 } else {
-                    let block = self.read_ahead(&segment, number);
+                    let block = self.read_ahead((place, number));
                     self.judge(block.map_or_else(|| segment.block(number), Ok)?)?
                 }
             }
@@ -119,94 +141,134 @@ impl Scan {
         Ok(Some(step))
     }
 
-    /// Where the first block of `segment` from block `number` on begins that may match; not before the
+    /// Whether statistics are asked which blocks may match.
+    fn asks(&self) -> bool {
+        self.skips && !self.predicates.is_empty()
+    }
+
+    /// Where the first block of `segment` from the one at `place` on begins that may match; not before the
     /// next row, and the end of the segment if there is none.
-    fn next_candidate(&mut self, segment: &Segment, number: usize) -> QueueOffset {
-        if self.predicates.is_empty() || !self.skips {
+    fn next_candidate(&mut self, segment: &Segment, place: (usize, usize)) -> QueueOffset {
+        if !self.asks() {
             return self.next;
         }
         let base = segment.range().start;
-        if self
-            .candidates
-            .as_ref()
-            .is_none_or(|(known, bits)| *known != base || bits.len() != segment.blocks())
-        {
-            let segments = self.view.segments();
-            let place = segments.partition_point(|other| other.range().start < base);
-            // Most scans do not leave their first segment.
-            let count = if self.candidates.is_none() { 1 } else { STATISTICS_AHEAD };
-            for segment in segments.iter().skip(place).take(count) {
-                let columns = self.predicates.iter().flat_map(|predicate| predicate.selector().columns());
-                segment.will_need_statistics(columns);
-            }
-            self.candidates = Some((base, self.may_match(segment)));
+        while self.candidates.front().is_some_and(|known| known.base < base) {
+            self.candidates.pop_front();
         }
-        let bits = self.candidates.as_ref().map(|(_, bits)| bits);
-        let found = (number..segment.blocks()).find(|block| bits.is_none_or(|bits| bits.value(*block)));
+        if self.candidates.front().is_none_or(|known| known.base != base) {
+            // Most scans do not leave their first segment.
+            let count = if self.ahead.statistics == 0 { 1 } else { STATISTICS_AHEAD };
+            self.ask_for_statistics(place.0, count);
+            self.candidates.push_front(self.look_up(segment));
+        }
+        let bits = self.candidates.front().map(|known| &known.bits);
+        let found = (place.1..segment.blocks()).find(|block| bits.is_none_or(|bits| bits.value(*block)));
         found.map_or(segment.range().end, |block| segment.block_range(block).start.max(self.next))
     }
 
-    /// Asks the disk for what judging block `number` and those behind it needs, as far as it is not in memory.
+    /// Asks the disk for the statistics of `count` segments from `place` on, as far as this was not done before.
+    fn ask_for_statistics(&mut self, place: usize, count: usize) {
+        let end = place + count;
+        let from = place.max(self.ahead.statistics);
+        for segment in self.view.segments().iter().take(end).skip(from) {
+            let columns = self.predicates.iter().flat_map(|predicate| predicate.selector().columns());
+            segment.will_need_statistics(columns);
+        }
+        self.ahead.statistics = self.ahead.statistics.max(end);
+    }
+
+    /// Asks the disk for what judging the block at `place` and those behind it needs, as far as it is not in memory.
     ///
     /// In two steps, because the directory of a block says where its columns are: of blocks that come later the
     /// directories, of those that come soon the columns of the predicates. Returns the block, if it could be opened.
-    fn read_ahead(&mut self, segment: &Segment, number: usize) -> Option<Arc<Block>> {
+    fn read_ahead(&mut self, place: (usize, usize)) -> Option<Arc<Block>> {
         if self.predicates.is_empty() {
             return None;
         }
-        let base = segment.range().start;
         let ahead = &mut self.ahead;
-        if ahead.base != Some(base) {
-            (ahead.base, ahead.next) = (Some(base), number);
-            ahead.blocks.clear();
-        }
-        while ahead.blocks.front().is_some_and(|(block, _)| *block < number) {
+        ahead.next = ahead.next.max(place);
+        while ahead.blocks.front().is_some_and(|coming| coming.place < place) {
             ahead.blocks.pop_front();
         }
-        let bits =
-            self.candidates.as_ref().filter(|(known, _)| *known == base && self.skips).map(|(_, bits)| bits);
-        let may_match = |block: usize| bits.is_none_or(|bits| bits.value(block));
-        // Of few blocks that statistics leave, most have matches: all their columns are read, and all are visited.
-        let are_few = bits.is_some_and(|bits| 8 * bits.count_set_bits() < segment.blocks());
-        if are_few {
-            ahead.window = ahead.window.max(WINDOW_OF_FEW);
+        self.ask_for_directories();
+        if self.ahead.blocks.front().is_some_and(|coming| coming.are_few) {
+            self.ahead.window = self.ahead.window.max(WINDOW_OF_FEW);
         }
-        while ahead.blocks.len() < 2 * ahead.window && ahead.next < segment.blocks() {
-            let block = ahead.next;
-            if segment.block_range(block).start >= self.end {
-                break;
-            }
-            ahead.next += 1;
-            if may_match(block) {
-                segment.will_need_block(block);
-                ahead.blocks.push_back((block, None));
-            }
-        }
-        let unopened = ahead.blocks.iter_mut().take(ahead.window).filter(|(_, opened)| opened.is_none());
-        for (block, opened) in unopened {
-            // One that is damaged is found to be so when it is judged.
-            if let Ok(block) = segment.block(*block) {
-                for predicate in &self.predicates {
-                    if are_few {
-                        block.will_need(predicate.selector().columns(), true);
-                    } else {
-                        block.will_need(predicate.first_columns(), false);
-                    }
-                }
-                *opened = Some(block);
-            }
-        }
+        self.ask_for_columns();
+        // Opening them took as long as the statistics that were asked for before.
+        self.ask_for_directories();
+        let ahead = &mut self.ahead;
         ahead.window = (ahead.window * 2).min(WINDOW.1);
-        ahead.blocks.pop_front_if(|(block, _)| *block == number)?.1
+        ahead.blocks.pop_front_if(|coming| coming.place == place)?.block
     }
 
-    fn may_match(&self, segment: &Segment) -> BooleanBuffer {
+    /// Looks for blocks that come until there are enough of them, and asks for their directories.
+    fn ask_for_directories(&mut self) {
+        while self.ahead.blocks.len() < 2 * self.ahead.window {
+            let (place, number) = self.ahead.next;
+            let Some(segment) = self.view.segments().get(place).cloned() else { break };
+            if segment.range().start >= self.end {
+                break;
+            }
+            if number == segment.blocks() {
+                self.ahead.next = (place + 1, 0);
+                continue;
+            }
+            let mut are_few = false;
+            if self.asks() {
+                let base = segment.range().start;
+                if self.candidates.back().is_none_or(|last| last.base < base) {
+                    if self.ahead.statistics <= place {
+                        // They are looked at later, instead of waiting for them now.
+                        self.ask_for_statistics(place, STATISTICS_AHEAD);
+                        break;
+                    }
+                    self.candidates.push_back(self.look_up(&segment));
+                }
+                let known = self.candidates.iter().find(|known| known.base == base);
+                are_few = known.is_some_and(|known| known.are_few);
+                if known.is_some_and(|known| !known.bits.value(number)) {
+                    self.ahead.next.1 += 1;
+                    continue;
+                }
+            }
+            if segment.block_range(number).start >= self.end {
+                break;
+            }
+            segment.will_need_block(number);
+            self.ahead.blocks.push_back(Coming { place: (place, number), are_few, block: None });
+            self.ahead.next.1 += 1;
+        }
+    }
+
+    /// Opens the blocks that come soon, and asks for their columns.
+    fn ask_for_columns(&mut self) {
+        let unopened = self.ahead.blocks.iter_mut().take(self.ahead.window);
+        for coming in unopened.filter(|coming| coming.block.is_none()) {
+            let Some(segment) = self.view.segments().get(coming.place.0) else { continue };
+            // One that is damaged is found to be so when it is judged.
+            let Ok(block) = segment.block(coming.place.1) else { continue };
+            for predicate in &self.predicates {
+                if coming.are_few {
+                    block.will_need(predicate.selector().columns(), true);
+                } else {
+                    block.will_need(predicate.first_columns(), false);
+                }
+            }
+            coming.block = Some(block);
+        }
+    }
+
+    /// Asks the statistics of a segment which of its blocks may match.
+    fn look_up(&self, segment: &Segment) -> Candidates {
         let statistics = segment.statistics();
-        self.predicates
-            .iter()
-            .map(|predicate| predicate.may_match(statistics))
+        let bits = self.predicates.iter().map(|predicate| predicate.may_match(statistics));
+        let bits = bits
             .reduce(|left, right| &left & &right)
-            .unwrap_or_else(|| BooleanBuffer::new_set(segment.blocks()))
+            .unwrap_or_else(|| BooleanBuffer::new_set(segment.blocks()));
+        let are_few = 8 * bits.count_set_bits() < segment.blocks();
+        Candidates { base: segment.range().start, bits, are_few }
     }
 
     fn judge(&self, block: Arc<Block>) -> Result<Step, EngineError> {

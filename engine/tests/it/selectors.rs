@@ -444,3 +444,37 @@ async fn rows_go_to_selectors_by_the_rules() {
         run.finish().await;
     }
 }
+
+/// A scan looks ahead into segments that it has not come to, and comes to all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_rows_are_found_in_many_segments() {
+    const LIVES: i64 = 5;
+    const ROWS: i64 = 20_000;
+    let mut weir = Fixture::new().await;
+    weir.topic(1).await;
+    for life in 0..LIVES {
+        for first in (life * ROWS..(life + 1) * ROWS).step_by(1000) {
+            weir.publish(first..first + 1000).await;
+        }
+        // Each stop seals what is there.
+        weir.restart().await;
+    }
+    let wanted = [3, 8_191, 8_192, 19_999, 20_000, 45_000, 45_001, 61_234, 81_000, 99_999];
+    let few = wanted.map(|n: i64| n.to_string()).join(", ");
+    // The first block of most segments, all of one, and none of another.
+    let mixed = "n < 2 OR n BETWEEN 40000 AND 40004 OR n BETWEEN 60000 AND 80000 AND n % 2500 = 1";
+    let of_mixed: Vec<i64> = (0..2).chain(40_000..40_005).chain((60_001..80_000).step_by(2_500)).collect();
+    for (text, expected) in [(format!("n IN ({few})"), &wanted[..]), (mixed.to_owned(), &of_mixed)] {
+        let mut received = Vec::new();
+        loop {
+            let batch = weir.receive(&text).await;
+            if batch.is_empty() {
+                break;
+            }
+            received.extend(numbers(&batch));
+            weir.ack(&batch).await.into_iter().for_each(Result::unwrap);
+        }
+        assert_eq!(received, expected, "{text}");
+        weir.broker.delete_group(&group("g")).await.unwrap();
+    }
+}
