@@ -10,6 +10,7 @@ mod delivery;
 mod examine;
 mod fixture;
 mod live;
+mod members;
 mod pull;
 mod selectors;
 mod sql;
