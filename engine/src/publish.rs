@@ -195,12 +195,15 @@ fn check_message(message: &Message) -> Result<(), EngineError> {
 
 /// Refuses what is not built, so that nothing is stored as less than it was meant to be.
 fn check_type(message: &Message) -> Result<(), EngineError> {
-    if message.message_type != MessageType::Normal {
-        let text = format!(
-            "messages of type {} are not supported yet; send NORMAL messages",
-            message.message_type.name()
-        );
-        return Err(EngineError::Unsupported(text));
+    match message.message_type {
+        MessageType::Normal => {}
+        MessageType::Fifo if message.message_group.is_some() => {}
+        MessageType::Fifo => return Err(invalid("a FIFO message needs a message group")),
+        other => {
+            let text =
+                format!("messages of type {} are not supported yet; send NORMAL or FIFO ones", other.name());
+            return Err(EngineError::Unsupported(text));
+        }
     }
     let wants = [
         (message.delivery_time_ms.is_some(), "a delivery time"),

@@ -351,6 +351,7 @@ impl Core {
         spec.retry = change.retry.unwrap_or(spec.retry);
         spec.lease_min = change.lease_min.unwrap_or(spec.lease_min);
         spec.start = change.start.unwrap_or(spec.start);
+        spec.fifo = change.fifo.unwrap_or(spec.fifo);
         spec.dialect = change.dialect.or(spec.dialect);
         check_spec(&spec)?;
         let (id, attributes) = (group.id, attributes(&spec)?);

@@ -7,11 +7,14 @@
 //! ```
 //!
 //! The rules by which rows go to selectors stand in `selectors.rs`; what is remembered of a queue in `state.rs`; how
-//! new rows are judged once for all groups in `live.rs`.
+//! new rows are judged once for all groups in `live.rs`; which rows wait in line in FIFO groups in `order.rs`.
 
+mod again;
+mod batch;
 #[expect(clippy::module_inception, reason = "the noun of the module is its main type")]
 mod group;
 mod live;
+mod order;
 mod receive;
 mod replay;
 mod search;

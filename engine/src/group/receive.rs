@@ -24,14 +24,15 @@ use weir_storage::{
 };
 
 use super::{
-    search::{Allowance, Read, Search, Work, block_at, row_at},
-    state::{Phase, QueueState, Row, Span, bit},
-    subscription::{State, Subscription, journaled, lease_row, millis_u32, renewal},
+    batch::{Batch, Taken},
+    order::{self, Line, Order},
+    search::{Allowance, Found, Read, Search, Work, block_at, row_at},
+    state::{Phase, QueueState, Renewal, Row, Span, bit},
+    subscription::{State, Subscription, lease_row, millis_u32, renewal, wait_of},
 };
 use crate::{
     broker::{Broker, Core},
     error::{EngineError, LimitKind},
-    handle::Handle,
     limits::{CLIENT_BYTES_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_OF_GONE, POLL_MAX, RECEIVE_MESSAGES_MAX},
     name::{GroupName, TopicName},
     reads::Running,
@@ -169,16 +170,16 @@ fn check_request(
 
 /// A receive under way.
 #[derive(Clone)]
-struct Reading {
-    core: Arc<Core>,
-    subscription: Arc<Subscription>,
+pub(super) struct Reading {
+    pub(super) core: Arc<Core>,
+    pub(super) subscription: Arc<Subscription>,
     slot: u8,
     selector: Selector,
-    queue: Option<QueueId>,
+    pub(super) queue: Option<QueueId>,
     want: usize,
     lease: LeaseTime,
     client: Arc<str>,
-    attempt_id: Option<String>,
+    pub(super) attempt_id: Option<String>,
 }
 
 /// One visit of the queues, by one thread or several.
@@ -219,10 +220,21 @@ impl Visit {
 }
 
 impl Reading {
+    /// Returns how long a lease is that begins now, and who keeps it alive.
+    pub(super) fn lease_from(&self, now: Duration) -> (Duration, Option<Renewal>) {
+        match self.lease {
+            LeaseTime::Fixed(length) => (length, None),
+            LeaseTime::Renewed => (LEASE_DEFAULT, Some(renewal(&self.client, now))),
+        }
+    }
+
     /// Reads, or waits until there is something to read, until `deadline`.
     async fn until(self, deadline: Duration) -> Result<Vec<Delivered>, EngineError> {
         let core = Arc::clone(&self.core);
         let subscription = Arc::clone(&self.subscription);
+        if let Some(batch) = self.again().await? {
+            return batch.deliver().await;
+        }
         let place = subscription
             .waiters
             .enter(self.slot, self.queue)
@@ -324,13 +336,15 @@ impl Reading {
         steps: &mut usize,
     ) -> Result<(), EngineError> {
         let Some((hold, work)) = self.begin(queue)? else { return Ok(()) };
+        let is_fifo = self.subscription.spec.load().fifo;
+        let order = if is_fifo { Some(self.line_up(&hold, &work.view)?) } else { None };
         // Rows that cannot be judged stay where they are, and hold up nobody else.
         let mut failed = match work.unknown.is_empty() {
             true => None,
             false => self.judge(&hold, &work.view, &work.unknown).err(),
         };
-        let mut taken = self.take_ready(&hold, &work.view, &round.allowance)?;
-        let mut next = None;
+        let taken = self.take_ready(&hold, &work.view, &round.allowance, is_fifo)?;
+        let mut found = None;
         let mut has_caught_up = false;
         let end = work.view.range().end;
         if work.room > 0 && !round.allowance.is_spent() {
@@ -341,14 +355,14 @@ impl Reading {
                     self.call_helper(round);
                 }
             };
-            let found = Search::new(&self.core, &work, &round.allowance, work.room, steps, &on_step).run();
-            visit.more |= found.next < end && found.failed.is_none();
-            has_caught_up = found.failed.is_none() && found.next >= end;
-            failed = failed.or(found.failed);
-            next = Some(found.next);
-            taken.extend(found.rows);
+            let search = Search::new(&self.core, &work, &round.allowance, work.room, steps, &on_step);
+            let mut came = search.in_order(order).run();
+            visit.more |= came.next < end && came.failed.is_none();
+            has_caught_up = came.failed.is_none() && came.next >= end;
+            failed = failed.or(came.failed.take());
+            found = Some(came);
         }
-        self.commit(hold, taken, next, visit)?;
+        self.commit(hold, taken, found, visit)?;
         if has_caught_up && self.join(queue, end) {
             visit.more = true;
             // If this receive is not there any more to look again, another does.
@@ -393,9 +407,9 @@ impl Reading {
         let Some(view) = self.core.storage.view(subscription.topic.id, queue) else { return Ok(None) };
         let range = view.range();
         let known = state.queue(queue, range.start);
-        let had_room = known.room() > 0;
+        let open = known.open().len();
         subscription.follow_retention(known, queue, range.start);
-        subscription.wake_for_room(known, queue, had_room);
+        subscription.wake_if_done(known, queue, open);
         subscription.end_leases(&self.core, &mut state, queue, now);
         let Some(predicate) = self.predicate(&state) else { return Ok(None) };
         let predicate = predicate.at(self.core.time.wall_ms());
@@ -404,7 +418,8 @@ impl Reading {
         if known.scanning {
             return Ok(None);
         }
-        let (is_ready, room) = (known.is_ready_for(self.slot), known.room());
+        let is_fifo = subscription.spec.load().fifo;
+        let (is_ready, room) = (known.has_for(self.slot, is_fifo), known.room());
         if !is_ready
             && (room == 0
                 || subscription.pass_all_judged(&self.core, &mut state, queue, self.slot, range.end))
@@ -479,18 +494,45 @@ impl Reading {
         Ok(())
     }
 
+    /// Finds out in which lines the open rows stand, and returns which are held.
+    fn line_up(&self, hold: &Hold<'_>, view: &QueueView) -> Result<Order, EngineError> {
+        let unlined = {
+            let mut state = self.subscription.lock();
+            hold.queue_state(&mut state).map(|known| order::unlined(known)).unwrap_or_default()
+        };
+        let mut lines = Vec::with_capacity(unlined.len());
+        for offset in unlined {
+            if let Some((block, row)) = row_at(view, offset)? {
+                lines.push((offset, Line::of_row(&block, row)?));
+            }
+        }
+        let mut state = self.subscription.lock();
+        let Some(known) = hold.queue_state(&mut state) else { return Ok(Order::default()) };
+        for (offset, line) in lines {
+            if let Some(row) = known.row_mut(offset) {
+                row.line = Some(line);
+            }
+        }
+        Ok(Order { held: order::held(known), ..Order::default() })
+    }
+
     /// Takes rows that are ready for this selector, and reads their messages.
     fn take_ready(
         &self,
         hold: &Hold<'_>,
         view: &QueueView,
         allowance: &Allowance,
+        is_fifo: bool,
     ) -> Result<Vec<Read>, EngineError> {
         let offsets: Vec<QueueOffset> = {
             let mut state = self.subscription.lock();
             let Some(known) = hold.queue_state(&mut state) else { return Ok(Vec::new()) };
-            let ready = known.ready().filter(|(_, row)| row.yes & bit(self.slot) != 0);
-            let mut offsets: Vec<_> = ready.map(|(offset, _)| offset).take(self.want).collect();
+            let mut offsets: Vec<_> = if is_fifo {
+                order::take(known, self.slot, self.want)
+            } else {
+                let ready = known.ready().filter(|(_, row)| row.yes & bit(self.slot) != 0);
+                ready.map(|(offset, _)| offset).take(self.want).collect()
+            };
             offsets.truncate(allowance.take(offsets.len()));
             offsets.iter().for_each(|offset| known.set_phase(*offset, Phase::InHand));
             offsets
@@ -514,9 +556,13 @@ impl Reading {
                     taken.push(Read { offset, message, is_new: false });
                 }
                 Ok(None) => lost.push(offset),
-                // It stays in hand, and goes back to wait a while: the others are not held up by it.
+                // It stays in hand, and goes back to wait a while: the others are not held up by it, unless they
+                // stand in line behind it.
                 Err(error) => {
                     tracing::error!(%error, queue = %hold.queue, %offset, "a message cannot be read for its redelivery");
+                    if is_fifo {
+                        break;
+                    }
                 }
             }
         }
@@ -525,9 +571,9 @@ impl Reading {
             tracing::error!(queue = %hold.queue, ?lost, "messages were lost to damage before they were delivered again");
             let mut state = self.subscription.lock();
             if let Some(known) = hold.queue_state(&mut state) {
-                let had_room = known.room() > 0;
+                let open = known.open().len();
                 lost.iter().for_each(|offset| drop(known.remove(*offset)));
-                self.subscription.wake_for_room(known, hold.queue, had_room);
+                self.subscription.wake_if_done(known, hold.queue, open);
                 self.core.note(vec![self.subscription.ack_entry(hold.queue, lost)]);
             }
         }
@@ -538,16 +584,14 @@ impl Reading {
     fn commit(
         &self,
         hold: Hold<'_>,
-        read: Vec<Read>,
-        next: Option<QueueOffset>,
+        taken: Vec<Read>,
+        found: Option<Found>,
         visit: &mut Visit,
     ) -> Result<(), EngineError> {
         let now = self.core.time.now();
-        let (length, renewal) = match self.lease {
-            LeaseTime::Fixed(length) => (length, None),
-            LeaseTime::Renewed => (LEASE_DEFAULT, Some(renewal(&self.client, now))),
-        };
+        let (length, renewal) = self.lease_from(now);
         let until = now + length;
+        let is_fifo = self.subscription.spec.load().fifo;
         let lease = self.core.leases.fetch_add(1, Ordering::Relaxed);
         let mut state = self.subscription.lock();
         self.subscription.check_here(&state)?;
@@ -555,25 +599,41 @@ impl Reading {
             visit.more = true;
             return Ok(());
         };
-        let mut rows = Vec::with_capacity(read.len());
-        for Read { offset, message, is_new } in read {
-            let row = match known.row_mut(offset) {
-                None if is_new => Row::new(1, lease, self.slot),
+        let next = found.as_ref().map(|found| found.next);
+        let (read, order) = found.map(|found| (found.rows, found.order)).unwrap_or_default();
+        let order = order.unwrap_or_default();
+        let mut rows = Vec::with_capacity(taken.len() + read.len());
+        // Lines of which a row was put off while it was in hand: what stands behind it waits for it.
+        let mut put_off = Vec::new();
+        for Read { offset, message, is_new } in taken.into_iter().chain(read) {
+            let mut row = match known.row_mut(offset) {
+                None if is_new => {
+                    Row { line: order.lines.get(&offset).copied(), ..Row::new(1, lease, self.slot) }
+                }
+                Some(row) if row.line.is_some_and(|line| put_off.contains(&line)) => continue,
                 Some(row) if !is_new && row.phase == Phase::InHand => {
                     row.attempt += 1;
                     row.lease = lease;
                     row.orphan_since = None;
                     row.clone()
                 }
-                // It was acknowledged or put off while it was read.
-                _ => continue,
+                // It was put off while it was read.
+                Some(row) => {
+                    put_off.extend(row.line.filter(|_| is_fifo));
+                    continue;
+                }
+                // It was acknowledged while it was read.
+                None => continue,
             };
+            row.attempt_id = self.attempt_id.as_deref().filter(|_| is_fifo).map(Arc::from);
             rows.push(lease_row(offset, &row));
             visit.batch.rows.push(Taken { queue: hold.queue, lease, attempt: row.attempt, length, message });
             known.insert(offset, row);
             known.set_phase(offset, Phase::Leased { until, renewal: renewal.clone() });
         }
+        let mut entries = Vec::new();
         if let Some(next) = next {
+            entries.extend(self.block(known, &order, hold.queue, next, now));
             known.advance(self.slot, next);
         }
         if let Some(last) = rows.iter().filter(|row| row.slot == self.slot).map(|row| row.offset).max()
@@ -597,14 +657,53 @@ impl Reading {
             };
             // Nobody may be left to hear it.
             let done = Box::new(move |result| drop(done.send(result)));
-            self.core.storage.journal(vec![entry], Wait::Written, Some(done));
+            // What is out of order for good after a power loss must not have been seen before it.
+            let wait = if is_fifo { wait_of(&self.subscription.topic) } else { Wait::Written };
+            entries.push(entry);
+            self.core.storage.journal(entries, wait, Some(done));
             visit.batch.written.push(written);
             self.subscription.arm(&self.core, &mut state, until);
+        } else {
+            self.core.note(entries);
         }
         self.subscription.drop_shadows(&self.core, &mut state, now);
         drop(state);
         drop(hold);
         Ok(())
+    }
+
+    /// Opens rows that have to wait in line, as far as the cursor passes them. Returns the entry for them.
+    fn block(
+        &self,
+        known: &mut QueueState,
+        order: &Order,
+        queue: QueueId,
+        next: QueueOffset,
+        now: Duration,
+    ) -> Option<JournalEntry> {
+        let lease = self.core.next_lease();
+        let mut rows = Vec::new();
+        for offset in order.blocked.iter().copied().filter(|offset| *offset < next) {
+            if known.open().contains_key(&offset) {
+                continue;
+            }
+            let line = order.lines.get(&offset).copied();
+            let row = Row { line, phase: Phase::Ready, ..Row::new(0, lease, self.slot) };
+            rows.push(lease_row(offset, &row));
+            known.insert(offset, row);
+        }
+        // A lease that is over, of a row that was delivered to nobody.
+        (!rows.is_empty()).then(|| JournalEntry::Lease {
+            group: self.subscription.group,
+            topic: self.subscription.topic.id,
+            queue,
+            rows,
+            lease,
+            until_ms: self.core.wall_at(now, now),
+            length_ms: 0,
+            client: String::new(),
+            attempt_id: None,
+        })
     }
 }
 
@@ -647,74 +746,6 @@ impl Drop for Hold<'_> {
         drop(state);
         // Others may have passed this queue by in the meantime.
         subscription.waiters.wake(self.queue);
-    }
-}
-
-/// Messages that are leased to a receive which has not returned yet: given back if it never does.
-struct Batch {
-    core: Arc<Core>,
-    subscription: Arc<Subscription>,
-    rows: Vec<Taken>,
-    written: Vec<oneshot::Receiver<Result<(), StorageError>>>,
-}
-
-struct Taken {
-    queue: QueueId,
-    lease: u64,
-    attempt: u32,
-    length: Duration,
-    message: StoredMessage,
-}
-
-impl Batch {
-    fn new(core: &Arc<Core>, subscription: &Arc<Subscription>) -> Self {
-        Self {
-            core: Arc::clone(core),
-            subscription: Arc::clone(subscription),
-            rows: Vec::new(),
-            written: Vec::new(),
-        }
-    }
-
-    /// Returns the messages once the journal has their leases.
-    async fn deliver(mut self) -> Result<Vec<Delivered>, EngineError> {
-        for written in std::mem::take(&mut self.written) {
-            match journaled(written.await.ok()) {
-                Ok(()) => {}
-                // A full disk costs the attempt count after a restart, and no more; reads go on.
-                Err(EngineError::DiskFull | EngineError::Busy(_)) => {
-                    tracing::warn!("leases are not in the journal, for it is full or busy");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let (core, subscription) = (Arc::clone(&self.core), Arc::clone(&self.subscription));
-        let deliver = |taken: Taken| {
-            let handle = Handle {
-                group: subscription.group,
-                topic: subscription.topic.id,
-                queue: taken.queue,
-                offset: taken.message.offset,
-                lease: taken.lease,
-                epoch: core.epoch,
-            };
-            Delivered {
-                attempt: taken.attempt,
-                handle: handle.encode(&core.signer),
-                lease: taken.length,
-                message: taken.message,
-            }
-        };
-        Ok(std::mem::take(&mut self.rows).into_iter().map(deliver).collect())
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        if !self.rows.is_empty() {
-            let rows = self.rows.drain(..).map(|taken| (taken.queue, taken.message.offset, taken.lease));
-            self.subscription.give_back(&self.core, rows, LEASE_OF_GONE);
-        }
     }
 }
 

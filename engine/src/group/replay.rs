@@ -62,9 +62,20 @@ impl Replay {
                 queue.advance(slot, cursor);
                 queue.set_journaled(slot, cursor);
             }
-            JournalEntry::Lease { group, topic, queue, rows, lease, until_ms, length_ms, client, .. } => {
+            JournalEntry::Lease {
+                group,
+                topic,
+                queue,
+                rows,
+                lease,
+                until_ms,
+                length_ms,
+                client,
+                attempt_id,
+            } => {
                 self.lease = self.lease.max(lease);
                 let phase = self.leased(until_ms, Duration::from_millis(length_ms.into()), &client);
+                let attempt_id: Option<Arc<str>> = attempt_id.map(Arc::from);
                 let queue = self.queue(group, topic, queue);
                 for row in rows {
                     let attempt = u32::from(row.attempt);
@@ -77,6 +88,9 @@ impl Replay {
                         queue.set_journaled(row.slot, row.offset.plus(1));
                     }
                     queue.set_phase(row.offset, phase.clone());
+                    if let Some(known) = queue.row_mut(row.offset).filter(|_| attempt_id.is_some()) {
+                        known.attempt_id.clone_from(&attempt_id);
+                    }
                 }
             }
             JournalEntry::Ack { group, topic, queue, offsets } => {

@@ -19,6 +19,7 @@ use weir_storage::{Block, Part, QueueOffset, QueueView, StorageError, StoredMess
 
 use super::{
     live::{Known, Member},
+    order::{Line, Order},
     state::Span,
 };
 use crate::{
@@ -102,6 +103,8 @@ pub(super) struct Found {
     pub(super) next: QueueOffset,
     /// Why the search ended at `next`.
     pub(super) failed: Option<EngineError>,
+    /// In a FIFO group, which rows stand in which line.
+    pub(super) order: Option<Order>,
 }
 
 /// A search in one queue, from the cursor of the selector on.
@@ -118,6 +121,8 @@ pub(super) struct Search<'a> {
     /// Rows that were chosen, whose messages are not read yet.
     chosen: Vec<(Arc<Block>, Vec<usize>)>,
     next: QueueOffset,
+    /// In a FIFO group.
+    order: Option<Order>,
 }
 
 impl<'a> Search<'a> {
@@ -129,17 +134,25 @@ impl<'a> Search<'a> {
         steps: &'a mut usize,
         on_step: &'a dyn Fn(),
     ) -> Self {
-        Self { core, work, allowance, steps, on_step, room, chosen: Vec::new(), next: work.from }
+        let (chosen, next, order) = (Vec::new(), work.from, None);
+        Self { core, work, allowance, steps, on_step, room, chosen, next, order }
+    }
+
+    /// Takes no row that has to wait in line.
+    pub(super) fn in_order(mut self, order: Option<Order>) -> Self {
+        self.order = order;
+        self
     }
 
     /// Finds rows from the cursor on, and reads their messages. What cannot be read ends the search before it.
     pub(super) fn run(mut self) -> Found {
         let failed = self.choose().err();
-        let mut found = Found { rows: Vec::new(), next: self.next, failed };
+        let mut found = Found { rows: Vec::new(), next: self.next, failed, order: None };
         if let Err(error) = self.read_chosen(&mut found) {
             // It lies before whatever ended the choice.
             found.failed = Some(error);
         }
+        found.order = self.order;
         found
     }
 
@@ -241,6 +254,9 @@ impl<'a> Search<'a> {
     /// Chooses rows of a block that match. Returns whether there was room for all.
     fn choose_rows(&mut self, block: Arc<Block>, matches: BooleanBuffer) -> Result<bool, EngineError> {
         let matches = self.without_taken(&block, matches)?;
+        if let Some(order) = self.order.take() {
+            return self.choose_in_order(order, block, &matches);
+        }
         let mut rows: Vec<usize> = matches.set_indices().collect();
         let count = self.allowance.take(rows.len().min(self.room));
         self.room -= count;
@@ -253,6 +269,49 @@ impl<'a> Search<'a> {
             self.next = left;
         }
         Ok(left.is_none())
+    }
+
+    /// Chooses rows of a block that match and whose line nobody holds; the others of those that match are blocked.
+    /// Returns whether there was room for all.
+    fn choose_in_order(
+        &mut self,
+        mut order: Order,
+        block: Arc<Block>,
+        matches: &BooleanBuffer,
+    ) -> Result<bool, EngineError> {
+        let mut rows = Vec::new();
+        let mut left = None;
+        let mut failed = None;
+        for row in matches.set_indices() {
+            let offset = block.base().plus(row as u64);
+            let line = match Line::of_row(&block, row) {
+                Ok(line) => line,
+                Err(error) => {
+                    (left, failed) = (Some(offset), Some(error));
+                    break;
+                }
+            };
+            let is_held = order.held.contains(&line);
+            if self.room == 0 || !is_held && self.allowance.take(1) == 0 {
+                left = Some(offset);
+                break;
+            }
+            self.room -= 1;
+            order.lines.insert(offset, line);
+            if is_held {
+                order.blocked.push(offset);
+            } else {
+                rows.push(row);
+            }
+        }
+        self.order = Some(order);
+        if !rows.is_empty() {
+            self.chosen.push((block, rows));
+        }
+        if let Some(left) = left {
+            self.next = left;
+        }
+        failed.map_or(Ok(left.is_none()), |error| Err(error.into()))
     }
 
     /// Reads the messages of the rows that were chosen.

@@ -162,7 +162,7 @@ impl Subscription {
         handles: &[Result<Handle, EngineError>],
     ) -> (Vec<Result<(), EngineError>>, Option<Journaling>) {
         let mut done: BTreeMap<QueueId, Vec<QueueOffset>> = BTreeMap::new();
-        let mut had_no_room = Vec::new();
+        let mut waited_for = Vec::new();
         let mut state = self.lock();
         let here = self.check_here(&state);
         let results = handles.iter().map(|handle| {
@@ -171,8 +171,8 @@ impl Subscription {
             let known = state.queues.get_mut(&handle.queue).ok_or(EXPIRED)?;
             match known.find(handle.offset, handle.lease, handle.epoch == core.epoch) {
                 Found::Current => {
-                    if known.room() == 0 {
-                        had_no_room.push(handle.queue);
+                    if self.waits_for_done(known, known.open().len()) {
+                        waited_for.push(handle.queue);
                     }
                     known.remove(handle.offset);
                 }
@@ -187,7 +187,7 @@ impl Subscription {
             done.into_iter().map(|(queue, offsets)| self.ack_entry(queue, offsets)).collect();
         let journaling = (!entries.is_empty()).then(|| core.journal(entries, wait_of(&self.topic)));
         drop(state);
-        had_no_room.into_iter().for_each(|queue| self.waiters.wake(queue));
+        waited_for.into_iter().for_each(|queue| self.waiters.wake(queue));
         (results, journaling)
     }
 
@@ -286,14 +286,11 @@ impl Subscription {
         let mut state = self.lock();
         let known = state.queues.get_mut(&queue)?;
         known.open().get(&offset).filter(|row| row.phase == Phase::Moving)?;
-        let was_full = known.room() == 0;
+        let open = known.open().len();
         known.remove(offset);
         let entry = JournalEntry::DeadLetter { group: self.group, topic: self.topic.id, queue, offset };
         let journaling = core.journal(vec![entry], wait_of(&self.topic));
-        drop(state);
-        if was_full {
-            self.waiters.wake(queue);
-        }
+        self.wake_if_done(known, queue, open);
         Some(journaling)
     }
 

@@ -25,6 +25,9 @@ pub struct GroupSpec {
     pub lease_min: Duration,
     /// Where the group begins in a topic that it has not read before. Default: earliest.
     pub start: GroupStart,
+    /// Whether the messages of a message group are delivered one after the other: none while an earlier one is in
+    /// the hands of a member or waits. Default: no.
+    pub fifo: bool,
     /// The language of its selectors; `None` for that of each topic.
     #[serde(with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
     pub dialect: Option<Dialect>,
@@ -37,6 +40,7 @@ impl Default for GroupSpec {
             retry: RetryPolicy::default(),
             lease_min: LEASE_MIN,
             start: GroupStart::Earliest,
+            fifo: false,
             dialect: None,
         }
     }
@@ -113,6 +117,8 @@ pub struct GroupChange {
     pub lease_min: Option<Duration>,
     /// Where the group begins in a topic that it has not read before.
     pub start: Option<GroupStart>,
+    /// Whether the messages of a message group are delivered one after the other.
+    pub fifo: Option<bool>,
     /// The language of its selectors. Selectors in use stay what they are.
     #[serde(with = "serial::dialect_option")]
     pub dialect: Option<Dialect>,
@@ -203,7 +209,7 @@ pub struct GroupQueue {
     pub end: QueueOffset,
     /// Rows that a member has.
     pub leased: u64,
-    /// Rows that wait for their redelivery.
+    /// Rows that wait for their redelivery, or in line behind another one of their message group.
     pub waiting: u64,
     /// Rows that were dropped since the broker started, because no selector of the group matches them any more.
     pub dropped_by_selector_change: u64,

@@ -26,7 +26,10 @@ use std::{
 
 use weir_storage::QueueOffset;
 
-use super::live::Member;
+use super::{
+    live::Member,
+    order::{self, Line},
+};
 use crate::limits::{OPEN_ROWS_MAX, SELECTORS_MAX};
 
 /// The slot of a row whose selector is gone.
@@ -98,12 +101,26 @@ pub(crate) struct Row {
     pub(crate) no: u8,
     /// Since when no live selector is TRUE for it.
     pub(crate) orphan_since: Option<Duration>,
+    /// Where it stands in a FIFO group, once somebody has looked.
+    pub(crate) line: Option<Line>,
+    /// How the receive named itself that has it, in a FIFO group.
+    pub(crate) attempt_id: Option<Arc<str>>,
 }
 
 impl Row {
     /// Returns a row that has been delivered `attempt` times, chosen by `slot`.
     pub(crate) fn new(attempt: u32, lease: u64, slot: u8) -> Self {
-        Self { attempt, lease, slot, phase: Phase::InHand, yes: bit(slot), no: 0, orphan_since: None }
+        Self {
+            attempt,
+            lease,
+            slot,
+            phase: Phase::InHand,
+            yes: bit(slot),
+            no: 0,
+            orphan_since: None,
+            line: None,
+            attempt_id: None,
+        }
     }
 }
 
@@ -471,6 +488,17 @@ impl QueueState {
     /// Returns whether a ready row may be for the selector in `slot`.
     pub(crate) fn is_ready_for(&self, slot: u8) -> bool {
         self.ready().any(|(_, row)| row.no & bit(slot) == 0)
+    }
+
+    /// Returns whether a ready row may be handed out to the selector in `slot`, which it may not in a FIFO group
+    /// while it waits in line.
+    pub(crate) fn has_for(&self, slot: u8, is_fifo: bool) -> bool {
+        if is_fifo { order::is_ready_for(self, slot) } else { self.is_ready_for(slot) }
+    }
+
+    /// Returns whether rows are ready that may have waited in line for one that is done.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     broker::Core,
     clients::Clients,
     error::EngineError,
-    limits::{LEASE_DEFAULT, LEASE_OF_GONE, ORPHAN_AFTER, SELECTORS_MAX},
+    limits::{LEASE_DEFAULT, LEASE_OF_GONE, OPEN_ROWS_MAX, ORPHAN_AFTER, SELECTORS_MAX},
     name::GroupName,
     topic::Topic,
 };
@@ -312,7 +312,7 @@ impl Subscription {
             return false;
         }
         let is_over = known.next_end().is_some_and(|end| end <= now);
-        if is_over || known.is_ready_for(slot) {
+        if is_over || known.has_for(slot, self.spec.load().fifo) {
             return true;
         }
         known.room() > 0 && !self.pass_all_judged(core, state, queue, slot, range.end)
@@ -339,12 +339,17 @@ impl Subscription {
         true
     }
 
-    /// Wakes those who wait for room in a queue, if it had none and has some now. Rows that lie there for them
-    /// have been shown to them before.
-    pub(crate) fn wake_for_room(&self, known: &QueueState, queue: QueueId, had_room: bool) {
-        if !had_room && known.room() > 0 {
+    /// Wakes those who wait for a queue, if less than `open` rows are open now and they wait for that.
+    pub(crate) fn wake_if_done(&self, known: &QueueState, queue: QueueId, open: usize) {
+        if known.open().len() < open && self.waits_for_done(known, open) {
             self.waiters.wake(queue);
         }
+    }
+
+    /// Returns whether receives wait for a row to be done, of `open` that are open: they may wait for room, or in
+    /// line. Other rows that lie there for them have been shown to them before.
+    pub(crate) fn waits_for_done(&self, known: &QueueState, open: usize) -> bool {
+        open >= OPEN_ROWS_MAX || self.spec.load().fifo && known.has_ready()
     }
 
     /// Makes the timer look at this at `moment`, unless it looks earlier.
@@ -382,7 +387,7 @@ impl Subscription {
         }
         let spec = self.spec.load();
         let is_dead_letter = self.topic.name.is_dead_letter();
-        let had_room = known.room() > 0;
+        let open = known.open().len();
         let ended = known.end(now, |row| decide(row, now, &spec, is_dead_letter, &core.clients));
         let mut entries = Vec::new();
         for offset in &ended.renewed {
@@ -398,7 +403,7 @@ impl Subscription {
         if ended.ready {
             self.waiters.wake(queue);
         } else {
-            self.wake_for_room(known, queue, had_room);
+            self.wake_if_done(known, queue, open);
         }
         if !ended.exhausted.is_empty() {
             core.move_to_dead_letter(Arc::clone(self), queue, ended.exhausted);
@@ -487,14 +492,14 @@ impl Subscription {
             self.pass_judged(known, *queue, range.end);
             // What nobody receives with need not be judged.
             (0..SELECTORS_MAX as u8).filter(|slot| live & bit(*slot) == 0).for_each(|slot| known.leave(slot));
-            let had_room = known.room() > 0;
+            let open = known.open().len();
             self.follow_retention(known, *queue, range.start);
             let orphans = take_orphans(known, live, now);
             if !orphans.is_empty() {
                 tracing::warn!(group = %self.group_name, topic = %self.topic.name, %queue, dropped = orphans.len(), "no selector matches these rows any more");
                 entries.push(self.ack_entry(*queue, orphans));
             }
-            self.wake_for_room(known, *queue, had_room);
+            self.wake_if_done(known, *queue, open);
         }
         entries.extend(self.cursor_entries(&mut state));
         entries.extend(self.drop_passed(&mut state, live, false));

@@ -11,6 +11,7 @@ mod examine;
 mod fixture;
 mod live;
 mod members;
+mod order;
 mod pull;
 mod selectors;
 mod sql;

@@ -73,6 +73,10 @@ pub(crate) struct Settings {
     /// Where the group begins in a topic that it has not read before. Default: earliest.
     #[arg(long)]
     start: Option<Start>,
+    /// Whether the messages of a message group are delivered one after the other, and no later one while an earlier
+    /// one is in the hands of a member or waits. Default: false.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    fifo: Option<bool>,
     /// The language of its selectors: sql92, rocketmq or jms. Default: that of each topic.
     #[arg(long, value_name = "DIALECT")]
     dialect: Option<Dialect>,
@@ -115,6 +119,9 @@ impl Settings {
                 Start::Earliest => "earliest".into(),
                 Start::Latest => "latest".into(),
             };
+        }
+        if let Some(fifo) = self.fifo {
+            body["fifo"] = fifo.into();
         }
         if let Some(dialect) = self.dialect {
             body["dialect"] = dialect.name().into();
@@ -262,12 +269,13 @@ async fn delete(group: &str, yes: bool, global: &Global) -> Result<(), Failure> 
 fn settings(group: &Value) -> String {
     let Some(spec) = group.get("spec") else { return String::new() };
     format!(
-        "  created       {}\n  max attempts  {}\n  retry         {}\n  lease min     {}\n  start         {}\n  dialect       {}",
+        "  created       {}\n  max attempts  {}\n  retry         {}\n  lease min     {}\n  start         {}\n  fifo          {}\n  dialect       {}",
         created(group),
         count(spec, "max_attempts"),
         retry(spec),
         length(count(spec, "lease_min_ms")),
         field(spec, "start"),
+        field(spec, "fifo"),
         dialect(spec, "that of each topic"),
     )
 }

@@ -58,7 +58,7 @@ pub(super) fn any_queue(
         id: -1,
         permission: Permission::ReadWrite.into(),
         broker: Some(Broker { name: messaging.context.node_name.clone(), id: 0, endpoints: Some(endpoints) }),
-        accept_message_types: vec![MessageType::Normal.into()],
+        accept_message_types: vec![MessageType::Normal.into(), MessageType::Fifo.into()],
     }
 }
 

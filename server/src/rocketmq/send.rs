@@ -279,10 +279,10 @@ fn check_digest(message: &proto::Message, system: &SystemProperties) -> Result<(
 /// Refuses what the topic would have to treat otherwise than as a normal message.
 fn check_type(topic: &TopicName, message: &proto::Message) -> Result<(), Refusal> {
     match effective_type(message.system_properties.as_ref()) {
-        proto::MessageType::Normal => Ok(()),
+        proto::MessageType::Normal | proto::MessageType::Fifo => Ok(()),
         other => {
             let text = format!(
-                "topic {topic} takes NORMAL messages only: this broker does not offer {} messages",
+                "topic {topic} takes NORMAL and FIFO messages only: this broker does not offer {} messages",
                 other.as_str_name()
             );
             Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
@@ -308,9 +308,10 @@ fn effective_type(system: Option<&SystemProperties>) -> proto::MessageType {
     }
 }
 
-/// Returns a normal message as the engine takes it.
+/// Returns a message as the engine takes it.
 fn stored(caller: &Caller, message: proto::Message) -> Message {
     let system = message.system_properties.unwrap_or_default();
+    let message_group = system.message_group.filter(|group| !group.is_empty());
     let body_encoding = match system.body_encoding() {
         Encoding::Gzip => BodyEncoding::Gzip,
         Encoding::Identity | Encoding::Unspecified => BodyEncoding::Identity,
@@ -327,7 +328,8 @@ fn stored(caller: &Caller, message: proto::Message) -> Message {
         properties: message.user_properties.into_iter().map(text).collect(),
         body: message.body,
         body_encoding,
-        message_type: MessageType::Normal,
+        message_type: if message_group.is_some() { MessageType::Fifo } else { MessageType::Normal },
+        message_group,
         born_time_ms: system.born_timestamp.as_ref().map(convert::millis),
         born_host,
         trace_context: system.trace_context,
@@ -409,7 +411,7 @@ mod tests {
 
     /// What a client calls its message counts only for transactions.
     #[test]
-    fn only_normal_messages_are_taken() {
+    fn only_normal_and_fifo_messages_are_taken() {
         use proto::MessageType::*;
         type Change = fn(&mut SystemProperties);
         let cases: [(proto::MessageType, Change); 8] = [
@@ -429,7 +431,7 @@ mod tests {
             message.system_properties = Some(system);
             let topic = "t".parse().unwrap();
             match check_type(&topic, &message) {
-                Ok(()) => assert_eq!(expected, Normal),
+                Ok(()) => assert!(matches!(expected, Normal | Fifo)),
                 Err(Refusal::Status { code, message }) => {
                     assert_eq!(code, Code::MessagePropertyConflictWithType);
                     assert!(message.contains(expected.as_str_name()), "{message}");

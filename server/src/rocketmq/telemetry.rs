@@ -227,7 +227,7 @@ fn merge_subscription(
     Ok(Subscription {
         group: subscription.group,
         subscriptions: subscription.subscriptions,
-        fifo: Some(false),
+        fifo: Some(messaging.broker.group_spec(&group).unwrap_or_default().fifo),
         receive_batch_size: Some(i32::try_from(RECEIVE_MESSAGES_MAX).unwrap_or(i32::MAX)),
         long_polling_timeout: Some(duration(POLL_MAX)),
         lite_subscription_quota: None,

@@ -24,7 +24,7 @@ function readArguments() {
     allowPositionals: true,
     options: {
       endpoint: text, topic: text, group: text, count: text, where: text, limit: text, expect: text,
-      property: text, seconds: text, invisible: text,
+      property: text, seconds: text, invisible: text, lines: text, 'fail-every': text,
     },
   });
   const number = (name, otherwise) => (values[name] === undefined ? otherwise : Number(values[name]));
@@ -36,11 +36,13 @@ function readArguments() {
     expect: number('expect', Infinity),
     seconds: number('seconds', 60),
     invisible: number('invisible', 15),
+    lines: number('lines', 0),
+    failEvery: number('fail-every', 0),
     property: values.property ?? 'n',
   };
 }
 
-function message(topic, n) {
+function message(topic, n, lines) {
   const properties = new Map([['n', String(n)], ['color', COLORS[n % 3]]]);
   if (n % 5 !== 0) properties.set('price', (n * 1.5).toFixed(1));
   return {
@@ -49,6 +51,7 @@ function message(topic, n) {
     tag: n % 2 ? 'odd' : 'even',
     keys: [`key-${n}`],
     properties,
+    ...(lines ? { messageGroup: `line-${n % lines}` } : {}),
   };
 }
 
@@ -96,7 +99,7 @@ async function publish(args, common) {
   const producer = new Producer({ ...common, topics: [args.topic] });
   await producer.startup();
   for (let n = 0; n < args.count; n++) {
-    await producer.send(message(args.topic, n));
+    await producer.send(message(args.topic, n, args.lines));
   }
   await producer.shutdown();
   return { client: 'node', published: args.count };
@@ -121,8 +124,14 @@ async function receive(args, common, subscriptions) {
 
 async function push(args, common, subscriptions) {
   const tally = new Tally(args);
+  const failed = new Set();
   const messageListener = {
     consume(received) {
+      const n = Number(received.properties.get('n'));
+      if (args.failEvery && n % args.failEvery === 0 && !failed.has(n)) {
+        failed.add(n);
+        return ConsumeResult.FAILURE;
+      }
       tally.add(received);
       return ConsumeResult.SUCCESS;
     },

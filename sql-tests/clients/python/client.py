@@ -35,11 +35,15 @@ def arguments():
     parser.add_argument("--property", default="n")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--invisible", type=int, default=15)
+    parser.add_argument("--lines", type=int)
+    parser.add_argument("--fail-every", type=int)
     return parser.parse_args()
 
 
-def message(topic, n):
+def message(topic, n, lines):
     made = Message()
+    if lines:
+        made.message_group = f"line-{n % lines}"
     made.topic = topic
     made.body = f"message {n}".encode()
     made.tag = "odd" if n % 2 else "even"
@@ -96,8 +100,13 @@ class Tally:
 class Listener(MessageListener):
     def __init__(self, tally):
         self.tally = tally
+        self.failed = set()
 
     def consume(self, received):
+        every, n = self.tally.args.fail_every, int(received.properties.get("n"))
+        if every and n % every == 0 and n not in self.failed:
+            self.failed.add(n)
+            return ConsumeResult.FAILURE
         self.tally.add(received)
         return ConsumeResult.SUCCESS
 
@@ -106,7 +115,7 @@ def publish(args, configuration):
     producer = Producer(configuration, (args.topic,))
     producer.startup()
     for n in range(args.count):
-        producer.send(message(args.topic, n))
+        producer.send(message(args.topic, n, args.lines))
     producer.shutdown()
     return {"client": "python", "published": args.count}
 

@@ -424,3 +424,46 @@ async fn check_dead_letter(client: &Client, body: &str) {
     });
     assert_eq!(client.receive(once).await.code(), Code::MessageNotFound, "it died once");
 }
+
+#[tokio::test]
+async fn a_fifo_group_gets_the_messages_of_a_message_group_one_after_the_other() {
+    let dir = directory();
+    let weir = Weir::start(dir.path()).await;
+    let spec = GroupSpec { fifo: true, ..GroupSpec::default() };
+    weir.broker.create_group(&GROUP.parse::<GroupName>().unwrap(), spec).await.unwrap();
+    let client = weir.client().await;
+    let mut stream = Telemetry::open(&client).await;
+    stream.send(consumer(ClientType::PushConsumer, FilterType::Sql, "TRUE")).await;
+    let Some(weir_server::rocketmq::proto::settings::PubSub::Subscription(told)) =
+        stream.settings().await.pub_sub
+    else {
+        panic!("a consumer's settings are answered with a consumer's")
+    };
+    assert_eq!(told.fifo, Some(true));
+    let lined = |body: &str, group: &str| {
+        let mut message = message(body);
+        message.system_properties.as_mut().unwrap().message_group = Some(group.to_owned());
+        message
+    };
+    let response = client.send(vec![lined("a1", "a"), lined("a2", "a"), lined("b1", "b")]).await;
+    assert_eq!(code(&response.status), Code::Ok);
+    let one = |id: &'static str| {
+        receive(move |request| {
+            request.batch_size = 1;
+            request.attempt_id = Some(id.to_owned());
+        })
+    };
+    let mut first = vec![
+        client.receive(one("x")).await.messages().remove(0),
+        client.receive(one("y")).await.messages().remove(0),
+    ];
+    assert_eq!(client.receive(one("z")).await.code(), Code::MessageNotFound, "both groups are held");
+    let again = client.receive(one("x")).await.messages().remove(0);
+    assert_eq!((&again.body, system(&again).delivery_attempt), (&first[0].body, Some(1)));
+    first.sort_by(|left, right| left.body.cmp(&right.body));
+    assert_eq!(bodies(&first), ["a1", "b1"]);
+    let came = system(&first[0]);
+    assert_eq!((came.message_type(), came.message_group.as_deref()), (proto::MessageType::Fifo, Some("a")));
+    client.ack(&[came.receipt_handle()]).await;
+    assert_eq!(bodies(&client.receive(one("z")).await.messages()), ["a2"]);
+}

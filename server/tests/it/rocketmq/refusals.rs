@@ -75,11 +75,6 @@ async fn a_message_that_cannot_be_sent_is_refused_with_its_code_and_not_stored()
             Code::IllegalMessageGroup,
         ),
         (
-            "a FIFO message",
-            with(&|system| system.message_group = Some("g".into())),
-            Code::MessagePropertyConflictWithType,
-        ),
-        (
             "a delayed message",
             with(&|system| system.delivery_timestamp = Some(Default::default())),
             Code::MessagePropertyConflictWithType,

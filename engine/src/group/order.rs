@@ -1,0 +1,174 @@
+//! Order in groups that ask for it: which open rows of a queue may be handed out.
+//!
+//! In a FIFO group the rows of one *message group* form a line, and all rows without one form another. A row may
+//! be handed out when no earlier row of its line is open, or when all that are go to the same receive before it. So
+//! what comes behind a row that is leased, waits, or moves to the dead-letter topic waits for it, and other lines go on.
+//!
+//! A scan that comes to a row whose line is held opens it without a delivery: it is ready, and stays in line. That a
+//! row is in line is not kept anywhere: it is read off the open rows, of which a queue has few.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+};
+
+use weir_columns::{ColumnRef, Rows, System, Value};
+use weir_storage::{Block, QueueOffset, StorageError};
+
+use super::state::{Phase, QueueState, bit};
+
+/// The line in which a row stands: a hash of its message group. Two groups with the same hash wait for one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Line(u64);
+
+impl Line {
+    fn of(group: Option<&str>) -> Self {
+        Self(BuildHasherDefault::<DefaultHasher>::new().hash_one(group))
+    }
+
+    /// The line of a row of which nobody can say where it stands, for its record is lost: its own.
+    fn of_lost(offset: QueueOffset) -> Self {
+        Self(BuildHasherDefault::<DefaultHasher>::new().hash_one(offset.0))
+    }
+
+    /// Returns the line of a row.
+    ///
+    /// # Errors
+    ///
+    /// If its message group cannot be read.
+    pub(super) fn of_row(block: &Block, row: usize) -> Result<Self, StorageError> {
+        if block.lost().is_some_and(|lost| lost.value(row)) {
+            return Ok(Self::of_lost(block.base().plus(row as u64)));
+        }
+        Ok(match block.value(ColumnRef::System(System::MessageGroup), row)? {
+            Some(Value::Text(group) | Value::Str(group)) => Self::of(Some(&group)),
+            _ => Self::of(None),
+        })
+    }
+}
+
+/// What a search in order goes by, and what it finds beside the rows that it takes.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// The lines that have open rows.
+    pub(super) held: HashSet<Line>,
+    /// The lines of the rows that were chosen or blocked.
+    pub(super) lines: BTreeMap<QueueOffset, Line>,
+    /// Rows that match and have to wait in line.
+    pub(super) blocked: Vec<QueueOffset>,
+}
+
+/// Returns the lines that have open rows.
+pub(super) fn held(known: &QueueState) -> HashSet<Line> {
+    known.open().values().filter_map(|row| row.line).collect()
+}
+
+/// Returns the open rows of which nobody knows yet in which line they stand.
+pub(super) fn unlined(known: &QueueState) -> Vec<QueueOffset> {
+    let rows = known.open().iter().filter(|(_, row)| row.line.is_none());
+    rows.map(|(offset, _)| *offset).collect()
+}
+
+/// Returns up to `want` ready rows for the selector in `slot` that may be handed out together, in order.
+pub(super) fn take(known: &QueueState, slot: u8, want: usize) -> Vec<QueueOffset> {
+    let mut taken = Vec::new();
+    let mut held = HashSet::new();
+    for (offset, row) in known.open() {
+        if taken.len() == want {
+            break;
+        }
+        // Where a row stands that nobody has looked up may be before all others.
+        let Some(line) = row.line else { break };
+        if held.contains(&line) {
+            continue;
+        }
+        if row.phase == Phase::Ready && row.yes & bit(slot) != 0 {
+            taken.push(*offset);
+        } else {
+            held.insert(line);
+        }
+    }
+    taken
+}
+
+/// Returns whether some row may be handed out to the selector in `slot`, as far as is known.
+pub(super) fn is_ready_for(known: &QueueState, slot: u8) -> bool {
+    if !known.is_ready_for(slot) {
+        return false;
+    }
+    let mut held = HashSet::new();
+    for row in known.open().values() {
+        let Some(line) = row.line else { return true };
+        if held.contains(&line) {
+            continue;
+        }
+        if row.phase == Phase::Ready && row.no & bit(slot) == 0 {
+            return true;
+        }
+        held.insert(line);
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::state::Row, *};
+
+    fn queue(rows: &[(u64, &str, Phase)]) -> QueueState {
+        let mut queue = QueueState::default();
+        for (offset, group, phase) in rows {
+            let row =
+                Row { line: Some(Line::of(Some(group))), phase: phase.clone(), ..Row::new(1, *offset, 0) };
+            queue.insert(QueueOffset(*offset), row);
+        }
+        queue
+    }
+
+    fn taken(queue: &QueueState, want: usize) -> Vec<u64> {
+        take(queue, 0, want).into_iter().map(|offset| offset.0).collect()
+    }
+
+    #[test]
+    fn a_row_waits_for_those_before_it_in_its_line() {
+        let leased = Phase::Leased { until: Duration::from_secs(1), renewal: None };
+        let waiting = Phase::Waiting { until: Duration::from_secs(1) };
+        let queue = queue(&[
+            (1, "a", Phase::Ready),
+            (2, "b", leased),
+            (3, "b", Phase::Ready),
+            (4, "a", Phase::Ready),
+            (5, "c", waiting),
+            (6, "d", Phase::Moving),
+            (7, "d", Phase::Ready),
+            (8, "c", Phase::Ready),
+            (9, "e", Phase::Ready),
+        ]);
+        assert_eq!(taken(&queue, 9), [1, 4, 9]);
+        assert_eq!(taken(&queue, 2), [1, 4]);
+        assert!(is_ready_for(&queue, 0));
+        assert_eq!(held(&queue).len(), 5);
+    }
+
+    #[test]
+    fn nothing_overtakes_what_is_for_another_selector_or_not_looked_up() {
+        let mut queue = queue(&[(1, "a", Phase::Ready), (2, "a", Phase::Ready), (3, "b", Phase::Ready)]);
+        let row = queue.row_mut(QueueOffset(1)).unwrap();
+        (row.yes, row.no) = (0, bit(0));
+        assert_eq!(taken(&queue, 9), [3]);
+        queue.remove(QueueOffset(3));
+        assert!(!is_ready_for(&queue, 0));
+        queue.row_mut(QueueOffset(1)).unwrap().line = None;
+        assert!(is_ready_for(&queue, 0), "it has to be looked up");
+        assert_eq!(taken(&queue, 9), []);
+        assert_eq!(unlined(&queue), [QueueOffset(1)]);
+    }
+
+    #[test]
+    fn messages_without_a_group_stand_in_one_line() {
+        assert_eq!(Line::of(None), Line::of(None));
+        assert_ne!(Line::of(None), Line::of(Some("")));
+        assert_ne!(Line::of_lost(QueueOffset(1)), Line::of_lost(QueueOffset(2)));
+    }
+}
