@@ -310,8 +310,8 @@ fn effective_type(system: Option<&SystemProperties>) -> proto::MessageType {
 
 /// Returns a message as the engine takes it.
 fn stored(caller: &Caller, message: proto::Message) -> Message {
-    let system = message.system_properties.unwrap_or_default();
-    let message_group = system.message_group.filter(|group| !group.is_empty());
+    let mut system = message.system_properties.unwrap_or_default();
+    let message_group = system.message_group.take().filter(|group| !group.is_empty());
     let body_encoding = match system.body_encoding() {
         Encoding::Gzip => BodyEncoding::Gzip,
         Encoding::Identity | Encoding::Unspecified => BodyEncoding::Identity,
