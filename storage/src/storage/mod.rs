@@ -83,6 +83,8 @@ pub struct LogEnds {
     pub written: LogPosition,
     /// Everything below survives power loss.
     pub durable: LogPosition,
+    /// Everything below is in the consume queues.
+    pub built: LogPosition,
 }
 
 /// What a start found.
@@ -373,9 +375,10 @@ impl Storage {
     /// Returns how far the log is written.
     pub fn ends(&self) -> LogEnds {
         let log = &self.handle.inner.log;
-        // The durable end first: it never lies above the written end.
+        // The written end last: neither of the others lies above it.
+        let built = LogPosition(self.handle.inner.built.load(Ordering::Acquire));
         let durable = log.durable();
-        LogEnds { written: log.tip().written, durable }
+        LogEnds { written: log.tip().written, durable, built }
     }
 
     /// Returns all topics, by id.
