@@ -224,6 +224,8 @@ pub(crate) struct Inner {
     built: AtomicU64,
     /// The durable end of the log that builder and publishers have been told of.
     announced: AtomicU64,
+    /// Held while rows become visible.
+    publishing: Mutex<()>,
 
     upkeep: Mutex<Upkeep>,
     upkeep_wanted: Condvar,
@@ -525,6 +527,15 @@ impl Storage {
     /// `async`, once they are written. The call waits, up to `busy_after`, while too much is unsynced or unbuilt.
     pub fn append(&self, batch: Vec<Append>, done: AppendDone) {
         self.handle.inner.append(batch, done);
+    }
+
+    /// As [`append`](Self::append), for callers that must not wait.
+    ///
+    /// # Errors
+    ///
+    /// If it would have to wait, it does nothing, and the batch comes back with what was to be told.
+    pub fn append_now(&self, batch: Vec<Append>, done: AppendDone) -> Result<(), (Vec<Append>, AppendDone)> {
+        self.handle.inner.append_now(batch, done)
     }
 
     /// Returns whether [`append`](Self::append) would make its caller wait now.

@@ -231,7 +231,8 @@ impl Opening {
             recent: RecentFrames::new(self.options.recent_bytes_max),
             fences,
         });
-        let settings = QueuesSettings { epoch, uuid: self.directory.uuid };
+        let run_bytes_many = self.options.unfiled_bytes_max / 4;
+        let settings = QueuesSettings { epoch, uuid: self.directory.uuid, run_bytes_many };
         let records: Arc<dyn ReadRecords> = Arc::clone(&reader) as _;
         let opened = Queues::open(&self.dir, Arc::clone(env), records, listed, end, settings)?;
         for topic in self.catalogue.topics() {
@@ -392,6 +393,7 @@ impl Opening {
             build_filled: Condvar::new(),
             built: AtomicU64::new(found.end.0),
             announced: AtomicU64::new(found.end.0),
+            publishing: Mutex::default(),
             upkeep: Mutex::default(),
             upkeep_wanted: Condvar::new(),
             keeper: Mutex::default(),
