@@ -351,6 +351,14 @@ mod tests {
     }
 
     #[test]
+    fn control_characters_are_those_of_unicode() {
+        for character in '\0'..=char::MAX {
+            let text = format!("é{character}a");
+            assert_eq!(has_control(&text), character.is_control(), "{character:?}");
+        }
+    }
+
+    #[test]
     fn texts_are_printable_and_names_are_distinct() {
         let property = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
         for result in [

@@ -9,6 +9,8 @@
 //! Each thread repeats one step (`append_once`, `flush_once`, `build_once`, …) while there is work. Tests
 //! call the steps themselves, so that a simulated disk sees the same calls in the same order every time.
 
+#[cfg(test)]
+mod braked;
 mod checkpoint;
 mod compaction;
 mod open;

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use weir_columns::{Kind, KindSet, Value};
 
 use super::{Events, Storage, open::read_checkpoint, options::StorageOptions};
@@ -70,12 +70,12 @@ fn append(
     receiver.recv().unwrap()
 }
 
-fn topic(name: &str) -> NewTopic {
+pub(super) fn topic(name: &str) -> NewTopic {
     NewTopic { name: name.into(), queues: 2, attributes: "{}".into(), ..NewTopic::default() }
 }
 
 /// Storage without threads on a simulated disk, and where its answers go.
-fn stepped(options: StorageOptions) -> (Storage, SimEnv, TopicId, TopicId) {
+pub(super) fn stepped(options: StorageOptions) -> (Storage, SimEnv, TopicId, TopicId) {
     let env = SimEnv::new(3);
     let options = StorageOptions { env: Arc::new(env.clone()), ..options };
     let storage = Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
@@ -85,7 +85,7 @@ fn stepped(options: StorageOptions) -> (Storage, SimEnv, TopicId, TopicId) {
     (storage, env, sync, relaxed)
 }
 
-fn send(
+pub(super) fn send(
     storage: &Storage,
     topic: TopicId,
     number: u64,
@@ -134,61 +134,6 @@ fn one_frame_takes_all_that_has_queued_up_and_a_publisher_that_waits_too_long_is
     assert!(matches!(send(&storage, sync, 99).try_recv(), Ok(Err(StorageError::Busy { .. }))));
     inner.flush_once(false);
     assert!(send(&storage, sync, 99).try_recv().is_err(), "there is room again");
-}
-
-/// Holds up the builder in its first call.
-#[derive(Default)]
-struct Gate {
-    is_open: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Events for Gate {
-    fn visible(&self, _: TopicId, _: QueueId, _: QueueOffset) {
-        let mut is_open = self.is_open.lock();
-        while !*is_open {
-            self.opened.wait(&mut is_open);
-        }
-    }
-    fn failed(&self, _: &StorageError) {}
-}
-
-#[test]
-fn publishers_wait_for_a_builder_that_is_behind_and_go_on_when_it_is_not() {
-    let gate = Arc::new(Gate::default());
-    let unbuilt_bytes_max = 20_000;
-    let options = StorageOptions {
-        env: Arc::new(SimEnv::new(3)),
-        unbuilt_bytes_max,
-        busy_after: Duration::from_secs(3_600),
-        ..StorageOptions::small()
-    };
-    let storage = Storage::open(Path::new("/data"), options, Arc::clone(&gate) as Arc<dyn Events>).unwrap();
-    let relaxed = NewTopic { class: DurabilityClass::Async, ..topic("async") };
-    let relaxed = storage.create_topic(relaxed).unwrap().id;
-    let (publisher, most) = (storage.clone(), 1_000);
-    let publisher = thread::spawn(move || {
-        let answers: Vec<_> = (0..most).map(|number| send(&publisher, relaxed, number)).collect();
-        answers.into_iter().map(|answer| answer.recv().unwrap().unwrap()[0].offset.0).collect::<Vec<_>>()
-    });
-    while !storage.is_overloaded() {
-        thread::yield_now();
-    }
-    // The builder is held up, so from here on nothing makes room.
-    let behind = |ends: super::LogEnds| ends.written.0 - ends.built.0;
-    for _ in 0..1_000 {
-        let intake = storage.inner().intake.lock().bytes;
-        // One batch passes while there is a byte left, and each has a frame of its own at worst.
-        assert!(intake + behind(storage.ends()) < 2 * unbuilt_bytes_max);
-        thread::yield_now();
-    }
-    assert!(storage.is_overloaded() && !publisher.is_finished());
-    *gate.is_open.lock() = true;
-    gate.opened.notify_all();
-    assert_eq!(publisher.join().unwrap(), (0..most).collect::<Vec<_>>());
-    storage.close().unwrap();
-    assert_eq!(storage.view(relaxed, QueueId(0)).unwrap().range().end, QueueOffset(most));
-    assert_eq!(behind(storage.ends()), 0);
 }
 
 #[test]
