@@ -6,7 +6,7 @@
 //! read of them makes no call; the blocks tell of it.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -16,8 +16,8 @@ use weir_benches::{
     Calls, Latencies, Memory, data_dir, disk_bytes, ensure_room, head, options, retain, retained, row, spread,
 };
 use weir_engine::{
-    Broker, Dialect, DurabilityClass, GroupName, GroupSpec, LeaseTime, QueueId, QueueOffset, ReceiveRequest,
-    ResetTo, Selector, SelectorLimits, TopicName, TopicSpec,
+    Broker, BrokerOptions, Dialect, DurabilityClass, GroupName, GroupSpec, LeaseTime, QueueId, QueueOffset,
+    ReceiveRequest, ResetTo, Selector, SelectorLimits, StorageOptions, TopicName, TopicSpec,
 };
 
 /// What is stored and how often it is looked at.
@@ -51,6 +51,13 @@ struct Arguments {
 
 const QUEUES: u32 = 4;
 const SELECTOR: &str = "level = 'urgent'";
+
+/// Segments of the log are equally large in both: of sealed ones messages are read without a call, of the last one with
+/// a call each.
+fn settings(data: &Path) -> BrokerOptions {
+    let storage = StorageOptions { log_segment_bytes_max: 64 << 20, ..StorageOptions::default() };
+    BrokerOptions { storage, ..options(data) }
+}
 
 /// A broker with its retained messages.
 struct Retained {
@@ -111,7 +118,7 @@ async fn main() -> Result<()> {
 
 impl Retained {
     async fn new(data: PathBuf, count: u64, arguments: &Arguments) -> Result<Self> {
-        let broker = Broker::open(options(&data)).await?;
+        let broker = Broker::open(settings(&data)).await?;
         let topic: TopicName = "bench".parse()?;
         let spec = TopicSpec { class: DurabilityClass::Sync, queues: QUEUES, ..TopicSpec::default() };
         broker.create_topic(&topic, spec).await?;
@@ -122,7 +129,7 @@ impl Retained {
         broker.close().await?;
         drop(broker);
         let start = Instant::now();
-        let broker = Broker::open(options(&data)).await?;
+        let broker = Broker::open(settings(&data)).await?;
         let opened = start.elapsed().as_secs_f64();
         let bytes = disk_bytes(&data)? as f64 / f64::from(1 << 30);
         let memory = Memory::now()?.own >> 20;

@@ -35,6 +35,15 @@ impl Events for Gate {
     fn failed(&self, _: &StorageError) {}
 }
 
+struct Opener<'a>(&'a Gate);
+
+impl Drop for Opener<'_> {
+    fn drop(&mut self) {
+        *self.0.is_open.lock() = true;
+        self.0.opened.notify_all();
+    }
+}
+
 #[test]
 fn publishers_wait_for_a_builder_that_is_behind_and_go_on_when_it_is_not() {
     let gate = Arc::new(Gate::default());
@@ -53,7 +62,10 @@ fn publishers_wait_for_a_builder_that_is_behind_and_go_on_when_it_is_not() {
         let answers: Vec<_> = (0..most).map(|number| send(&publisher, relaxed, number)).collect();
         answers.into_iter().map(|answer| answer.recv().unwrap().unwrap()[0].offset.0).collect::<Vec<_>>()
     });
+    // Also if an assertion fails: storage waits for its threads when it is dropped.
+    let opener = Opener(&gate);
     while !storage.is_overloaded() {
+        assert!(!publisher.is_finished(), "nothing held it up");
         thread::yield_now();
     }
     // The builder is held up, so from here on nothing makes room.
@@ -65,8 +77,7 @@ fn publishers_wait_for_a_builder_that_is_behind_and_go_on_when_it_is_not() {
         thread::yield_now();
     }
     assert!(storage.is_overloaded() && !publisher.is_finished());
-    *gate.is_open.lock() = true;
-    gate.opened.notify_all();
+    drop(opener);
     assert_eq!(publisher.join().unwrap(), (0..most).collect::<Vec<_>>());
     storage.close().unwrap();
     assert_eq!(storage.view(relaxed, QueueId(0)).unwrap().range().end, QueueOffset(most));

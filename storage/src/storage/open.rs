@@ -258,7 +258,11 @@ impl Opening {
         for_each_payload(&log.shared.segments, &reader.fences, range, &mut |position, payload| {
             replay.push(position, payload);
             let end = LogPosition(position.0 + padded(payload.len() as u64));
-            if end.0 - tried.0 >= self.options.checkpoint_bytes {
+            let part = end.0 - tried.0;
+            // Not at every frame if it finds no room.
+            let is_unfiled_due = part >= self.options.checkpoint_bytes / 16
+                && queues.run_bytes() >= self.options.unfiled_bytes_max;
+            if part >= self.options.checkpoint_bytes || is_unfiled_due {
                 replay.flush();
                 tried = end;
                 match self.replayed(&queues, tried, &last, &found, next) {
