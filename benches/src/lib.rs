@@ -1,5 +1,7 @@
 //! What the benchmark programs share: messages to store, percentiles, and how figures are printed.
 
+mod process;
+mod retained;
 mod tree;
 mod weir;
 
@@ -15,6 +17,8 @@ use weir_columns::Value;
 use weir_engine::BrokerOptions;
 use weir_storage::Message;
 
+pub use process::{Calls, Memory, disk_bytes, open_files, thread_time};
+pub use retained::{ensure_room, retain, retained};
 pub use tree::{Decoded, Tree, decode};
 pub use weir::Weir;
 
@@ -131,6 +135,13 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let start = Instant::now();
     let result = work();
     (start.elapsed().as_secs_f64(), result)
+}
+
+/// Returns least, median and most of `values` as one cell each.
+pub fn spread(values: &[f64], digits: usize) -> [String; 3] {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    [least, median(values.to_vec()), most].map(|value| format!("{value:.digits$}"))
 }
 
 /// Prints a row of a Markdown table.

@@ -6,12 +6,16 @@
 //! the queues in turn. A message with a group goes to queue `hash64(group) mod queues`
 //! ([`weir_columns::hash64`]), which stays the same across restarts while the number of queues does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use weir_columns::{Value, hash64};
-use weir_storage::{Append, Message, MessageType, QueueId, QueueOffset};
+use weir_storage::{Append, AppendDone, Appended, Message, MessageType, QueueId, QueueOffset};
 
 use crate::{
     broker::{Broker, Core},
@@ -21,11 +25,12 @@ use crate::{
         MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
     },
     name::TopicName,
-    topic::Topic,
+    topic::{Topic, Unseen},
 };
 
-/// A publisher waits no longer for its rows to become visible. Only a failure of storage takes so long.
-const SEEN_WITHIN: Duration = Duration::from_secs(5);
+/// A publisher waits no longer for its rows to become visible, up to the next round of housekeeping. Only a failure
+/// of storage takes so long.
+pub(crate) const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,69 +77,69 @@ impl Broker {
 impl Core {
     /// Appends messages to queues of a topic, and returns where once they are durable and visible.
     pub(crate) async fn append(
-        &self,
-        topic: &Topic,
-        messages: Vec<(QueueId, Message)>,
+        self: &Arc<Self>,
+        topic: &Arc<Topic>,
+        batch: Vec<Append>,
     ) -> Result<Vec<Published>, EngineError> {
-        let queues: Vec<QueueId> = messages.iter().map(|(queue, _)| *queue).collect();
-        let id = topic.id;
-        let batch =
-            messages.into_iter().map(|(queue, message)| Append { topic: id, queue, message }).collect();
-        let (done, stored) = oneshot::channel();
-        // Nobody may be left to hear it.
-        let done = Box::new(move |result| drop(done.send(result)));
-        if self.storage.is_overloaded() {
+        let queues: Vec<QueueId> = batch.iter().map(|append| append.queue).collect();
+        let (publisher, published) = oneshot::channel();
+        let (core, topic) = (Arc::downgrade(self), Arc::clone(topic));
+        let done: AppendDone = Box::new(move |result| match (result, core.upgrade()) {
+            (Ok(appended), Some(core)) => {
+                let unseen = stored(queues, &appended, publisher);
+                topic.tell_when_seen(&core, unseen);
+            }
+            (Err(error), _) => drop(publisher.send(Err(error.into()))),
+            // Nobody is left to hear it.
+            (Ok(_), None) => {}
+        });
+        if let Err((batch, done)) = self.storage.append_now(batch, done) {
             // Storage makes publishers wait; a thread of the runtime must not.
             self.blocking(move |storage| {
                 storage.append(batch, done);
                 Ok(())
             })
             .await?;
-        } else {
-            self.storage.append(batch, done);
         }
-        let stored = stored.await.map_err(|_| EngineError::Closed)??;
-        let published: Vec<Published> = queues
-            .into_iter()
-            .zip(stored)
-            .map(|(queue, stored)| Published {
-                queue,
-                offset: stored.offset,
-                store_time_ms: stored.store_time_ms,
-            })
-            .collect();
-        self.seen(topic, &published).await;
-        Ok(published)
-    }
-
-    /// Returns when readers see all of `published`, which takes no longer than the consume queues need.
-    async fn seen(&self, topic: &Topic, published: &[Published]) {
-        let mut last = BTreeMap::new();
-        for Published { queue, offset, .. } in published {
-            last.insert(*queue, *offset);
-        }
-        let all = async {
-            for (queue, offset) in last {
-                topic.seen(self, queue, offset).await;
-            }
-        };
-        // The messages are stored, whatever becomes of the consume queues.
-        if tokio::time::timeout(SEEN_WITHIN, all).await.is_err() {
-            tracing::warn!(topic = %topic.name, "the consume queues are far behind the log");
-        }
+        published.await.map_err(|_| EngineError::Closed)?
     }
 }
 
+/// Returns a publisher that waits for its rows to become visible.
+fn stored(
+    queues: Vec<QueueId>,
+    appended: &[Appended],
+    publisher: oneshot::Sender<Result<Vec<Published>, EngineError>>,
+) -> Unseen {
+    let published: Vec<Published> = queues
+        .into_iter()
+        .zip(appended)
+        .map(|(queue, stored)| Published {
+            queue,
+            offset: stored.offset,
+            store_time_ms: stored.store_time_ms,
+        })
+        .collect();
+    let rows = match published.as_slice() {
+        // Most calls go to one queue.
+        [.., last] if published.iter().all(|row| row.queue == last.queue) => vec![(last.queue, last.offset)],
+        all => {
+            all.iter().map(|row| (row.queue, row.offset)).collect::<BTreeMap<_, _>>().into_iter().collect()
+        }
+    };
+    Unseen { rows, since: Instant::now(), published, publisher }
+}
+
 /// Gives each message its queue.
-fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<(QueueId, Message)> {
+fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> {
     let queues = u64::from(topic.queues().max(1));
     let mut of_call = None;
-    let queue_of = |message: &Message| match &message.message_group {
+    let mut queue_of = |message: &Message| match &message.message_group {
         Some(group) => QueueId((hash64(group.as_bytes()) % queues) as u32),
         None => *of_call.get_or_insert_with(|| topic.next_queue()),
     };
-    let chosen: Vec<QueueId> = messages.iter().map(queue_of).collect();
-    chosen.into_iter().zip(messages).collect()
+    let append = |message| Append { topic: topic.id, queue: queue_of(&message), message };
+    messages.into_iter().map(append).collect()
 }
 
 fn check_batch(messages: &[Message]) -> Result<(), EngineError> {
@@ -173,7 +178,7 @@ fn check_message(message: &Message) -> Result<(), EngineError> {
     if id > MESSAGE_ID_BYTES_MAX {
         return Err(limit("the message id in bytes", id, MESSAGE_ID_BYTES_MAX, LimitKind::Other));
     }
-    if message.message_id.chars().any(char::is_control) {
+    if has_control(&message.message_id) {
         return Err(invalid("the message id holds a control character"));
     }
     if let Some(group) = &message.message_group {
@@ -234,13 +239,13 @@ fn check_properties(message: &Message) -> Result<(), EngineError> {
         if name.is_empty() {
             return Err(invalid("a property has an empty name"));
         }
-        if name.chars().any(char::is_control) {
+        if has_control(name) {
             return Err(EngineError::Invalid(format!(
                 "the property name {name:?} holds a control character"
             )));
         }
         if let Value::Text(text) | Value::Str(text) = value
-            && text.chars().any(char::is_control)
+            && has_control(text)
         {
             return Err(EngineError::Invalid(format!(
                 "the value of property {name:?} holds a control character"
@@ -273,10 +278,21 @@ fn check_text(what: &str, text: &str) -> Result<(), EngineError> {
     if text.trim().is_empty() {
         return Err(EngineError::Invalid(format!("the {what} is blank")));
     }
-    if text.chars().any(char::is_control) {
+    if has_control(text) {
         return Err(EngineError::Invalid(format!("the {what} {text:?} holds a control character")));
     }
     Ok(())
+}
+
+/// Returns whether a text holds a control character: as `char::is_control`, byte by byte, which is many times faster
+/// for texts without characters beyond ASCII.
+fn has_control(text: &str) -> bool {
+    let (mut control, mut beyond) = (false, false);
+    for byte in text.bytes() {
+        control |= byte < 0x20 || byte == 0x7f;
+        beyond |= byte >= 0x80;
+    }
+    control || beyond && text.chars().any(char::is_control)
 }
 
 fn invalid(text: &str) -> EngineError {
@@ -335,6 +351,14 @@ mod tests {
             check_batch(&vec![large; 9]),
             Err(EngineError::Limit { kind: LimitKind::Batch, .. })
         ));
+    }
+
+    #[test]
+    fn control_characters_are_those_of_unicode() {
+        for character in '\0'..=char::MAX {
+            let text = format!("é{character}a");
+            assert_eq!(has_control(&text), character.is_control(), "{character:?}");
+        }
     }
 
     #[test]

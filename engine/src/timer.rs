@@ -3,16 +3,16 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use weir_storage::{GroupId, TopicId};
 
-use crate::broker::Core;
+use crate::{broker::Core, publish::SEEN_WITHIN};
 
-/// How often cursors are written, slots freed and orphans dropped.
+/// How often cursors are written, slots freed, orphans dropped, and publishers let go.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
 type Key = (GroupId, TopicId);
@@ -60,6 +60,9 @@ async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) 
         let now = core.time.now();
         if now >= house {
             core.subscriptions().iter().for_each(|subscription| subscription.keep_house(&core));
+            if let Some(before) = Instant::now().checked_sub(SEEN_WITHIN) {
+                core.topics.read().by_id.values().for_each(|topic| topic.let_go(before));
+            }
             house = now + HOUSEKEEPING;
         }
         while let Some((group, topic)) = core.timer.pop(now) {

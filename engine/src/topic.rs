@@ -6,7 +6,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,7 @@ use crate::{
     group::{LiveQueue, Subscription},
     limits::{QUEUES_DEFAULT, QUEUES_MAX, RETENTION_DEFAULT, TOPICS_MAX},
     name::TopicName,
+    publish::Published,
     serial,
 };
 
@@ -141,16 +142,26 @@ pub(crate) struct Topic {
     live: RwLock<BTreeMap<QueueId, Arc<LiveQueue>>>,
     /// Counts the calls that publish to it, for the choice of their queue.
     turn: AtomicU32,
-    /// Publishers whose rows are stored and not visible yet, each with its last row in a queue.
-    unseen: Mutex<BTreeMap<QueueId, Vec<Unseen>>>,
+    /// Publishers whose rows are stored and not visible yet, each with the row in this queue that it waits for.
+    unseen: Mutex<BTreeMap<QueueId, Vec<(QueueOffset, Unseen)>>>,
     gone: AtomicBool,
 }
 
-/// A publisher that waits until readers see its row.
+/// A publisher whose messages are stored, and who is told so once readers see them.
 #[derive(Debug)]
-struct Unseen {
-    offset: QueueOffset,
-    publisher: oneshot::Sender<()>,
+pub(crate) struct Unseen {
+    /// The last row in each queue, as far as nobody has made sure that readers see it.
+    pub(crate) rows: Vec<(QueueId, QueueOffset)>,
+    pub(crate) since: Instant,
+    pub(crate) published: Vec<Published>,
+    pub(crate) publisher: oneshot::Sender<Result<Vec<Published>, EngineError>>,
+}
+
+impl Unseen {
+    fn tell(self) {
+        // Nobody may be left to hear it.
+        let _ = self.publisher.send(Ok(self.published));
+    }
 }
 
 /// What may change in a topic.
@@ -252,14 +263,15 @@ impl Topic {
 
     /// Tells publishers and readers that the rows of a queue below `end` are visible.
     pub(crate) fn show(self: &Arc<Self>, core: &Core, queue: QueueId, end: QueueOffset) {
-        let mut unseen = self.unseen.lock();
-        if let Some(waiting) = unseen.get_mut(&queue) {
-            for seen in waiting.extract_if(.., |waiting| waiting.offset < end) {
-                // A publisher that saw its row by itself is gone.
-                let _ = seen.publisher.send(());
+        let seen: Vec<Unseen> = match self.unseen.lock().get_mut(&queue) {
+            Some(waiting) => {
+                waiting.extract_if(.., |(row, _)| *row < end).map(|(_, unseen)| unseen).collect()
             }
+            None => Vec::new(),
+        };
+        for unseen in seen {
+            self.tell_when_seen(core, unseen);
         }
-        drop(unseen);
         for reader in self.readers.read().iter().filter_map(Weak::upgrade) {
             reader.waiters.wake_new(queue);
         }
@@ -278,17 +290,31 @@ impl Topic {
         Arc::clone(self.live.write().entry(queue).or_insert_with(|| Arc::new(LiveQueue::new(queue))))
     }
 
-    /// Returns when readers see the row at `offset`.
-    pub(crate) async fn seen(&self, core: &Core, queue: QueueId, offset: QueueOffset) {
-        let is_visible = || core.range(self.id, queue).end > offset;
-        if is_visible() {
-            return;
+    /// Tells a publisher where its messages are once readers see them all: now, or in [`show`](Self::show).
+    ///
+    /// Runs on threads of storage too, so that the publisher is woken once, not first to learn where its rows are.
+    pub(crate) fn tell_when_seen(&self, core: &Core, mut unseen: Unseen) {
+        while let Some((queue, row)) = unseen.rows.pop() {
+            let mut waiting = self.unseen.lock();
+            // Under the lock, which `show` takes after the rows have become visible. Of a topic that is gone there is
+            // nothing to see.
+            if !self.is_gone() && core.range(self.id, queue).end <= row {
+                waiting.entry(queue).or_default().push((row, unseen));
+                return;
+            }
         }
-        let (publisher, seen) = oneshot::channel();
-        self.unseen.lock().entry(queue).or_default().push(Unseen { offset, publisher });
-        if !is_visible() {
-            // The sending half is dropped with the topic: then there is nothing to see.
-            let _ = seen.await;
+        unseen.tell();
+    }
+
+    /// Tells publishers whose rows have not become visible since `before`. Their messages are stored, whatever
+    /// becomes of the consume queues.
+    pub(crate) fn let_go(&self, before: Instant) {
+        let mut unseen = self.unseen.lock();
+        for (queue, waiting) in &mut *unseen {
+            for (_, unseen) in waiting.extract_if(.., |(_, unseen)| unseen.since < before) {
+                tracing::warn!(topic = %self.name, %queue, "the consume queues are far behind the log");
+                unseen.tell();
+            }
         }
     }
 
@@ -525,7 +551,10 @@ impl Core {
         let freed = self.blocking(move |storage| storage.delete_topic(id)).await?;
         self.topics.write().remove(&topic);
         topic.gone.store(true, Ordering::Release);
-        topic.unseen.lock().clear();
+        std::mem::take(&mut *topic.unseen.lock())
+            .into_values()
+            .flatten()
+            .for_each(|(_, unseen)| unseen.tell());
         let groups: Vec<_> = self.groups.read().by_id.values().cloned().collect();
         groups.iter().for_each(|group| group.forget(id));
         self.reading.inference.forget(id);

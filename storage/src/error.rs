@@ -153,12 +153,17 @@ pub enum StorageError {
     },
 
     /// Too much is waiting for the disk or for the consume queues. Try again soon.
-    #[error("busy: {unsynced} bytes wait for the disk and {unbuilt} for the consume queues; try again")]
+    #[error(
+        "busy: {unsynced} bytes wait for the disk and {unbuilt} for the consume queues, of which {unfiled} bytes are \
+         in no file yet; try again"
+    )]
     Busy {
         /// Bytes written or queued, not yet durable.
         unsynced: u64,
         /// Bytes not yet in the consume queues.
         unbuilt: u64,
+        /// Bytes of rows in memory that wait for a checkpoint.
+        unfiled: u64,
     },
 
     /// Journal entries waited for room until the end, in vain. Close again once there is some; if the process ends

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use weir_storage::{
-    DeadLetterOrigin, DurabilityClass, JournalEntry, QueueId, QueueOffset, StorageError, StoredMessage, Wait,
+    Append, DeadLetterOrigin, DurabilityClass, JournalEntry, QueueId, QueueOffset, StorageError,
+    StoredMessage, Wait,
 };
 
 use super::{
@@ -399,7 +400,8 @@ impl Core {
         let name = TopicName::dead_letter_of(&subscription.group_name);
         let target = self.dead_letter_topic(&name, subscription.topic.class()).await?;
         let message = dead_letter_of(stored, &subscription.topic, attempts);
-        self.append(&target, vec![(QueueId(0), message)]).await.map(drop)
+        let append = Append { topic: target.id, queue: QueueId(0), message };
+        self.append(&target, vec![append]).await.map(drop)
     }
 
     async fn dead_letter_topic(

@@ -58,7 +58,7 @@ pub fn build(
         encode_message(&mut bytes, &place, message);
     }
     let end = LogPosition(bytes.len() as u64);
-    let settings = QueuesSettings { epoch: Epoch(1), uuid: [0; 16] };
+    let settings = QueuesSettings { epoch: Epoch(1), uuid: [0; 16], run_bytes_many: u64::MAX };
     let opened = Queues::open(dir, Arc::new(DiskEnv), Arc::new(NoLog), None, end, settings)?;
     let store = opened.queues;
     for queue in 0..queues {

@@ -29,7 +29,7 @@ use crate::{
         image::Place,
         merge::{Group, Slice, merge, pack},
         segment::{FileWriter, QueueFile, Segment, TEMPORARY},
-        tail::{MERGED, Run, RunList, level},
+        tail::{MERGED, Run, RunBytes, RunList, level},
         view::{QueueView, Snapshot},
     },
 };
@@ -38,6 +38,8 @@ use crate::{
 const LOST_ROWS_MAX: u64 = 1 << 24;
 /// Shared files of one class of size, this many of them, become one.
 const SHARED_FILES: usize = 8;
+/// A block of fewer rows takes as much for its directory as for its rows: the next checkpoint merges it.
+const TINY_ROWS: usize = 64;
 /// The smallest class of size of shared files, in bytes.
 const SHARED_BYTES: u64 = 64 << 10;
 
@@ -48,6 +50,8 @@ pub(crate) struct QueuesSettings {
     pub(crate) epoch: Epoch,
     /// The data directory's, repeated in every file.
     pub(crate) uuid: [u8; 16],
+    /// While the runs of all queues take more bytes of memory, they are merged at once.
+    pub(crate) run_bytes_many: u64,
 }
 
 /// What a start found of the consume queues.
@@ -76,6 +80,7 @@ pub(crate) struct Queues {
     building: Mutex<Building>,
     /// Queues with rows that are not visible yet.
     pending: Mutex<Vec<Arc<Queue>>>,
+    run_bytes: RunBytes,
     checkpointing: Mutex<Checkpointing>,
 }
 
@@ -217,6 +222,7 @@ impl Queues {
             found: Mutex::new(found.queues),
             building: Mutex::default(),
             pending: Mutex::default(),
+            run_bytes: RunBytes::new(settings.run_bytes_many),
             checkpointing: Mutex::new(Checkpointing {
                 next_file: listed.next_file.max(1),
                 stamp: u64::from_le_bytes(stamp),
@@ -254,7 +260,7 @@ impl Queues {
             visible: end,
             next: end,
             segments,
-            tail: RunList::default(),
+            tail: RunList::new(self.run_bytes.clone()),
             is_pending: false,
             removed: false,
         };
@@ -294,6 +300,11 @@ impl Queues {
     /// Returns the offset of the next row of a queue; 0 if there is no such queue.
     pub(crate) fn next_offset(&self, topic: TopicId, queue: QueueId) -> QueueOffset {
         self.queue(topic, queue).map_or(QueueOffset(0), |queue| queue.state.lock().next)
+    }
+
+    /// Returns about how many bytes of memory the rows take that are in no file yet.
+    pub(crate) fn run_bytes(&self) -> u64 {
+        self.run_bytes.get()
     }
 
     /// Returns what is visible of a queue now.
@@ -1023,7 +1034,7 @@ fn unreadable<T>(error: &StorageError) -> Option<T> {
 }
 
 /// Returns how many of the last small blocks become one with new rows: all if the rows fill a block, else
-/// those of like size once there are enough.
+/// those of like size once there are enough, and before that the tiny ones.
 fn small_to_merge(small: &[Arc<Segment>], runs: &[Run]) -> usize {
     let rows_of = |segment: &Segment| (segment.range().end.0 - segment.range().start.0) as usize;
     let new_rows: usize = runs.iter().map(|run| run.block.len()).sum();
@@ -1034,7 +1045,8 @@ fn small_to_merge(small: &[Arc<Segment>], runs: &[Run]) -> usize {
         return small.len();
     }
     let alike = small.iter().rev().take_while(|segment| level(rows_of(segment)) <= level(new_rows)).count();
-    if alike + 1 >= MERGED { alike } else { 0 }
+    let tiny = small.iter().rev().take_while(|segment| rows_of(segment) < TINY_ROWS).count();
+    if alike + 1 >= MERGED { alike } else { tiny }
 }
 
 /// Returns how many of the last queue segments become one with new full blocks.

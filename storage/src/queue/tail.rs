@@ -1,6 +1,9 @@
 //! The rows of a queue that are in no file yet: runs in memory, merged as they gather.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     error::StorageError,
@@ -24,6 +27,9 @@ pub(crate) const fn level(rows: usize) -> u32 {
     }
 }
 
+/// About what a run takes beside the bytes of its block.
+const RUN_BYTES: usize = 512;
+
 /// One run.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
@@ -32,21 +38,77 @@ pub(crate) struct Run {
     pub(crate) full: bool,
 }
 
+impl Run {
+    fn bytes(&self) -> usize {
+        self.block.bytes().len() + RUN_BYTES
+    }
+}
+
+/// About how many bytes of memory the runs of all queues take. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct RunBytes {
+    now: Arc<AtomicU64>,
+    /// While they take more, runs are merged as soon as there are two of like size.
+    many: u64,
+}
+
+impl RunBytes {
+    pub(crate) fn new(many: u64) -> Self {
+        Self { now: Arc::default(), many }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn replace(&self, old: usize, new: usize) {
+        self.now.fetch_add(new as u64, Ordering::Relaxed);
+        self.now.fetch_sub(old as u64, Ordering::Relaxed);
+    }
+
+    /// Returns how many runs of like size become one. What a block takes beside its rows is that of dozens of rows,
+    /// so that many queues with few rows each take less the fewer runs they have.
+    fn merged(&self) -> usize {
+        if self.get() > self.many { 2 } else { MERGED }
+    }
+}
+
 /// Runs, oldest first, each beginning where the one before it ends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RunList {
     runs: Vec<Run>,
+    /// What they take, which is part of the sum of all queues.
+    bytes: usize,
+    all: RunBytes,
     /// A checkpoint is writing so many of the first runs: they stay as they are.
     frozen: usize,
 }
 
+impl Drop for RunList {
+    fn drop(&mut self) {
+        self.all.replace(self.bytes, 0);
+    }
+}
+
 impl RunList {
+    /// Returns an empty list, which counts what it takes in `all`.
+    pub(crate) fn new(all: RunBytes) -> Self {
+        Self { runs: Vec::new(), bytes: 0, all, frozen: 0 }
+    }
+
+    /// Counts runs that have come and gone.
+    fn count(&mut self, come: usize, gone: usize) {
+        self.all.replace(gone, come);
+        self.bytes = self.bytes + come - gone;
+    }
+
     pub(crate) fn blocks(&self) -> Arc<[Arc<Block>]> {
         self.runs.iter().map(|run| Arc::clone(&run.block)).collect()
     }
 
     /// Adds a run and merges as many of the last ones as have gathered.
     pub(crate) fn push(&mut self, run: Run, builder: &mut RunBuilder, log: &Arc<dyn ReadRecords>) {
+        self.count(run.bytes(), 0);
         self.runs.push(run);
         while let Some(from) = self.mergeable() {
             if let Err(error) = self.merge_from(from, builder, log) {
@@ -72,7 +134,7 @@ impl RunList {
             bytes += run.block.bytes().len();
         }
         let fills = count > 1 && (rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES);
-        let merges = alike >= MERGED && alike_rows < BLOCK_ROWS / 2;
+        let merges = alike >= self.all.merged() && alike_rows < BLOCK_ROWS / 2;
         let taken = if fills { count } else { alike };
         (fills || merges).then(|| self.runs.len() - taken)
     }
@@ -87,6 +149,7 @@ impl RunList {
             .iter()
             .map(|group| merged(group, builder, log))
             .collect::<Result<_, _>>()?;
+        self.count(bytes_of(&merged), bytes_of(&self.runs[from..]));
         self.runs.truncate(from);
         self.runs.extend(merged);
         Ok(())
@@ -123,6 +186,7 @@ impl RunList {
                 .into_iter()
                 .map(|slice| merged(&Group { slices: vec![slice], full: false }, builder, log))
                 .collect::<Result<_, _>>()?;
+            self.count(bytes_of(&halves), bytes_of(&self.runs[count..=count]));
             self.runs.splice(count..=count, halves);
             count += 1;
         }
@@ -133,6 +197,7 @@ impl RunList {
     /// Lets go of the frozen runs, which lie in files now if `written`.
     pub(crate) fn thaw(&mut self, written: bool) {
         if written {
+            self.count(0, bytes_of(&self.runs[..self.frozen]));
             self.runs.drain(..self.frozen);
         }
         self.frozen = 0;
@@ -140,6 +205,7 @@ impl RunList {
 
     /// Drops all runs. A checkpoint that is writing some of them finds nothing to let go of.
     pub(crate) fn clear(&mut self) {
+        self.count(0, self.bytes);
         self.runs.clear();
         self.frozen = 0;
     }
@@ -148,9 +214,14 @@ impl RunList {
     pub(crate) fn drop_below(&mut self, offset: QueueOffset) {
         if self.frozen == 0 {
             let count = self.runs.partition_point(|run| run.block.range().end <= offset);
+            self.count(0, bytes_of(&self.runs[..count]));
             self.runs.drain(..count);
         }
     }
+}
+
+fn bytes_of(runs: &[Run]) -> usize {
+    runs.iter().map(Run::bytes).sum()
 }
 
 /// Returns the one run of a group.

@@ -42,7 +42,7 @@ use crate::{
     raw::arrays::Checks,
 };
 
-const SETTINGS: QueuesSettings = QueuesSettings { epoch: Epoch(1), uuid: [7; 16] };
+const SETTINGS: QueuesSettings = QueuesSettings { epoch: Epoch(1), uuid: [7; 16], run_bytes_many: u64::MAX };
 const SYNC: DurabilityClass = DurabilityClass::Sync;
 
 /// Queues in a directory of their own, with the log that they are built from.

@@ -9,6 +9,8 @@
 //! Each thread repeats one step (`append_once`, `flush_once`, `build_once`, …) while there is work. Tests
 //! call the steps themselves, so that a simulated disk sees the same calls in the same order every time.
 
+#[cfg(test)]
+mod braked;
 mod checkpoint;
 mod compaction;
 mod open;
@@ -83,6 +85,8 @@ pub struct LogEnds {
     pub written: LogPosition,
     /// Everything below survives power loss.
     pub durable: LogPosition,
+    /// Everything below is in the consume queues.
+    pub built: LogPosition,
 }
 
 /// What a start found.
@@ -222,6 +226,8 @@ pub(crate) struct Inner {
     built: AtomicU64,
     /// The durable end of the log that builder and publishers have been told of.
     announced: AtomicU64,
+    /// Held while rows become visible.
+    publishing: Mutex<()>,
 
     upkeep: Mutex<Upkeep>,
     upkeep_wanted: Condvar,
@@ -373,9 +379,10 @@ impl Storage {
     /// Returns how far the log is written.
     pub fn ends(&self) -> LogEnds {
         let log = &self.handle.inner.log;
-        // The durable end first: it never lies above the written end.
+        // The written end last: neither of the others lies above it.
+        let built = LogPosition(self.handle.inner.built.load(Ordering::Acquire));
         let durable = log.durable();
-        LogEnds { written: log.tip().written, durable }
+        LogEnds { written: log.tip().written, durable, built }
     }
 
     /// Returns all topics, by id.
@@ -522,6 +529,15 @@ impl Storage {
     /// `async`, once they are written. The call waits, up to `busy_after`, while too much is unsynced or unbuilt.
     pub fn append(&self, batch: Vec<Append>, done: AppendDone) {
         self.handle.inner.append(batch, done);
+    }
+
+    /// As [`append`](Self::append), for callers that must not wait.
+    ///
+    /// # Errors
+    ///
+    /// If it would have to wait, it does nothing, and the batch comes back with what was to be told.
+    pub fn append_now(&self, batch: Vec<Append>, done: AppendDone) -> Result<(), (Vec<Append>, AppendDone)> {
+        self.handle.inner.append_now(batch, done)
     }
 
     /// Returns whether [`append`](Self::append) would make its caller wait now.

@@ -231,7 +231,8 @@ impl Opening {
             recent: RecentFrames::new(self.options.recent_bytes_max),
             fences,
         });
-        let settings = QueuesSettings { epoch, uuid: self.directory.uuid };
+        let run_bytes_many = self.options.unfiled_bytes_max / 4;
+        let settings = QueuesSettings { epoch, uuid: self.directory.uuid, run_bytes_many };
         let records: Arc<dyn ReadRecords> = Arc::clone(&reader) as _;
         let opened = Queues::open(&self.dir, Arc::clone(env), records, listed, end, settings)?;
         for topic in self.catalogue.topics() {
@@ -257,7 +258,11 @@ impl Opening {
         for_each_payload(&log.shared.segments, &reader.fences, range, &mut |position, payload| {
             replay.push(position, payload);
             let end = LogPosition(position.0 + padded(payload.len() as u64));
-            if end.0 - tried.0 >= self.options.checkpoint_bytes {
+            let part = end.0 - tried.0;
+            // Not at every frame if it finds no room.
+            let is_unfiled_due = part >= self.options.checkpoint_bytes / 16
+                && queues.run_bytes() >= self.options.unfiled_bytes_max;
+            if part >= self.options.checkpoint_bytes || is_unfiled_due {
                 replay.flush();
                 tried = end;
                 match self.replayed(&queues, tried, &last, &found, next) {
@@ -392,6 +397,7 @@ impl Opening {
             build_filled: Condvar::new(),
             built: AtomicU64::new(found.end.0),
             announced: AtomicU64::new(found.end.0),
+            publishing: Mutex::default(),
             upkeep: Mutex::default(),
             upkeep_wanted: Condvar::new(),
             keeper: Mutex::default(),

@@ -28,6 +28,10 @@ pub struct StorageOptions {
     pub journal_rotate_bytes: u64,
     /// A checkpoint is made after so many bytes of log. Default: 256 MiB.
     pub checkpoint_bytes: u64,
+    /// A checkpoint is made, too, when rows that are in no file take so many bytes of memory: rows of very many queues
+    /// take more there than in the log. While they take twice as many, publishers wait; from a quarter on they are
+    /// merged at once. Default: 256 MiB.
+    pub unfiled_bytes_max: u64,
     /// A checkpoint is made after this time if the log has grown. Default: 30 s.
     pub checkpoint_interval: Duration,
     /// How often segments of the log are looked for that are mostly dead, once rows or topics have ended. Default:
@@ -63,6 +67,7 @@ impl Default for StorageOptions {
             journal_zero_ahead_bytes: 4 << 20,
             journal_rotate_bytes: 64 << 20,
             checkpoint_bytes: 256 << 20,
+            unfiled_bytes_max: 256 << 20,
             checkpoint_interval: Duration::from_secs(30),
             compaction_interval: Duration::from_secs(60),
             compaction_bytes_min: 1 << 20,

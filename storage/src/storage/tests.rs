@@ -70,12 +70,12 @@ fn append(
     receiver.recv().unwrap()
 }
 
-fn topic(name: &str) -> NewTopic {
+pub(super) fn topic(name: &str) -> NewTopic {
     NewTopic { name: name.into(), queues: 2, attributes: "{}".into(), ..NewTopic::default() }
 }
 
 /// Storage without threads on a simulated disk, and where its answers go.
-fn stepped(options: StorageOptions) -> (Storage, SimEnv, TopicId, TopicId) {
+pub(super) fn stepped(options: StorageOptions) -> (Storage, SimEnv, TopicId, TopicId) {
     let env = SimEnv::new(3);
     let options = StorageOptions { env: Arc::new(env.clone()), ..options };
     let storage = Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
@@ -85,7 +85,7 @@ fn stepped(options: StorageOptions) -> (Storage, SimEnv, TopicId, TopicId) {
     (storage, env, sync, relaxed)
 }
 
-fn send(
+pub(super) fn send(
     storage: &Storage,
     topic: TopicId,
     number: u64,

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{BUILD_BYTES, Inner, Mark};
+use parking_lot::MutexGuard;
+
+use super::{BUILD_BYTES, Inner, LastCheckpoint, Mark};
 use crate::{
     error::StorageError,
     format::record::{RecordView, records_of},
@@ -28,30 +30,57 @@ impl Inner {
     // ---- the appender
 
     pub(super) fn append(&self, messages: Vec<Append>, done: AppendDone) {
-        if messages.is_empty() {
-            return done(Ok(Vec::new()));
-        }
-        let admitted = self.check().and_then(|()| self.check_space()).and_then(|()| batch_len(&messages));
-        let bytes = match admitted {
-            Ok(bytes) => bytes,
-            Err(error) => return done(Err(error)),
-        };
+        let Some((bytes, done)) = self.admit(&messages, done) else { return };
         let mut intake = self.intake.lock();
         let deadline = Instant::now() + self.options.busy_after;
-        while let Some((unsynced, unbuilt)) = self.overload(&intake) {
+        while let Some(busy) = self.overload(&intake) {
             if intake.closed || self.failure.get().is_some() {
                 break;
             }
             if self.room.wait_until(&mut intake, deadline).timed_out() && self.overload(&intake).is_some() {
                 drop(intake);
-                return done(Err(StorageError::Busy { unsynced, unbuilt }));
+                return done(Err(busy));
             }
         }
+        self.take_in(intake, Batch { messages, bytes, done });
+    }
+
+    /// As [`append`](Self::append), unless it would wait: then the batch is given back.
+    pub(super) fn append_now(
+        &self,
+        messages: Vec<Append>,
+        done: AppendDone,
+    ) -> Result<(), (Vec<Append>, AppendDone)> {
+        let Some((bytes, done)) = self.admit(&messages, done) else { return Ok(()) };
+        let intake = self.intake.lock();
+        if self.overload(&intake).is_some() {
+            return Err((messages, done));
+        }
+        self.take_in(intake, Batch { messages, bytes, done });
+        Ok(())
+    }
+
+    /// Returns the length of the records of a batch, unless it could be answered at once.
+    fn admit(&self, messages: &[Append], done: AppendDone) -> Option<(u64, AppendDone)> {
+        if messages.is_empty() {
+            done(Ok(Vec::new()));
+            return None;
+        }
+        match self.check().and_then(|()| self.check_space()).and_then(|()| batch_len(messages)) {
+            Ok(bytes) => Some((bytes, done)),
+            Err(error) => {
+                done(Err(error));
+                None
+            }
+        }
+    }
+
+    fn take_in(&self, mut intake: MutexGuard<'_, Intake>, batch: Batch) {
         let refused = if intake.closed { Err(StorageError::Closed) } else { self.check() };
         match refused {
             Ok(()) => {
                 let was_empty = intake.is_empty();
-                intake.push(Batch { messages, bytes, done });
+                intake.push(batch);
                 drop(intake);
                 if was_empty {
                     self.intake_filled.notify_one();
@@ -59,7 +88,7 @@ impl Inner {
             }
             Err(error) => {
                 drop(intake);
-                done(Err(error));
+                (batch.done)(Err(error));
             }
         }
     }
@@ -78,15 +107,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Returns the bytes unsynced and unbuilt if they are too many.
-    pub(super) fn overload(&self, intake: &Intake) -> Option<(u64, u64)> {
+    /// Returns the error of a publisher that has waited too long, if too much is under way.
+    pub(super) fn overload(&self, intake: &Intake) -> Option<StorageError> {
         let durable = self.log.durable().0;
         let built = self.built.load(Ordering::Acquire);
         let written = self.log.tip().written.0;
         let unsynced = intake.bytes + written.saturating_sub(durable);
         let unbuilt = intake.bytes + written.saturating_sub(built);
-        let over = unsynced >= self.options.unsynced_bytes_max || unbuilt >= self.options.unbuilt_bytes_max;
-        over.then_some((unsynced, unbuilt))
+        let unfiled = self.queues.run_bytes();
+        let over = unsynced >= self.options.unsynced_bytes_max
+            || unbuilt >= self.options.unbuilt_bytes_max
+            || unfiled / 2 >= self.options.unfiled_bytes_max;
+        over.then_some(StorageError::Busy { unsynced, unbuilt, unfiled })
     }
 
     pub(super) fn make_room(&self) {
@@ -259,8 +291,13 @@ impl Inner {
         let durable = self.log.sync()?.0;
         // Not the durable end before this sync: the end of a segment moves it, too, and tells nobody.
         if self.announced.fetch_max(durable, Ordering::AcqRel) < durable {
-            self.build.lock().publish = true;
-            self.build_filled.notify_one();
+            if self.built.load(Ordering::Acquire) >= durable {
+                // The builder has nothing to add: without it those who wait are answered a thread sooner.
+                self.publish();
+            } else {
+                self.build.lock().publish = true;
+                self.build_filled.notify_one();
+            }
             self.make_room();
         }
         Ok(())
@@ -352,15 +389,26 @@ impl Inner {
             self.built.store(last.header.end().0, Ordering::Release);
             self.make_room();
         }
+        self.publish();
         let built = LogPosition(self.built.load(Ordering::Acquire));
-        self.publish(built);
-        let since = built.0.saturating_sub(self.checkpoint.try_lock().map_or(built.0, |last| last.log.0));
-        if since >= self.options.checkpoint_bytes {
+        let is_due = |last: &LastCheckpoint| {
+            built.0.saturating_sub(last.log.0) >= self.options.checkpoint_bytes || self.is_unfiled_due()
+        };
+        // While one is being made, what it leaves is not known.
+        if self.checkpoint.try_lock().is_some_and(|last| is_due(&last)) {
             self.want_checkpoint();
         }
     }
 
-    pub(super) fn publish(&self, built: LogPosition) {
+    fn is_unfiled_due(&self) -> bool {
+        self.queues.run_bytes() >= self.options.unfiled_bytes_max
+    }
+
+    /// Makes visible what is built, and durable where its class asks for that.
+    pub(super) fn publish(&self) {
+        // The ends are read while it is held, so that whoever comes last knows the last ones.
+        let _publishing = self.publishing.lock();
+        let built = LogPosition(self.built.load(Ordering::Acquire));
         let durable = self.log.durable().min(built);
         let mut each = |topic, queue, end| self.events.visible(topic, queue, end);
         self.queues.publish(built, durable, &mut each);
@@ -456,9 +504,13 @@ impl Inner {
             if wanted || since_checkpoint >= self.options.checkpoint_interval {
                 since_checkpoint = Duration::ZERO;
                 let made = if wanted { self.checkpoint(Mark::Running) } else { self.checkpoint_if_moved() };
-                if let Err(error) = made {
-                    tracing::warn!(%error, "cannot make a checkpoint");
+                match made {
+                    // Rows that came meanwhile; publishers may wait for room, so that nobody else would ask for it.
+                    Ok(()) if self.is_unfiled_due() => self.want_checkpoint(),
+                    Ok(()) => {}
+                    Err(error) => tracing::warn!(%error, "cannot make a checkpoint"),
                 }
+                self.make_room();
             }
         }
     }
