@@ -225,8 +225,12 @@ impl Model {
         if std::mem::take(&mut self.told.0.lock().rotate) {
             self.rotate();
         }
-        if self.env.is_off() || self.told.0.lock().failed {
+        if self.env.is_off() {
             self.restart(Stop::PowerLoss);
+        } else if self.told.0.lock().failed {
+            // The process ends; the page cache keeps what the failed sync did not write.
+            let stop = [Stop::Kill, Stop::PowerLoss][self.random.below(2) as usize];
+            self.restart(stop);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reads records by position: from the buffers that were written last, from maps of sealed segments, and with
 //! `pread` from the active one, whose bytes still change.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -9,7 +9,10 @@ use parking_lot::RwLock;
 use crate::{
     error::{Fault, StorageError},
     format::record::{RecordView, peek_len},
-    log::segment::{FrameLogShared, SegmentFile},
+    log::{
+        fences::Fences,
+        segment::{FrameLogShared, SegmentFile},
+    },
     offset::LogPosition,
     raw::map::will_need,
 };
@@ -64,7 +67,7 @@ pub(crate) struct LogReader {
     pub(crate) shared: Arc<FrameLogShared>,
     pub(crate) recent: RecentFrames,
     /// Damaged ranges.
-    pub(crate) fences: Vec<Range<LogPosition>>,
+    pub(crate) fences: Fences,
 }
 
 impl LogReader {
@@ -100,7 +103,7 @@ impl LogReader {
     pub(crate) fn will_need(&self, positions: impl IntoIterator<Item = LogPosition>) {
         let mut asked = LogPosition(0)..LogPosition(0);
         for position in positions {
-            if asked.contains(&position) || self.fences.iter().any(|fence| fence.contains(&position)) {
+            if asked.contains(&position) || self.fences.at(position).is_some() {
                 continue;
             }
             let Some(segment) = self.shared.segments.at(position) else { continue };
@@ -115,7 +118,7 @@ impl LogReader {
         if let Some((start, bytes)) = self.recent.at(position) {
             return Ok(Stretch::Frame { start, bytes });
         }
-        if self.fences.iter().any(|fence| fence.contains(&position)) {
+        if self.fences.at(position).is_some() {
             return Err(StorageError::Lost { position });
         }
         let Some(segment) = self.shared.segments.at(position) else {
@@ -130,8 +133,7 @@ impl LogReader {
         };
         let end = end.min(run.range.end);
         // Behind a fence the next stretch begins.
-        let fence = self.fences.iter().map(|fence| fence.start).filter(|start| *start > position).min();
-        let end = fence.unwrap_or(end).min(end);
+        let end = self.fences.next(position).unwrap_or(end).min(end);
         if segment.mapped(position).is_some() {
             return Ok(Stretch::Map { segment, end, from: position, ahead: position, len: 0 });
         }

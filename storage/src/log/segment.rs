@@ -277,20 +277,21 @@ impl SegmentFile {
         self.file.write_at(bytes, at).map_err(StorageError::io("write", &self.path))
     }
 
-    /// Overwrites what is not zero from a position to the end of the file, and syncs.
-    pub(crate) fn zero_from(&self, position: LogPosition) -> Result<(), StorageError> {
-        let mut at = self.header.file_position(position).0;
-        let len = self.file_len()?;
-        let mut chunk = vec![0; ZERO_CHUNK];
-        while at < len {
-            let size = usize::try_from(len - at).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
-            let chunk = &mut chunk[..size];
-            self.file.read_exact_at(chunk, at).map_err(StorageError::io("read", &self.path))?;
-            if chunk.iter().any(|byte| *byte != 0) {
-                self.file.write_at(&ZEROS[..size], at).map_err(StorageError::io("write", &self.path))?;
-            }
-            at += size as u64;
+    /// Writes bytes that are there already, so that the next sync writes them to the disk whatever an earlier one did.
+    pub(crate) fn rewrite(&self, bytes: &[u8], position: LogPosition) -> Result<(), StorageError> {
+        let at = self.header.file_position(position).0;
+        self.file.write_at(bytes, at).map_err(StorageError::io("write", &self.path))
+    }
+
+    /// Ends the file at a position, and syncs.
+    pub(crate) fn cut(&self, end: LogPosition) -> Result<(), StorageError> {
+        let zeroing = self.zeroing.lock();
+        let len = self.header.file_position(end).0;
+        if self.file_len()? > len {
+            self.file.set_len(len).map_err(StorageError::io("cut", &self.path))?;
+            self.zeroed.store(len, Ordering::Release);
         }
+        drop(zeroing);
         self.sync()
     }
 
@@ -602,8 +603,13 @@ impl FrameLog {
             None => self.begin(len_if_first, now_ms)?,
         };
         let position = self.shared.tip.lock().written;
-        let place = FramePlace { salt: active.salt(), position, durable: self.shared.durable() };
+        let place = self.frame_place(&active, position);
         Ok((place, position == active.base()))
+    }
+
+    fn frame_place(&self, active: &SegmentFile, position: LogPosition) -> FramePlace {
+        let (durable, log_durable) = (self.shared.durable(), LogPosition(0));
+        FramePlace { salt: active.salt(), position, durable, log_durable }
     }
 
     /// Begins the first segment, so that zeros lie ready before the first frame comes.
@@ -653,7 +659,7 @@ impl FrameLog {
         };
         self.clean(&active, written)?;
         let mut frame = vec![0; FRAME_HEADER_LEN];
-        let place = FramePlace { salt: active.salt(), position: written, durable: self.shared.durable() };
+        let place = self.frame_place(&active, written);
         let header = finish_frame(&mut frame, FrameKind::Seal, self.epoch, 0, place, 0);
         self.garbage = header.end();
         active.write(&frame, written)?;

@@ -29,6 +29,7 @@ use crate::{
     env::{Env, Open},
     error::StorageError,
     format::checkpoint::Checkpoint,
+    journal::NamedEnds,
     offset::{LogPosition, QueueId, QueueOffset, TopicId},
 };
 
@@ -186,14 +187,44 @@ pub fn verify(
     watch: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Verified, StorageError> {
     let mut look = 1;
+    let mut seen: Option<Vec<Finding>> = None;
     loop {
-        let before = door::read_checkpoint_bytes(env.as_ref(), dir)?;
-        let result = Verifier::new(env, dir, watch).run();
+        let before = Files::of(env.as_ref(), dir)?;
+        let mut result = Verifier::new(env, dir, watch).run();
+        if let (Ok(found), Some(seen)) = (&mut result, &seen) {
+            // What moves under one look is damaged nowhere; what is damaged is so under all of them.
+            let is_same =
+                |a: &Finding, b: &Finding| (&a.path, &a.bytes, &a.what) == (&b.path, &b.bytes, &b.what);
+            found.findings.retain(|finding| seen.iter().any(|before| is_same(before, finding)));
+        }
         let found_nothing = result.as_ref().is_ok_and(|found| found.findings.is_empty());
-        if found_nothing || look >= LOOKS_MAX || before == door::read_checkpoint_bytes(env.as_ref(), dir)? {
+        if found_nothing || look >= LOOKS_MAX || before == Files::of(env.as_ref(), dir)? {
             return result;
         }
+        // Only a complete list says what was not found.
+        seen = result.ok().filter(|found| found.more_findings == 0).map(|found| found.findings).or(seen);
         look += 1;
+    }
+}
+
+/// What shows that a broker has moved something: the checkpoint, and names and lengths of the files that it appends to.
+#[derive(PartialEq, Eq)]
+struct Files {
+    checkpoint: Option<Vec<u8>>,
+    lens: Vec<(PathBuf, Option<u64>)>,
+}
+
+impl Files {
+    fn of(env: &dyn Env, dir: &Path) -> Result<Self, StorageError> {
+        let checkpoint = door::read_checkpoint_bytes(env, dir)?;
+        let mut lens = Vec::new();
+        for dir in ["log", "journal", "catalogue"].map(|name| dir.join(name)) {
+            for path in list(env, &dir)?.into_iter().map(|name| dir.join(name)) {
+                let len = file_len(env, &path)?;
+                lens.push((path, len));
+            }
+        }
+        Ok(Self { checkpoint, lens })
     }
 }
 
@@ -204,6 +235,10 @@ struct Verifier<'a> {
     uuid: [u8; 16],
     checkpoint: Option<Checkpoint>,
     catalogue: State,
+    /// How far the journal states that the log was durable.
+    log_durable: LogPosition,
+    /// How far queues went, as far as the journal names rows.
+    named: NamedEnds,
     found: Verified,
     watch: &'a mut dyn FnMut(&Progress<'_>),
     total: u64,
@@ -219,6 +254,8 @@ impl<'a> Verifier<'a> {
             uuid: [0; 16],
             checkpoint: None,
             catalogue: State::default(),
+            log_durable: LogPosition(0),
+            named: NamedEnds::new(),
             found: Verified::default(),
             watch,
             total: 0,
@@ -232,8 +269,9 @@ impl<'a> Verifier<'a> {
         self.key()?;
         self.read_checkpoint()?;
         self.read_catalogue()?;
-        let log = self.read_log()?;
+        // It states how far the log was durable; of a broker at work the log is further by the time that it is read.
         self.read_journal()?;
+        let log = self.read_log()?;
         self.read_queues(log)?;
         Ok(self.found)
     }

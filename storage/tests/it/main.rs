@@ -5,5 +5,6 @@
 mod bad_input;
 mod damage;
 mod lives;
+mod salvage;
 mod support;
 mod verify;
