@@ -3,6 +3,8 @@
 //! Locks are taken in this order: checkpointing, builder, map of queues, pending queues, one queue.
 //! Readers take none but that of the map, for as long as finding the queue takes.
 
+mod heal;
+
 use std::{
     fmt, io,
     path::{Path, PathBuf},

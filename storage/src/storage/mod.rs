@@ -20,7 +20,7 @@ mod threads;
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -270,6 +270,14 @@ impl ReadRecords for LogReader {
         visit: &mut dyn FnMut(&RecordView<'_>),
     ) -> Result<(), StorageError> {
         Self::visit(self, positions, visit)
+    }
+
+    fn scan(
+        &self,
+        range: RangeInclusive<LogPosition>,
+        visit: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        Self::scan(self, range, visit)
     }
 
     fn will_need(&self, positions: &mut dyn Iterator<Item = LogPosition>) {

@@ -21,6 +21,8 @@ use crate::{
 /// The ends of queues, and where in the log their last rows lay.
 type Ends = HashMap<(TopicId, QueueId), (QueueOffset, LogPosition)>;
 
+/// So many of them are remembered that the consume queues tell of as well.
+const LOST_BELOW_MAX: usize = 1000;
 /// So many places where offsets are missing are remembered.
 const GAPS_MAX: usize = 100_000;
 
@@ -175,10 +177,12 @@ impl Verifier<'_> {
         })?;
         self.found.log = followed.begin..followed.end;
         for ((topic, queue), offsets, between) in gaps {
-            // Below the checkpoint the consume queues say which of the rows can still be read.
-            let between = between.start.max(sequence.checked)..between.end;
-            if let Some(finding) = followed.damage_within(&between) {
+            let Some(finding) = followed.damage_within(&between) else { continue };
+            // Below the checkpoint the consume queues say more exactly what lay where.
+            if between.end > sequence.checked {
                 self.affects(finding, topic, queue, offsets);
+            } else if self.lost_below.len() < LOST_BELOW_MAX {
+                self.lost_below.push((topic, queue, offsets, finding));
             }
         }
         self.lost_ends(&sequence, &followed, &mut next);

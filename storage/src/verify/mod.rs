@@ -78,8 +78,8 @@ pub struct AffectedRows {
 pub enum Remedy {
     /// The next start builds all consume queues anew from the log.
     StartRebuilds,
-    /// A repair removes the file, or a broker notices when it uses it; then the next start builds all consume queues
-    /// anew from the log.
+    /// A broker notices when it uses it, and builds it anew from the log; or a repair removes the file, and the next start
+    /// builds all consume queues anew.
     RepairRebuilds,
     /// A repair removes the file; without it, as with it, the next start reads the whole log.
     ReadWholeLog,
@@ -107,7 +107,7 @@ impl Remedy {
         match self {
             Self::StartRebuilds => "the next start builds the consume queues anew from the log",
             Self::RepairRebuilds => {
-                "a repair removes the file, and the next start builds the consume queues anew from the log"
+                "a broker builds it anew from the log once it has met it; a repair removes the file, and the next start builds all consume queues anew"
             }
             Self::ReadWholeLog => "the next start reads the whole log instead; a repair removes the file",
             Self::Fenced => "the next start fences it off, and everything else stays readable",
@@ -159,6 +159,34 @@ pub struct Verified {
     pub records: u64,
     /// Rows in the files of consume queues.
     pub rows: u64,
+}
+
+impl Verified {
+    /// Returns the rows whose records the log has lost, if what was found leads to consume queues being built anew: they
+    /// can be selected until then, as far as their columns are whole, and never after that.
+    pub fn missing_after_rebuild(&self) -> Vec<AffectedRows> {
+        let rebuilds = |finding: &Finding| {
+            matches!(finding.remedy, Remedy::StartRebuilds | Remedy::RepairRebuilds | Remedy::ReadWholeLog)
+        };
+        if !self.findings.iter().any(rebuilds) {
+            return Vec::new();
+        }
+        let lost = |finding: &&Finding| {
+            matches!(finding.remedy, Remedy::Fenced | Remedy::StaysUnreadable | Remedy::Known)
+        };
+        let mut rows: Vec<AffectedRows> =
+            self.findings.iter().filter(lost).flat_map(|finding| finding.rows.iter().cloned()).collect();
+        rows.sort_by_key(|rows| (rows.topic, rows.queue, rows.offsets.start));
+        rows.dedup_by(|next, before| {
+            let joins = (next.topic, next.queue) == (before.topic, before.queue)
+                && next.offsets.start <= before.offsets.end;
+            if joins {
+                before.offsets.end = before.offsets.end.max(next.offsets.end);
+            }
+            joins
+        });
+        rows
+    }
 }
 
 /// How far a look has come.
@@ -239,6 +267,9 @@ struct Verifier<'a> {
     log_durable: LogPosition,
     /// How far queues went, as far as the journal names rows.
     named: NamedEnds,
+    /// Rows that the log has lost below the checkpoint, with the finding: the consume queues say the same of them, as
+    /// far as they are whole.
+    lost_below: Vec<(TopicId, QueueId, Range<QueueOffset>, usize)>,
     found: Verified,
     watch: &'a mut dyn FnMut(&Progress<'_>),
     total: u64,
@@ -256,6 +287,7 @@ impl<'a> Verifier<'a> {
             catalogue: State::default(),
             log_durable: LogPosition(0),
             named: NamedEnds::new(),
+            lost_below: Vec::new(),
             found: Verified::default(),
             watch,
             total: 0,
@@ -273,6 +305,11 @@ impl<'a> Verifier<'a> {
         self.read_journal()?;
         let log = self.read_log()?;
         self.read_queues(log)?;
+        for (topic, queue, offsets, finding) in std::mem::take(&mut self.lost_below) {
+            if !self.is_affected(topic, queue, &offsets) {
+                self.affects(finding, topic, queue, offsets);
+            }
+        }
         Ok(self.found)
     }
 
@@ -303,6 +340,19 @@ impl<'a> Verifier<'a> {
             self.told = self.found.bytes;
             (self.watch)(&Progress { done: self.told, total: self.total, path });
         }
+    }
+
+    /// Returns whether a finding names one of these rows.
+    fn is_affected(&self, topic: TopicId, queue: QueueId, offsets: &Range<QueueOffset>) -> bool {
+        self.found.findings.iter().filter(|finding| !finding.path.starts_with(self.dir.join("queues"))).any(
+            |finding| {
+                finding.rows.iter().any(|rows| {
+                    (rows.topic, rows.queue) == (topic, queue)
+                        && rows.offsets.start < offsets.end
+                        && offsets.start < rows.offsets.end
+                })
+            },
+        )
     }
 
     /// Notes that rows cannot be read because of a finding.

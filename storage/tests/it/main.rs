@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod damage;
+mod heal;
 mod lives;
 mod salvage;
 mod support;

@@ -203,3 +203,20 @@ fn damage_in_the_journal_is_reported_once() {
     expected.push(ack(topic, 4));
     assert_eq!(storage.take_journal(), expected);
 }
+
+/// Whoever repairs is told before it which rows a rebuild does not bring back.
+#[test]
+fn a_repair_says_which_rows_a_rebuild_will_miss() {
+    let killed = Killed::new(true);
+    let storage = killed.place.open();
+    storage.close().unwrap();
+    drop(storage);
+    killed.place.flip(LogPosition(killed.appended[120].position.0 + 150));
+    assert_eq!(look(&killed.place).missing_after_rebuild(), [], "nothing is built anew");
+    // The block that would say where the row lay is damaged, too.
+    let file = killed.place.files("queues/shared").pop().unwrap();
+    killed.place.env.damage(&file, |bytes| bytes[64 + 20] ^= 1);
+    let missing = look(&killed.place).missing_after_rebuild();
+    let [rows] = missing.as_slice() else { panic!("{missing:?}") };
+    assert_eq!((rows.topic, rows.offsets.clone()), (killed.topic, QueueOffset(120)..QueueOffset(121)));
+}
