@@ -266,6 +266,11 @@ impl Catalogue {
         &self.shared
     }
 
+    /// Leaves nothing but zeros behind the end.
+    pub(crate) fn leave(&self) -> Result<(), StorageError> {
+        self.changes.lock().log.leave()
+    }
+
     pub(crate) fn topic(&self, id: TopicId) -> Option<Arc<TopicEntry>> {
         self.state.read().topics.get(&id).cloned()
     }

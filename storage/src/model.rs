@@ -1,6 +1,8 @@
 //! A model of storage: random appends, acknowledgements, ends of rows and topics, compactions, stops, kills and
 //! power losses on a simulated disk, compared with plain vectors. Without threads, so that a seed does the same every time.
 
+mod damage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -616,7 +618,12 @@ fn run(seed: u64, steps: &[u64]) {
         model.random = Random(Random(seed ^ step.rotate_left(32)).below(u64::MAX));
         model.step();
     }
-    model.restart(Stop::Clean);
+    if seed % 2 == 0 {
+        model.restart(Stop::Clean);
+    } else {
+        model.random = Random(seed);
+        model.damage();
+    }
 }
 
 fn fails(seed: u64, steps: &[u64]) -> bool {

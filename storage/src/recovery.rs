@@ -156,6 +156,10 @@ fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opene
                 return Err(StorageError::Newer { path, found, supported: 1 });
             }
             Err(StorageError::Corrupt { path, fault, .. }) => {
+                if let Some(segment) = restore(env, settings, &path, fault)? {
+                    files.push((base, Ok(Arc::new(segment))));
+                    continue;
+                }
                 let len = env.open(&path, Open::Read).and_then(|file| file.len());
                 let len = len.map_err(StorageError::io("read", &path))?;
                 let frames_len = len.saturating_sub(SEGMENT_HEADER_LEN as u64);
@@ -168,6 +172,20 @@ fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opene
     }
     files.sort_unstable_by_key(|(base, _)| *base);
     Ok(files)
+}
+
+/// Writes the header of a segment anew if it is damaged, and what it said can be told.
+fn restore(
+    env: &dyn Env,
+    settings: &FrameLogSettings,
+    path: &std::path::Path,
+    fault: Fault,
+) -> Result<Option<SegmentFile>, StorageError> {
+    let restored = SegmentFile::restored(env, path, settings.kind, &settings.uuid, Open::Write)?;
+    let Some((segment, bytes)) = restored else { return Ok(None) };
+    tracing::error!(path = %path.display(), %fault, "the header of a segment was damaged, and is written anew");
+    segment.write_header(&bytes)?;
+    Ok(Some(segment))
 }
 
 struct Finder<'a> {
@@ -203,14 +221,16 @@ impl Finder<'_> {
             }
             Err(unreadable) => {
                 let end = next.unwrap_or(LogPosition(base.0 + unreadable.frames_len));
-                if end > self.known.from {
+                if end > self.known.from || end == base {
                     self.begin_at(base, &unreadable.path);
-                    self.fence(
-                        base.max(self.position)..end,
-                        &unreadable.path,
-                        FilePosition(0),
-                        unreadable.fault,
-                    );
+                    let range = base.max(self.position)..end;
+                    if range.is_empty() {
+                        // Nobody knows what it held; it is said all the same.
+                        let (path, position) = (unreadable.path.clone(), FilePosition(0));
+                        self.found.new_fences.push(Fence { range, path, position, fault: unreadable.fault });
+                    } else {
+                        self.fence(range, &unreadable.path, FilePosition(0), unreadable.fault);
+                    }
                 }
                 Ok(())
             }
@@ -392,6 +412,9 @@ impl Finder<'_> {
             let path = last.map_or_else(|| settings.dir.clone(), |segment| segment.path.clone());
             self.fence(end..self.known.durable, &path, FilePosition(0), Fault::Truncated);
         }
+        if let Some(segment) = last.filter(|segment| segment.tail().is_none()) {
+            self.is_long_enough(segment)?;
+        }
         let end = self.found.end;
         let ranges = self.known.fences.ranges().iter().chain(&self.found_ranges).cloned().collect();
         self.found.fences = Fences::new(ranges);
@@ -412,6 +435,22 @@ impl Finder<'_> {
     }
 }
 
+impl Finder<'_> {
+    /// Fences what a file lacks that was cut below the position at which this start begins to read.
+    fn is_long_enough(&mut self, segment: &SegmentFile) -> Result<(), StorageError> {
+        let held = segment.file_len()?.saturating_sub(SEGMENT_HEADER_LEN as u64);
+        // Of the last frame the zeros may be missing that pad it.
+        let held = held.next_multiple_of(FRAME_ALIGNMENT as u64);
+        let lacks = LogPosition(segment.base().0 + held)..self.known.durable.min(segment.limit());
+        let met = Fences::new(self.found_ranges.clone());
+        if lacks.start < lacks.end && !met.cover(&lacks) {
+            let at = segment.header.file_position(lacks.start);
+            self.fence(lacks, &segment.path, at, Fault::Truncated);
+        }
+        Ok(())
+    }
+}
+
 /// Makes the last segment durable up to `end`, and ends it there. What nothing states to have been durable is written
 /// once more, frame by frame, each checked as it is: the page cache may hold it without ever writing it.
 fn make_durable(segment: &SegmentFile, durable: LogPosition, end: LogPosition) -> Result<(), StorageError> {
@@ -427,6 +466,7 @@ fn make_durable(segment: &SegmentFile, durable: LogPosition, end: LogPosition) -
             }
         };
         let len = usize::try_from(header.frame_len()).unwrap_or(usize::MAX);
+        // No more than there is: of the last frame the padding may be missing, and the disk may be full.
         segment.rewrite(window.bytes(at, len)?, at)?;
         at = header.end();
     }

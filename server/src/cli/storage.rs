@@ -269,7 +269,12 @@ fn repair(dir: &Path, dry_run: bool, yes: bool, global: &Global) -> Result<(), F
 const fn is_repaired(remedy: Remedy) -> bool {
     !matches!(
         remedy,
-        Remedy::Fenced | Remedy::StaysUnreadable | Remedy::Known | Remedy::Restore | Remedy::Nothing
+        Remedy::StartRestores
+            | Remedy::Fenced
+            | Remedy::StaysUnreadable
+            | Remedy::Known
+            | Remedy::Restore
+            | Remedy::Nothing
     )
 }
 

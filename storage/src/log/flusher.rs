@@ -91,6 +91,11 @@ impl JournalWriter {
         self.log.begin_first(now_ms)
     }
 
+    /// Leaves nothing but zeros behind the end of the journal.
+    pub(crate) fn leave(&mut self) -> Result<(), StorageError> {
+        self.log.leave()
+    }
+
     /// Writes what has queued up, in order. What could not be written stays in the buffer.
     pub(crate) fn write(&mut self, buffer: &mut JournalBuffer, now_ms: i64) -> Result<(), StorageError> {
         let mut written = 0;

@@ -94,7 +94,49 @@ impl SegmentFile {
         }
         let mut bytes = vec![0; SEGMENT_HEADER_LEN];
         file.read_exact_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
-        let header = SegmentHeader::decode(&bytes, kind).map_err(StorageError::corrupt(path, 0))?;
+        Self::with_header(path, file, len, kind, uuid, &bytes)
+    }
+
+    /// Opens a segment whose header is damaged, if what it said can be told; returns its bytes as well.
+    pub(crate) fn restored(
+        env: &dyn Env,
+        path: &Path,
+        kind: SegmentKind,
+        uuid: &[u8; 16],
+        how: Open,
+    ) -> Result<Option<(Self, Vec<u8>)>, StorageError> {
+        let file = env.open(path, how).map_err(StorageError::io("open", path))?;
+        let len = file.len().map_err(StorageError::io("read", path))?;
+        let base = path.file_name().and_then(|name| segment_base(kind, name.to_str()?));
+        let Some(base) = base.filter(|_| len >= SEGMENT_HEADER_LEN as u64) else { return Ok(None) };
+        let mut bytes = vec![0; SEGMENT_HEADER_LEN];
+        file.read_exact_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
+        // What is whole says that the file belongs elsewhere, or is newer.
+        let is_damaged = matches!(SegmentHeader::decode(&bytes, kind), Err(Fault::Checksum | Fault::Magic));
+        let restored = SegmentHeader::restored(&bytes, kind, base, uuid).filter(|_| is_damaged);
+        let Some(bytes) = restored else { return Ok(None) };
+        match Self::with_header(path, file, len, kind, uuid, &bytes) {
+            Ok(segment) => Ok(Some((segment, bytes))),
+            Err(StorageError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the header, durably.
+    pub(crate) fn write_header(&self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.file.write_at(bytes, 0).map_err(StorageError::io("write", &self.path))?;
+        self.sync()
+    }
+
+    fn with_header(
+        path: &Path,
+        file: Arc<dyn EnvFile>,
+        len: u64,
+        kind: SegmentKind,
+        uuid: &[u8; 16],
+        bytes: &[u8],
+    ) -> Result<Self, StorageError> {
+        let header = SegmentHeader::decode(bytes, kind).map_err(StorageError::corrupt(path, 0))?;
         let named = segment_name(kind, header.base);
         if header.uuid != *uuid || path.file_name().is_none_or(|name| name != named.as_str()) {
             return Err(StorageError::corrupt(path, 0)(Fault::Foreign));
@@ -650,6 +692,17 @@ impl FrameLog {
             self.garbage = at;
         }
         Ok(())
+    }
+
+    /// Leaves nothing but zeros behind the end, for a stop in good order.
+    pub(crate) fn leave(&mut self) -> Result<(), StorageError> {
+        match self.shared.tip() {
+            Tip { written, active: Some(active) } if self.garbage > written => {
+                self.clean(&active, written)?;
+                active.sync()
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends the active segment: after this its bytes never change, and all of them are durable.

@@ -353,7 +353,13 @@ impl Storage {
         let Some(directory) = inner.directory.lock().take() else {
             return Ok(());
         };
-        let closed = inner.check().and_then(|()| inner.checkpoint(Mark::Clean));
+        // A write that failed may have left something behind an end.
+        let closed = inner
+            .check()
+            .and_then(|()| inner.appender.lock().leave())
+            .and_then(|()| inner.journal_writer.lock().leave())
+            .and_then(|()| inner.catalogue.leave())
+            .and_then(|()| inner.checkpoint(Mark::Clean));
         drop(directory);
         closed
     }

@@ -160,14 +160,12 @@ impl<'v> Follower<'_, 'v> {
 
     /// Notes bytes that are not what they must be, but hold nothing.
     fn find_harmless(&mut self, path: &Path, bytes: Range<u64>, what: &str, remedy: Remedy) {
-        self.verifier.find(Finding {
-            path: path.to_owned(),
-            bytes,
-            what: what.to_owned(),
-            cost: "nothing: these bytes hold nothing",
-            rows: Vec::new(),
-            remedy,
-        });
+        self.find_other(path, bytes, what, "nothing: these bytes hold nothing", remedy);
+    }
+
+    fn find_other(&mut self, path: &Path, bytes: Range<u64>, what: &str, cost: &'static str, remedy: Remedy) {
+        let (path, what) = (path.to_owned(), what.to_owned());
+        self.verifier.find(Finding { path, bytes, what, cost, rows: Vec::new(), remedy });
     }
 
     fn file(
@@ -188,7 +186,18 @@ impl<'v> Follower<'_, 'v> {
             Err(StorageError::Corrupt { fault: Fault::Version(found), .. }) => {
                 return Err(StorageError::Newer { path: path.to_owned(), found, supported: FORMAT_VERSION });
             }
-            Err(StorageError::Corrupt { fault, position, .. }) => Err((fault, position.0)),
+            Err(StorageError::Corrupt { fault, position, .. }) => {
+                match SegmentFile::restored(env, path, kind, &self.verifier.uuid, Open::Read)? {
+                    Some((segment, _)) => {
+                        let what = format!("the header of the segment: {fault}");
+                        let bytes = 0..SEGMENT_HEADER_LEN as u64;
+                        let cost = "nothing: what it said can be told from the rest";
+                        self.find_other(path, bytes, &what, cost, Remedy::StartRestores);
+                        Ok(Arc::new(segment))
+                    }
+                    None => Err((fault, position.0)),
+                }
+            }
             Err(error) => return Err(error),
         };
         let is_first = std::mem::take(&mut self.is_first);
@@ -417,6 +426,10 @@ impl<'v> Follower<'_, 'v> {
         let Some(len) = self.sequence.clean else { return Ok(()) };
         let found = segment.file_len()?;
         let end = segment.header.file_position(self.position).0;
+        if self.position > self.sequence.durable && self.sequence.kind == SegmentKind::Catalogue {
+            // On a full disk a start cannot take back the mark, and topics are deleted all the same.
+            return Ok(());
+        }
         if self.position > self.sequence.durable {
             let bytes = segment.header.file_position(self.sequence.durable.max(segment.base())).0..end;
             self.find_harmless(

@@ -83,6 +83,8 @@ pub enum Remedy {
     RepairRebuilds,
     /// A repair removes the file; without it, as with it, the next start reads the whole log.
     ReadWholeLog,
+    /// A start writes it anew from what else is known.
+    StartRestores,
     /// A start fences it off and goes on behind it.
     Fenced,
     /// A repair cuts the journal there; without it the next start passes over it.
@@ -110,6 +112,7 @@ impl Remedy {
                 "a broker builds it anew from the log once it has met it; a repair removes the file, and the next start builds all consume queues anew"
             }
             Self::ReadWholeLog => "the next start reads the whole log instead; a repair removes the file",
+            Self::StartRestores => "the next start writes it anew",
             Self::Fenced => "the next start fences it off, and everything else stays readable",
             Self::CutJournal => "a repair cuts it off; without one the next start passes over it",
             Self::StaysUnreadable => "who reads these rows is told so, and everything else stays readable",
@@ -127,6 +130,7 @@ impl Remedy {
             Self::StartRebuilds => "start_rebuilds",
             Self::RepairRebuilds => "repair_rebuilds",
             Self::ReadWholeLog => "read_whole_log",
+            Self::StartRestores => "start_restores",
             Self::Fenced => "fenced",
             Self::CutJournal => "cut_journal",
             Self::StaysUnreadable => "stays_unreadable",
