@@ -349,6 +349,16 @@ pub(crate) fn peek_len(bytes: &[u8]) -> Result<usize, Fault> {
     Ok(len)
 }
 
+/// Returns how long a record is by the lengths of its parts.
+pub(crate) fn summed_len(bytes: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor::new(bytes.get(72..84)?);
+    let mut len = RECORD_HEADER_LEN;
+    for _ in 0..3 {
+        len = len.checked_add(cursor.u32().ok()? as usize)?;
+    }
+    Some(len)
+}
+
 /// What a damaged record seems to have been. Nothing vouches for it: whoever uses it checks that it can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHint {

@@ -6,7 +6,7 @@ use crate::{
     error::{Fault, StorageError},
     format::{
         frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameKind},
-        record::{RecordHint, RecordView, peek_len},
+        record::{RecordHint, RecordView, peek_len, summed_len},
         segment::SegmentKind,
     },
     limits::FRAME_PAYLOAD_MAX,
@@ -94,7 +94,7 @@ pub(crate) struct DamagedPart {
 /// between them is as it was written.
 ///
 /// From one record to the next leads the length of the first, also if its checksum differs; that is believed if
-/// it leads through all records to the end. Nobody searches for the next record: what a client has sent could
+/// it leads through all records to the end. Another way are the lengths of its parts. Nobody searches for the next record: what a client has sent could
 /// look like one. If the way is lost, everything from the first damaged record on is damaged.
 pub(crate) fn damaged_parts(payload: &[u8], position: LogPosition, count: Option<u32>) -> Vec<DamagedPart> {
     let logical = |range: Range<usize>| {
@@ -111,7 +111,7 @@ pub(crate) fn damaged_parts(payload: &[u8], position: LogPosition, count: Option
             Ok(len) => len,
             Err(fault) => {
                 let (_, fault) = *first.get_or_insert((at, fault));
-                let Some(len) = peek_len(rest).ok().filter(|len| *len <= rest.len()) else { break };
+                let Some(len) = way_on(rest, here) else { break };
                 let end = (at + len.next_multiple_of(FRAME_ALIGNMENT)).min(payload.len());
                 parts.push(DamagedPart { range: logical(at..end), fault });
                 len
@@ -134,6 +134,20 @@ pub(crate) fn damaged_parts(payload: &[u8], position: LogPosition, count: Option
         _ => {}
     }
     parts
+}
+
+/// Returns how long a damaged record seems to be: as its length says or, if that leads to no record, as the lengths of
+/// its parts say.
+fn way_on(rest: &[u8], here: LogPosition) -> Option<usize> {
+    let leads_on = |len: &usize| {
+        let next = len.next_multiple_of(FRAME_ALIGNMENT);
+        let after = rest.get(next..).unwrap_or_default();
+        after.is_empty() || RecordView::decode(after, LogPosition(here.0 + next as u64)).is_ok()
+    };
+    let fits = |len: &usize| *len <= rest.len();
+    let stated = peek_len(rest).ok().filter(fits);
+    let summed = || summed_len(rest).filter(fits).filter(leads_on);
+    stated.filter(leads_on).or_else(summed).or(stated)
 }
 
 #[cfg(test)]
