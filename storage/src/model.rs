@@ -618,7 +618,7 @@ fn run(seed: u64, steps: &[u64]) {
         model.random = Random(Random(seed ^ step.rotate_left(32)).below(u64::MAX));
         model.step();
     }
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         model.restart(Stop::Clean);
     } else {
         model.random = Random(seed);
