@@ -25,9 +25,13 @@ use crate::{
     limits::{
         ATTRIBUTES_BYTES_MAX, FRAME_BYTES_TARGET, NAME_BYTES_MAX, PROPERTY_KINDS_BYTES_MAX, QUEUES_MAX,
     },
-    log::segment::{FrameLog, FrameLogSettings, FrameLogShared},
+    log::{
+        fences::Fences,
+        segment::{FrameLog, FrameLogSettings, FrameLogShared},
+        walk::for_each_piece,
+    },
     offset::{Epoch, GroupId, LogPosition, QueueId, QueueOffset, TopicId},
-    recovery::{Known, find_end, for_each_payload},
+    recovery::{Known, find_end},
 };
 
 /// Changes may take so much before they are summed up, however little they leave behind.
@@ -215,12 +219,12 @@ struct Changes {
 }
 
 impl Catalogue {
-    /// Reads the catalogue in `dir`, which was once durable up to `durable`, or begins one.
+    /// Reads the catalogue in `dir`, or begins one.
     pub(crate) fn open(
         env: &Arc<dyn Env>,
         dir: &Path,
         uuid: [u8; 16],
-        durable: LogPosition,
+        known: &Known,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StorageError> {
         let settings = FrameLogSettings {
@@ -231,7 +235,7 @@ impl Catalogue {
             segment_bytes_max: SEGMENT_BYTES,
             zero_ahead_bytes: ZERO_AHEAD_BYTES,
         };
-        let found = find_end(env.as_ref(), &settings, &Known { durable, ..Known::default() })?;
+        let found = find_end(env.as_ref(), &settings, known)?;
         if let Some(fence) = found.new_fences.first().cloned() {
             // A topic that is not known any more would lose all its rows: better not to start.
             return Err(StorageError::Corrupt {
@@ -241,9 +245,9 @@ impl Catalogue {
             });
         }
         let mut state = State::default();
-        for_each_payload(&found.segments, &[], LogPosition(0)..found.end, &mut |position, payload| {
-            let entries = decode_entries(payload);
-            for entry in entries.map_err(StorageError::corrupt(dir, position.0))? {
+        for_each_piece(&found.segments, &Fences::default(), LogPosition(0)..found.end, &mut |piece| {
+            let entries = decode_entries(piece.bytes);
+            for entry in entries.map_err(StorageError::corrupt(dir, piece.position.0))? {
                 state.apply(entry);
             }
             Ok(())
@@ -260,6 +264,11 @@ impl Catalogue {
     /// What threads beside the writer need of the files.
     pub(crate) fn frames(&self) -> &FrameLogShared {
         &self.shared
+    }
+
+    /// Leaves nothing but zeros behind the end.
+    pub(crate) fn leave(&self) -> Result<(), StorageError> {
+        self.changes.lock().log.leave()
     }
 
     pub(crate) fn topic(&self, id: TopicId) -> Option<Arc<TopicEntry>> {

@@ -221,6 +221,55 @@ pub(crate) fn cut_entries(
     (kept, made)
 }
 
+/// How far queues went, as far as the journal knows.
+pub(crate) type NamedEnds = HashMap<(TopicId, QueueId), QueueOffset>;
+
+/// Notes how far each queue went, as far as rows are named that groups were given, judged or acknowledged. A queue
+/// that a start has cut went as far as it found.
+pub(crate) fn note_named_ends(ends: &mut NamedEnds, stored: &[Stored]) {
+    for stored in stored {
+        let entry = match stored {
+            Stored::Cut { topic, queue, end } => {
+                if let Some(known) = ends.get_mut(&(*topic, *queue)) {
+                    *known = end.min(known).to_owned();
+                }
+                continue;
+            }
+            Stored::Entry(entry) => entry,
+        };
+        let (place, end) = match entry {
+            JournalEntry::Queue { topic, queue, cursors, open, .. } => {
+                let cursors = cursors.iter().map(|(_, _, cursor)| *cursor);
+                ((*topic, *queue), cursors.chain(open.iter().map(|row| row.offset.plus(1))).max())
+            }
+            JournalEntry::Cursor { topic, queue, cursor, .. } => ((*topic, *queue), Some(*cursor)),
+            JournalEntry::Lease { topic, queue, rows, .. } => {
+                ((*topic, *queue), rows.iter().map(|row| row.offset.plus(1)).max())
+            }
+            JournalEntry::Ack { topic, queue, offsets, .. } => {
+                ((*topic, *queue), offsets.iter().map(|offset| offset.plus(1)).max())
+            }
+            JournalEntry::Change { topic, queue, offset, .. }
+            | JournalEntry::DeadLetter { topic, queue, offset, .. } => {
+                ((*topic, *queue), Some(offset.plus(1)))
+            }
+            JournalEntry::DropTopic { topic } => {
+                ends.retain(|(of, _), _| of != topic);
+                continue;
+            }
+            // Where a selector begins, or a group is set back to, names no row.
+            JournalEntry::Selector { .. }
+            | JournalEntry::Reset { .. }
+            | JournalEntry::DropSelector { .. }
+            | JournalEntry::DropGroup { .. } => continue,
+        };
+        if let Some(end) = end {
+            let known = ends.entry(place).or_default();
+            *known = end.max(*known);
+        }
+    }
+}
+
 struct Cutter<'a> {
     end_of: &'a dyn Fn(TopicId, QueueId) -> Option<QueueOffset>,
     /// Ends that a start later than the entry has found.

@@ -1,6 +1,8 @@
 //! A model of storage: random appends, acknowledgements, ends of rows and topics, compactions, stops, kills and
 //! power losses on a simulated disk, compared with plain vectors. Without threads, so that a seed does the same every time.
 
+mod damage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -225,8 +227,12 @@ impl Model {
         if std::mem::take(&mut self.told.0.lock().rotate) {
             self.rotate();
         }
-        if self.env.is_off() || self.told.0.lock().failed {
+        if self.env.is_off() {
             self.restart(Stop::PowerLoss);
+        } else if self.told.0.lock().failed {
+            // The process ends; the page cache keeps what the failed sync did not write.
+            let stop = [Stop::Kill, Stop::PowerLoss][self.random.below(2) as usize];
+            self.restart(stop);
         }
     }
 
@@ -612,7 +618,12 @@ fn run(seed: u64, steps: &[u64]) {
         model.random = Random(Random(seed ^ step.rotate_left(32)).below(u64::MAX));
         model.step();
     }
-    model.restart(Stop::Clean);
+    if seed.is_multiple_of(2) {
+        model.restart(Stop::Clean);
+    } else {
+        model.random = Random(seed);
+        model.damage();
+    }
 }
 
 fn fails(seed: u64, steps: &[u64]) -> bool {

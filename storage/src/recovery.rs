@@ -3,26 +3,37 @@
 //! It follows the frames. Where one is invalid, at position P, it looks on: if something proves that the
 //! durable end once lay above P (a later valid frame that says so, a later segment, the checkpoint), the
 //! bytes at P are *damaged*: they are fenced off and reported, and the start goes on behind them. Otherwise
-//! P is where a crash tore the last write: it is the end, and what follows is zeroed before the first append.
+//! P is where a crash tore the last write: it is the end, and what follows is cut off before the first append.
+//!
+//! Of a damaged frame only the damaged records are fenced off.
+//!
+//! What lies between the last durable end that anything states and the end is read from the page cache, and may be
+//! nowhere else: after a failed sync the system keeps such pages and forgets that they were never written. So a start
+//! after an unclean stop writes these bytes again, and syncs them, before anything relies on them.
 
-use std::{io, ops::Range, path::PathBuf, sync::Arc};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use crate::{
     env::{Env, Open},
     error::{Fault, StorageError},
     format::{
-        frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameKind, may_be_frame},
-        record::{RecordView, padded},
-        segment::SEGMENT_HEADER_LEN,
+        frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameKind},
+        record::RecordHint,
+        segment::{SEGMENT_HEADER_LEN, SegmentKind},
     },
-    log::segment::{
-        COMPACTED_SEGMENT, FrameLogSettings, LogRun, NEXT_SEGMENT, SegmentFile, Segments, segment_base,
+    log::{
+        fences::Fences,
+        salvage::{damaged_parts, salvage},
+        segment::{COMPACTED_SEGMENT, FrameLogSettings, NEXT_SEGMENT, SegmentFile, Segments, segment_base},
+        walk::{Window, read_run},
     },
     offset::{Epoch, FilePosition, LogPosition},
 };
 
-/// So much of a file is read at once.
-const WINDOW: usize = 1 << 20;
+/// So many damaged ranges are told apart at one start; behind them the last one grows.
+const NEW_FENCES_MAX: usize = 10_000;
+/// So many damaged records are remembered with what they seem to have been.
+const HINTS_MAX: usize = 100_000;
 
 /// A range of a frame sequence that was found damaged. Nothing in it is ever read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +69,7 @@ pub(crate) struct Known {
     /// It ends at `durable` exactly: the last stop was clean.
     pub(crate) clean: bool,
     /// Fenced at earlier starts.
-    pub(crate) fences: Vec<Range<LogPosition>>,
+    pub(crate) fences: Fences,
 }
 
 /// What a start has found of a frame sequence.
@@ -67,30 +78,41 @@ pub(crate) struct Found {
     pub(crate) segments: Segments,
     pub(crate) end: LogPosition,
     /// The fences known before and those found now.
-    pub(crate) fences: Vec<Range<LogPosition>>,
+    pub(crate) fences: Fences,
     pub(crate) new_fences: Vec<Fence>,
+    /// What damaged records seem to have been, known before or not.
+    pub(crate) hints: Vec<RecordHint>,
     pub(crate) cut: Option<Cut>,
+    /// Up to here something states that it was durable.
+    pub(crate) durable: LogPosition,
+    /// Of the journal: how far its frames state that the log was durable.
+    pub(crate) log_durable: LogPosition,
     /// The highest epoch met.
     pub(crate) epoch: Epoch,
     /// The latest store time met.
     pub(crate) store_time_ms: i64,
 }
 
-/// Finds the end of the frame sequence in a directory, zeroes what was torn, and makes the rest durable.
+/// Finds the end of the frame sequence in a directory, cuts off what was torn, and makes the rest durable.
 pub(crate) fn find_end(
     env: &dyn Env,
     settings: &FrameLogSettings,
     known: &Known,
 ) -> Result<Found, StorageError> {
     let mut finder = Finder {
+        kind: settings.kind,
         position: known.from,
         known,
+        found_ranges: Vec::new(),
         found: Found {
             segments: Segments::default(),
             end: known.from,
             fences: known.fences.clone(),
             new_fences: Vec::new(),
+            hints: Vec::new(),
             cut: None,
+            durable: known.durable,
+            log_durable: LogPosition(0),
             epoch: Epoch(0),
             store_time_ms: i64::MIN,
         },
@@ -134,6 +156,10 @@ fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opene
                 return Err(StorageError::Newer { path, found, supported: 1 });
             }
             Err(StorageError::Corrupt { path, fault, .. }) => {
+                if let Some(segment) = restore(env, settings, &path, fault)? {
+                    files.push((base, Ok(Arc::new(segment))));
+                    continue;
+                }
                 let len = env.open(&path, Open::Read).and_then(|file| file.len());
                 let len = len.map_err(StorageError::io("read", &path))?;
                 let frames_len = len.saturating_sub(SEGMENT_HEADER_LEN as u64);
@@ -148,7 +174,24 @@ fn open_segments(env: &dyn Env, settings: &FrameLogSettings) -> Result<Vec<Opene
     Ok(files)
 }
 
+/// Writes the header of a segment anew if it is damaged, and what it said can be told.
+fn restore(
+    env: &dyn Env,
+    settings: &FrameLogSettings,
+    path: &std::path::Path,
+    fault: Fault,
+) -> Result<Option<SegmentFile>, StorageError> {
+    let restored = SegmentFile::restored(env, path, settings.kind, &settings.uuid, Open::Write)?;
+    let Some((segment, bytes)) = restored else { return Ok(None) };
+    tracing::error!(path = %path.display(), %fault, "the header of a segment was damaged, and is written anew");
+    segment.write_header(&bytes)?;
+    Ok(Some(segment))
+}
+
 struct Finder<'a> {
+    kind: SegmentKind,
+    /// All damage met, known before or not.
+    found_ranges: Vec<Range<LogPosition>>,
     /// Up to here everything has been looked at.
     position: LogPosition,
     known: &'a Known,
@@ -178,14 +221,16 @@ impl Finder<'_> {
             }
             Err(unreadable) => {
                 let end = next.unwrap_or(LogPosition(base.0 + unreadable.frames_len));
-                if end > self.known.from {
+                if end > self.known.from || end == base {
                     self.begin_at(base, &unreadable.path);
-                    self.fence(
-                        base.max(self.position)..end,
-                        &unreadable.path,
-                        FilePosition(0),
-                        unreadable.fault,
-                    );
+                    let range = base.max(self.position)..end;
+                    if range.is_empty() {
+                        // Nobody knows what it held; it is said all the same.
+                        let (path, position) = (unreadable.path.clone(), FilePosition(0));
+                        self.found.new_fences.push(Fence { range, path, position, fault: unreadable.fault });
+                    } else {
+                        self.fence(range, &unreadable.path, FilePosition(0), unreadable.fault);
+                    }
                 }
                 Ok(())
             }
@@ -216,11 +261,25 @@ impl Finder<'_> {
     ) {
         self.position = self.position.max(range.end);
         self.found.end = self.position;
-        if range.is_empty() || self.known.fences.contains(&range) {
+        if range.is_empty() {
             return;
         }
-        self.found.fences.push(range.clone());
-        self.found.new_fences.push(Fence { range, path: path.to_owned(), position, fault });
+        if self.found.new_fences.len() >= NEW_FENCES_MAX
+            && let (Some(last), Some(found)) =
+                (self.found_ranges.last_mut(), self.found.new_fences.last_mut())
+        {
+            // Whatever is whole in between is given up: a file so badly damaged must not take memory without bound.
+            last.end = last.end.max(range.end);
+            found.range.end = last.end;
+            return;
+        }
+        self.found_ranges.push(range.clone());
+        let last = self.found.new_fences.last_mut();
+        if let Some(last) = last.filter(|last| last.range.end == range.start && last.path == *path) {
+            last.range.end = range.end;
+        } else if !self.known.fences.cover(&range) {
+            self.found.new_fences.push(Fence { range, path: path.to_owned(), position, fault });
+        }
     }
 
     /// Checks every record of a compacted segment. It is complete, or would not have its name.
@@ -240,12 +299,10 @@ impl Finder<'_> {
         };
         let mut bytes = Vec::new();
         for run in runs {
-            if self.known.fences.iter().any(|fence| fence.contains(&run.range.start)) {
-                continue;
-            }
             read_run(segment, &run, &mut bytes)?;
-            if let Err((position, fault)) = check_records(&bytes, run.range.start) {
-                self.fence(run.range.clone(), &segment.path, segment.file_position(position), fault);
+            for part in damaged_parts(&bytes, run.range.start, None) {
+                let at = segment.file_position(part.range.start);
+                self.fence(part.range, &segment.path, at, part.fault);
             }
         }
         self.found.store_time_ms = self.found.store_time_ms.max(store_time_ms);
@@ -267,14 +324,6 @@ impl Finder<'_> {
         }
         loop {
             self.found.end = self.position;
-            if let Some(fence) = self.known.fences.iter().find(|fence| fence.contains(&self.position)) {
-                self.position = fence.end;
-                if next.is_some_and(|next| next <= self.position) {
-                    segment.mark_sealed(next.unwrap_or_default());
-                    return Ok(());
-                }
-                continue;
-            }
             if next == Some(self.position) {
                 // Its seal was fenced at an earlier start.
                 segment.mark_sealed(self.position);
@@ -302,6 +351,8 @@ impl Finder<'_> {
     }
 
     fn saw(&mut self, header: &FrameHeader) {
+        self.found.durable = self.found.durable.max(header.durable);
+        self.found.log_durable = self.found.log_durable.max(header.log_durable);
         self.found.epoch = self.found.epoch.max(header.epoch);
         if header.kind == FrameKind::Records {
             self.found.store_time_ms = self.found.store_time_ms.max(header.store_time_ms);
@@ -322,20 +373,32 @@ impl Finder<'_> {
         if self.known.clean && next.is_none() && here == self.known.durable {
             return Ok(false);
         }
-        let later = look_on(window, here)?;
+        let later = window.later(here)?;
         if here >= proven.max(later.durable) {
+            let frames = window.count_later(here)?;
             let torn = window.bytes(here, FRAME_HEADER_LEN)?.iter().any(|byte| *byte != 0);
-            if torn || later.frames > 0 {
+            if torn || frames > 0 {
                 // Whatever whole frames lie behind were written, but never known to be durable.
-                self.found.cut = Some(Cut { position: here, frames: later.frames, fault });
+                self.found.cut = Some(Cut { position: here, frames, fault });
             }
             return Ok(false);
         }
-        let resume = later.first.or(next).unwrap_or(proven).max(LogPosition(here.0 + 1));
+        let proven = proven.max(later.durable);
+        self.found.durable = self.found.durable.max(proven);
+        // What lies behind the last durable end is judged for itself.
+        let resume = later.first.or(next).unwrap_or(proven).min(proven).max(LogPosition(here.0 + 1));
         let resume = LogPosition(resume.0.next_multiple_of(FRAME_ALIGNMENT as u64));
-        self.fence(here..resume, &segment.path, segment.header.file_position(here), fault);
-        if next.is_some_and(|next| resume >= next) {
-            segment.mark_sealed(resume);
+        let salvaged = salvage(window, self.kind, here, fault, resume)?;
+        for part in salvaged.damaged {
+            let at = segment.header.file_position(part.range.start);
+            self.fence(part.range, &segment.path, at, part.fault);
+        }
+        let room = HINTS_MAX.saturating_sub(self.found.hints.len());
+        self.found.hints.extend(salvaged.hints.into_iter().take(room));
+        self.position = self.position.max(salvaged.end);
+        self.found.end = self.position;
+        if next.is_some_and(|next| self.position >= next) {
+            segment.mark_sealed(self.position);
             return Ok(false);
         }
         Ok(true)
@@ -349,201 +412,63 @@ impl Finder<'_> {
             let path = last.map_or_else(|| settings.dir.clone(), |segment| segment.path.clone());
             self.fence(end..self.known.durable, &path, FilePosition(0), Fault::Truncated);
         }
-        let end = self.found.end;
-        if let Some(segment) = last.filter(|segment| segment.sealed_end().is_some() && !self.known.clean) {
-            // A kill may have come between its seal and the sync of that.
-            segment.sync()?;
+        if let Some(segment) = last.filter(|segment| segment.tail().is_none()) {
+            self.is_long_enough(segment)?;
         }
-        if let Some(segment) = last.filter(|segment| segment.sealed_end().is_none()) {
-            if end.0 + FRAME_HEADER_LEN as u64 > segment.limit().0 {
-                // There is no room for a seal.
+        let end = self.found.end;
+        let ranges = self.known.fences.ranges().iter().chain(&self.found_ranges).cloned().collect();
+        self.found.fences = Fences::new(ranges);
+        let untouched = self.known.clean
+            && self.found.new_fences.is_empty()
+            && self.found.cut.is_none()
+            && end == self.known.durable;
+        if let Some(segment) = last {
+            // There may be no room for a seal.
+            if segment.sealed_end().is_none() && end.0 + FRAME_HEADER_LEN as u64 > segment.limit().0 {
                 segment.mark_sealed(end);
-            } else {
-                let untouched = self.known.clean && self.found.new_fences.is_empty();
-                if !untouched {
-                    segment.zero_from(end)?;
-                }
+            }
+            if !untouched && segment.tail().is_none() {
+                make_durable(segment, self.found.durable, end)?;
             }
         }
         Ok(self.found)
     }
 }
 
-/// What lies behind an invalid frame.
-#[derive(Debug, Default)]
-pub(crate) struct Later {
-    /// The first valid frame.
-    pub(crate) first: Option<LogPosition>,
-    frames: u64,
-    /// The highest durable end that a valid frame states.
-    pub(crate) durable: LogPosition,
-}
-
-pub(crate) fn look_on(window: &mut Window<'_>, after: LogPosition) -> Result<Later, StorageError> {
-    let mut later = Later::default();
-    let mut at = LogPosition(after.0 + FRAME_ALIGNMENT as u64);
-    while let Some(candidate) = window.next_candidate(at)? {
-        at = LogPosition(candidate.0 + FRAME_ALIGNMENT as u64);
-        if let Ok(header) = window.frame(candidate)? {
-            later.first.get_or_insert(candidate);
-            later.frames += 1;
-            later.durable = later.durable.max(header.durable);
-            at = header.end();
+impl Finder<'_> {
+    /// Fences what a file lacks that was cut below the position at which this start begins to read.
+    fn is_long_enough(&mut self, segment: &SegmentFile) -> Result<(), StorageError> {
+        let held = segment.file_len()?.saturating_sub(SEGMENT_HEADER_LEN as u64);
+        // Of the last frame the zeros may be missing that pad it.
+        let held = held.next_multiple_of(FRAME_ALIGNMENT as u64);
+        let lacks = LogPosition(segment.base().0 + held)..self.known.durable.min(segment.limit());
+        let met = Fences::new(self.found_ranges.clone());
+        if lacks.start < lacks.end && !met.cover(&lacks) {
+            let at = segment.header.file_position(lacks.start);
+            self.fence(lacks, &segment.path, at, Fault::Truncated);
         }
+        Ok(())
     }
-    Ok(later)
 }
 
-/// Reads a segment through a buffer.
-pub(crate) struct Window<'a> {
-    segment: &'a SegmentFile,
-    start: LogPosition,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Window<'a> {
-    pub(crate) fn new(segment: &'a SegmentFile) -> Self {
-        Self { segment, start: segment.base(), bytes: Vec::new() }
-    }
-
-    /// Returns up to `len` bytes at a position; fewer only at the end of the file.
-    pub(crate) fn bytes(&mut self, position: LogPosition, len: usize) -> Result<&[u8], StorageError> {
-        let at = position.0.checked_sub(self.start.0).and_then(|at| usize::try_from(at).ok());
-        let inside = at.is_some_and(|at| at + len <= self.bytes.len());
-        if !inside {
-            self.bytes.resize(len.max(WINDOW), 0);
-            let read = self.segment.read_some(&mut self.bytes, position)?;
-            self.bytes.truncate(read);
-            self.start = position;
-        }
-        let at = usize::try_from(position.0 - self.start.0).unwrap_or(usize::MAX);
-        let rest = self.bytes.get(at..).unwrap_or_default();
-        Ok(rest.get(..len).unwrap_or(rest))
-    }
-
-    /// Reads the frame at a position and checks it.
-    pub(crate) fn frame(
-        &mut self,
-        position: LogPosition,
-    ) -> Result<Result<FrameHeader, Fault>, StorageError> {
-        let salt = self.segment.salt();
-        let header = match FrameHeader::decode(self.bytes(position, FRAME_HEADER_LEN)?, salt, position) {
+/// Makes the last segment durable up to `end`, and ends it there. What nothing states to have been durable is written
+/// once more, frame by frame, each checked as it is: the page cache may hold it without ever writing it.
+fn make_durable(segment: &SegmentFile, durable: LogPosition, end: LogPosition) -> Result<(), StorageError> {
+    let mut window = Window::new(segment);
+    let mut at = durable.max(segment.base());
+    let end = segment.sealed_end().unwrap_or(end);
+    while at < end {
+        let header = match window.frame(at)? {
             Ok(header) => header,
-            Err(fault) => return Ok(Err(fault)),
+            // It was whole a moment ago.
+            Err(fault) => {
+                return Err(StorageError::corrupt(&segment.path, segment.header.file_position(at).0)(fault));
+            }
         };
-        if header.end() > self.segment.limit() {
-            return Ok(Err(Fault::Structure("the payload's length")));
-        }
-        let payload_at = LogPosition(position.0 + FRAME_HEADER_LEN as u64);
-        let payload = self.bytes(payload_at, header.payload_len as usize)?;
-        Ok(header.verify(payload, salt).map(|()| header))
+        let len = usize::try_from(header.frame_len()).unwrap_or(usize::MAX);
+        // No more than there is: of the last frame the padding may be missing, and the disk may be full.
+        segment.rewrite(window.bytes(at, len)?, at)?;
+        at = header.end();
     }
-
-    /// Returns the payload of the frame at a position that was found valid.
-    pub(crate) fn payload(&mut self, header: &FrameHeader) -> Result<&[u8], StorageError> {
-        let at = LogPosition(header.position.0 + FRAME_HEADER_LEN as u64);
-        let len = header.payload_len as usize;
-        let path = self.segment.path.clone();
-        let payload = self.bytes(at, len)?;
-        if payload.len() < len {
-            return Err(StorageError::io("read", &path)(io::ErrorKind::UnexpectedEof.into()));
-        }
-        Ok(payload)
-    }
-
-    /// Returns the first position from `from` on where a frame may begin.
-    fn next_candidate(&mut self, from: LogPosition) -> Result<Option<LogPosition>, StorageError> {
-        let mut position = from;
-        loop {
-            let bytes = self.bytes(position, WINDOW)?;
-            if bytes.len() < FRAME_HEADER_LEN {
-                return Ok(None);
-            }
-            let mut chunks = bytes.chunks(FRAME_ALIGNMENT);
-            if let Some(found) = chunks.position(may_be_frame) {
-                return Ok(Some(LogPosition(position.0 + (found * FRAME_ALIGNMENT) as u64)));
-            }
-            let whole = bytes.len() / FRAME_ALIGNMENT * FRAME_ALIGNMENT;
-            position = LogPosition(position.0 + whole as u64);
-        }
-    }
-}
-
-/// Reads the records of a run.
-fn read_run(segment: &SegmentFile, run: &LogRun, out: &mut Vec<u8>) -> Result<(), StorageError> {
-    let len = usize::try_from(run.range.end.0 - run.range.start.0).unwrap_or(usize::MAX);
-    out.resize(len, 0);
-    if segment.read_some(out, run.range.start)? < len {
-        return Err(StorageError::io("read", &segment.path)(io::ErrorKind::UnexpectedEof.into()));
-    }
-    Ok(())
-}
-
-/// Verifies the checksums of records that follow each other.
-fn check_records(bytes: &[u8], position: LogPosition) -> Result<(), (LogPosition, Fault)> {
-    let mut at = 0;
-    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-        let here = LogPosition(position.0 + at as u64);
-        let record = RecordView::decode(rest, here).map_err(|fault| (here, fault))?;
-        at += padded(u64::from(record.size)) as usize;
-    }
-    Ok(())
-}
-
-/// Told of records or entries that lie together: where they begin, and their bytes.
-pub(crate) type EachPayload<'a> = dyn FnMut(LogPosition, &[u8]) -> Result<(), StorageError> + 'a;
-
-/// Calls `each` with the payload of every frame in a range of positions, which a start has found valid, in order;
-/// in compacted segments of the log with every run.
-pub(crate) fn for_each_payload(
-    segments: &Segments,
-    fences: &[Range<LogPosition>],
-    range: Range<LogPosition>,
-    each: &mut EachPayload<'_>,
-) -> Result<(), StorageError> {
-    let mut position = range.start;
-    for segment in segments.all() {
-        let end = segment.sealed_end().unwrap_or(range.end).min(range.end);
-        if end <= position {
-            continue;
-        }
-        position = position.max(segment.base());
-        if segment.tail().is_some() {
-            // Of one whose directory is damaged nothing can be found.
-            let is_lost = |fence: &Range<LogPosition>| fence.start <= segment.base() && end <= fence.end;
-            if fences.iter().any(is_lost) {
-                position = end;
-                continue;
-            }
-            let mut bytes = Vec::new();
-            for run in segment.runs()?.filter(|run| run.range.end > position && run.range.start < end) {
-                if !fences.iter().any(|fence| fence.contains(&run.range.start)) {
-                    read_run(&segment, &run, &mut bytes)?;
-                    each(run.range.start, &bytes)?;
-                }
-            }
-            position = end;
-            continue;
-        }
-        let mut window = Window::new(&segment);
-        while position < end {
-            if let Some(fence) = fences.iter().find(|fence| fence.contains(&position)) {
-                position = fence.end;
-                continue;
-            }
-            let header = match window.frame(position)? {
-                Ok(header) => header,
-                Err(fault) => {
-                    let at = segment.header.file_position(position).0;
-                    return Err(StorageError::corrupt(&segment.path, at)(fault));
-                }
-            };
-            if header.kind != FrameKind::Seal {
-                let payload = window.payload(&header)?;
-                each(LogPosition(header.position.0 + FRAME_HEADER_LEN as u64), payload)?;
-            }
-            position = header.end();
-        }
-    }
-    Ok(())
+    segment.cut(end)
 }

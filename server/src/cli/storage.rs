@@ -9,8 +9,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 use weir_storage::{
-    DiskEnv, Env, Finding, InspectFilter, Inspection, MachineClock, QueueId, Remedy, RepairLock,
-    StorageError, Verified, plan_repair, verify,
+    AffectedRows, DiskEnv, Env, Finding, InspectFilter, Inspection, MachineClock, QueueId, Remedy,
+    RepairLock, StorageError, Verified, plan_repair, verify,
 };
 
 use super::{
@@ -192,17 +192,18 @@ fn verified(found: &Verified) -> Value {
     })
 }
 
-fn finding_json(finding: &Finding) -> Value {
-    let rows: Vec<Value> = finding
-        .rows
-        .iter()
-        .map(|rows| {
-            json!({
-                "topic": rows.name, "topic_id": rows.topic.0, "queue": rows.queue.0,
-                "first": rows.offsets.start.0, "end": rows.offsets.end.0,
-            })
+fn rows_json(rows: &[AffectedRows]) -> Vec<Value> {
+    let row = |rows: &AffectedRows| {
+        json!({
+            "topic": rows.name, "topic_id": rows.topic.0, "queue": rows.queue.0,
+            "first": rows.offsets.start.0, "end": rows.offsets.end.0,
         })
-        .collect();
+    };
+    rows.iter().map(row).collect()
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    let rows = rows_json(&finding.rows);
     json!({
         "file": finding.path,
         "at": finding.bytes.start,
@@ -223,6 +224,7 @@ fn repair(dir: &Path, dry_run: bool, yes: bool, global: &Global) -> Result<(), F
     };
     let found = look(dir)?;
     let steps = plan_repair(&found);
+    let missing = found.missing_after_rebuild();
     let stays: Vec<&Finding> = found.findings.iter().filter(|finding| !is_repaired(finding.remedy)).collect();
     if !global.json {
         for step in &steps {
@@ -230,6 +232,11 @@ fn repair(dir: &Path, dry_run: bool, yes: bool, global: &Global) -> Result<(), F
         }
         for finding in &stays {
             print_line(&format!("left as it is: {}", shown(finding)))?;
+        }
+        for rows in &missing {
+            print_line(&format!(
+                "missing once consume queues are built anew, as the log has lost it: {rows}"
+            ))?;
         }
     }
     let lock = lock.filter(|_| !steps.is_empty());
@@ -247,7 +254,10 @@ fn repair(dir: &Path, dry_run: bool, yes: bool, global: &Global) -> Result<(), F
             .map(|step| json!({ "step": step.word(), "file": step.path(), "text": step.to_string() }))
             .collect();
         let stays: Vec<Value> = stays.iter().map(|finding| finding_json(finding)).collect();
-        return print_json(&json!({ "done": lock.is_some(), "steps": steps, "left": stays }));
+        let missing = rows_json(&missing);
+        return print_json(
+            &json!({ "done": lock.is_some(), "steps": steps, "left": stays, "missing": missing }),
+        );
     }
     print_line(match (steps.is_empty(), lock.is_some()) {
         (true, _) => "nothing to repair",
@@ -259,7 +269,12 @@ fn repair(dir: &Path, dry_run: bool, yes: bool, global: &Global) -> Result<(), F
 const fn is_repaired(remedy: Remedy) -> bool {
     !matches!(
         remedy,
-        Remedy::Fenced | Remedy::StaysUnreadable | Remedy::Known | Remedy::Restore | Remedy::Nothing
+        Remedy::StartRestores
+            | Remedy::Fenced
+            | Remedy::StaysUnreadable
+            | Remedy::Known
+            | Remedy::Restore
+            | Remedy::Nothing
     )
 }
 

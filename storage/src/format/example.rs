@@ -58,7 +58,12 @@ fn the_example_of_a_log_is_what_this_program_writes() {
     encode_topic(&mut frame, &topic, "", "orders");
     let at = place(LogPosition(frame.len() as u64), 5);
     encode_message(&mut frame, &at, &message());
-    let placed = FramePlace { salt: header.salt, position: LogPosition(0), durable: LogPosition(0) };
+    let placed = FramePlace {
+        salt: header.salt,
+        position: LogPosition(0),
+        durable: LogPosition(0),
+        log_durable: LogPosition(0),
+    };
     finish_frame(&mut frame, FrameKind::Records, Epoch(1), 2, placed, STORE_TIME_MS);
     check_example("log", &[header.encode(), frame].concat());
 }

@@ -56,6 +56,8 @@ pub(crate) struct FrameHeader {
     pub(crate) durable: LogPosition,
     /// The latest store time in the payload.
     pub(crate) store_time_ms: i64,
+    /// Of a frame of the journal: the durable end of the log when it was written.
+    pub(crate) log_durable: LogPosition,
 }
 
 impl FrameHeader {
@@ -83,6 +85,7 @@ impl FrameHeader {
         out.extend_from_slice(&self.payload_crc.to_le_bytes());
         out.extend_from_slice(&self.durable.0.to_le_bytes());
         out.extend_from_slice(&self.store_time_ms.to_le_bytes());
+        out.extend_from_slice(&self.log_durable.0.to_le_bytes());
         out.resize(CRC_AT, 0);
         let crc = header_crc(&out, salt);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -117,6 +120,7 @@ impl FrameHeader {
             payload_crc: cursor.u32()?,
             durable: LogPosition(cursor.u64()?),
             store_time_ms: cursor.i64()?,
+            log_durable: LogPosition(cursor.u64()?),
         };
         if header.position != position {
             return Err(Fault::Foreign);
@@ -159,6 +163,7 @@ pub(crate) fn finish_frame(
         payload_crc: payload_crc(payload, place.salt, epoch, place.position),
         durable: place.durable,
         store_time_ms,
+        log_durable: place.log_durable,
     };
     let len = usize::try_from(header.frame_len()).expect("a payload is bounded by FRAME_PAYLOAD_MAX");
     frame.resize(len, 0);
@@ -176,6 +181,8 @@ pub(crate) struct FramePlace {
     pub(crate) position: LogPosition,
     /// The durable end now.
     pub(crate) durable: LogPosition,
+    /// In the journal: the durable end of the log now; else 0.
+    pub(crate) log_durable: LogPosition,
 }
 
 /// Whether a frame may begin here: a quick look before its checksum is computed.
@@ -204,7 +211,12 @@ mod tests {
     fn sample() -> (Vec<u8>, FrameHeader) {
         let mut frame = vec![0; FRAME_HEADER_LEN];
         frame.extend_from_slice(b"thirteen byte");
-        let place = FramePlace { salt: SALT, position: LogPosition(640), durable: LogPosition(128) };
+        let place = FramePlace {
+            salt: SALT,
+            position: LogPosition(640),
+            durable: LogPosition(128),
+            log_durable: LogPosition(77),
+        };
         let header = finish_frame(&mut frame, FrameKind::Journal, Epoch(3), 2, place, 77);
         (frame, header)
     }

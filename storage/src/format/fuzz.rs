@@ -169,7 +169,7 @@ proptest! {
     fn frames_and_segments(changes in changes()) {
         let mut frame = vec![0; 64];
         frame.extend(payload());
-        let place = FramePlace { salt: 3, position: POSITION, durable: LogPosition(0) };
+        let place = FramePlace { salt: 3, position: POSITION, durable: LogPosition(0), log_durable: LogPosition(0) };
         finish_frame(&mut frame, FrameKind::Records, Epoch(1), 4, place, 1);
         let frame = changed(frame, &changes);
         if let Ok(header) = FrameHeader::decode(&frame, 3, POSITION) {

@@ -349,6 +349,44 @@ pub(crate) fn peek_len(bytes: &[u8]) -> Result<usize, Fault> {
     Ok(len)
 }
 
+/// Returns how long a record is by the lengths of its parts.
+pub(crate) fn summed_len(bytes: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor::new(bytes.get(72..84)?);
+    let mut len = RECORD_HEADER_LEN;
+    for _ in 0..3 {
+        len = len.checked_add(cursor.u32().ok()? as usize)?;
+    }
+    Some(len)
+}
+
+/// What a damaged record seems to have been. Nothing vouches for it: whoever uses it checks that it can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordHint {
+    pub(crate) position: LogPosition,
+    pub(crate) topic: TopicId,
+    pub(crate) incarnation: u32,
+    pub(crate) queue: QueueId,
+    pub(crate) offset: QueueOffset,
+}
+
+impl RecordHint {
+    /// Reads what bytes say that are where a record was; nothing if it made no row.
+    pub(crate) fn of(bytes: &[u8], position: LogPosition) -> Option<Self> {
+        let mut cursor = Cursor::new(bytes.get(8..RECORD_HEADER_LEN)?);
+        let (_version, kind) = (cursor.u8().ok()?, cursor.u8().ok()?);
+        if !RecordKind::from_byte(kind)?.is_row() {
+            return None;
+        }
+        let (_flags, _epoch) = (cursor.u16().ok()?, cursor.u32().ok()?);
+        let (topic, incarnation) = (TopicId(cursor.u32().ok()?), cursor.u32().ok()?);
+        let queue = QueueId(cursor.u32().ok()?);
+        let _types = cursor.u32().ok()?;
+        // Nobody has stored so many.
+        let offset = cursor.u64().ok().filter(|offset| *offset < 1 << 62)?;
+        Some(Self { position, topic, incarnation, queue, offset: QueueOffset(offset) })
+    }
+}
+
 /// A record, decoded without copying. Its whole structure has been checked.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordView<'a> {

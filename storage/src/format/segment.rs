@@ -70,6 +70,43 @@ impl SegmentHeader {
         out
     }
 
+    /// Returns the bytes that a damaged header must have had, if that can be told: most of them are zeros or follow from
+    /// the name of the file and the directory, and of the others one bit may be wrong. The checksum decides.
+    pub(crate) fn restored(
+        bytes: &[u8],
+        kind: SegmentKind,
+        base: LogPosition,
+        uuid: &[u8; 16],
+    ) -> Option<Vec<u8>> {
+        let mut bytes = bytes.get(..SEGMENT_HEADER_LEN)?.to_vec();
+        let mut put = |at: usize, known: &[u8]| bytes[at..at + known.len()].copy_from_slice(known);
+        put(0, &MAGIC);
+        put(8, &VERSION.to_le_bytes());
+        put(10, &VERSION.to_le_bytes());
+        put(12, &[kind as u8]);
+        put(14, &[0; 2]);
+        put(20, &[0; 4]);
+        put(24, &base.0.to_le_bytes());
+        put(40, uuid);
+        put(72, &[0; CRC_AT - 72]);
+        let is_right = |bytes: &[u8]| {
+            Self::decode(bytes, kind).is_ok_and(|header| header.base == base && header.uuid == *uuid)
+        };
+        if is_right(&bytes) {
+            return Some(bytes);
+        }
+        // Form, epoch, capacity, salt and time, and the checksum.
+        let unknown = (13..14).chain(16..20).chain(32..40).chain(56..72).chain(CRC_AT..SEGMENT_HEADER_LEN);
+        for (byte, bit) in unknown.flat_map(|byte| (0..8).map(move |bit| (byte, 1 << bit))) {
+            bytes[byte] ^= bit;
+            if is_right(&bytes) {
+                return Some(bytes);
+            }
+            bytes[byte] ^= bit;
+        }
+        None
+    }
+
     /// Reads a header.
     pub(crate) fn decode(bytes: &[u8], expected: SegmentKind) -> Result<Self, Fault> {
         let bytes: &[u8; SEGMENT_HEADER_LEN] = bytes.first_chunk().ok_or(Fault::Truncated)?;

@@ -162,6 +162,11 @@ impl Appender {
         self.store_time_ms
     }
 
+    /// Leaves nothing but zeros behind the end of the log.
+    pub(crate) fn leave(&mut self) -> Result<(), StorageError> {
+        self.log.leave()
+    }
+
     pub(crate) fn forget(&mut self, topic: TopicId) {
         self.next_offsets.retain(|(of, _), _| *of != topic);
         self.described.remove(&topic);

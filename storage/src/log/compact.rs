@@ -14,9 +14,12 @@ use crate::{
         record::{RecordView, padded},
         segment::{SEGMENT_HEADER_LEN, SegmentHeader},
     },
-    log::segment::{COMPACTED_SEGMENT, FrameLogShared, SegmentFile, Segments},
+    log::{
+        fences::Fences,
+        segment::{COMPACTED_SEGMENT, FrameLogShared, SegmentFile, Segments},
+        walk::for_each_piece,
+    },
     offset::LogPosition,
-    recovery::for_each_payload,
 };
 
 /// So many bytes are collected before they are written.
@@ -52,7 +55,7 @@ impl FrameLogShared {
     pub(crate) fn rewrite(
         &self,
         segment: &Arc<SegmentFile>,
-        fences: &[Range<LogPosition>],
+        fences: &Fences,
         keeps: &dyn Fn(&RecordView<'_>) -> bool,
         pace: &mut Pace<'_>,
     ) -> Result<Rewritten, StorageError> {
@@ -103,14 +106,15 @@ impl Rewriting {
     fn rewrite(
         &mut self,
         segment: &Arc<SegmentFile>,
-        fences: &[Range<LogPosition>],
+        fences: &Fences,
         keeps: &dyn Fn(&RecordView<'_>) -> bool,
         pace: &mut Pace<'_>,
     ) -> Result<Rewritten, StorageError> {
         let end = segment.sealed_end().unwrap_or_else(|| segment.limit());
         let only = Segments::default();
         only.insert(Arc::clone(segment));
-        for_each_payload(&only, fences, segment.base()..end, &mut |position, payload| {
+        for_each_piece(&only, fences, segment.base()..end, &mut |piece| {
+            let (position, payload) = (piece.position, piece.bytes);
             let before = self.written;
             let mut at = 0;
             while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {

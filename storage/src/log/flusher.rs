@@ -54,9 +54,13 @@ pub(crate) struct HeldJournal {
 pub(crate) struct JournalWriter {
     log: FrameLog,
     pub(crate) shared: Arc<FrameLogShared>,
+    /// The commit log, whose durable end each frame states.
+    messages: Arc<FrameLogShared>,
     epoch: Epoch,
     /// Where the journal began when it was last rotated.
     begin: LogPosition,
+    /// Asked for, however little the journal has grown.
+    must_rotate: bool,
     /// Under way: what lies before this position goes when the engine has written its snapshot.
     rotation: Option<LogPosition>,
     rotate_bytes: u64,
@@ -65,15 +69,31 @@ pub(crate) struct JournalWriter {
 }
 
 impl JournalWriter {
-    pub(crate) fn new(log: FrameLog, epoch: Epoch, rotate_bytes: u64, cuts: Vec<QueueCut>) -> Self {
+    pub(crate) fn new(
+        log: FrameLog,
+        messages: Arc<FrameLogShared>,
+        epoch: Epoch,
+        rotate_bytes: u64,
+        cuts: Vec<QueueCut>,
+    ) -> Self {
         let shared = Arc::clone(&log.shared);
         let begin = shared.segments.all().first().map_or(shared.tip().written, |segment| segment.base());
-        Self { log, shared, epoch, begin, rotation: None, rotate_bytes, cuts }
+        Self { log, shared, messages, epoch, begin, must_rotate: false, rotation: None, rotate_bytes, cuts }
+    }
+
+    /// Has the journal rotated as soon as can be: what a start has found damaged goes with its segments.
+    pub(crate) const fn rotate_soon(&mut self) {
+        self.must_rotate = true;
     }
 
     /// Begins the first segment, so that zeros lie ready before the first entry comes.
     pub(crate) fn begin_first(&mut self, now_ms: i64) -> Result<(), StorageError> {
         self.log.begin_first(now_ms)
+    }
+
+    /// Leaves nothing but zeros behind the end of the journal.
+    pub(crate) fn leave(&mut self) -> Result<(), StorageError> {
+        self.log.leave()
     }
 
     /// Writes what has queued up, in order. What could not be written stays in the buffer.
@@ -91,7 +111,9 @@ impl JournalWriter {
     fn write_chunk(&mut self, chunk: &mut Chunk, now_ms: i64) -> Result<(), StorageError> {
         let unpadded = chunk.frame.len();
         let len = unpadded.next_multiple_of(FRAME_ALIGNMENT) as u64;
-        let place = self.log.place(len, now_ms)?;
+        let mut place = self.log.place(len, now_ms)?;
+        // What entries in it name was visible, and in class `sync` durable, before they were written.
+        place.log_durable = self.messages.durable();
         finish_frame(&mut chunk.frame, FrameKind::Journal, self.epoch, chunk.entries, place, now_ms);
         let result = self.log.write(&chunk.frame);
         if result.is_err() {
@@ -117,10 +139,12 @@ impl JournalWriter {
     /// Begins a rotation if the journal has grown enough; returns whether it did.
     pub(crate) fn begin_rotation(&mut self) -> Result<bool, StorageError> {
         let written = self.shared.tip().written;
-        if self.rotation.is_some() || written.0 - self.begin.0 < self.rotate_bytes {
+        let is_due = self.must_rotate || written.0 - self.begin.0 >= self.rotate_bytes;
+        if self.rotation.is_some() || !is_due {
             return Ok(false);
         }
         self.log.seal()?;
+        self.must_rotate = false;
         self.rotation = Some(self.shared.tip().written);
         Ok(true)
     }

@@ -1,15 +1,19 @@
 //! Reads records by position: from the buffers that were written last, from maps of sealed segments, and with
 //! `pread` from the active one, whose bytes still change.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::{
     error::{Fault, StorageError},
-    format::record::{RecordView, peek_len},
-    log::segment::{FrameLogShared, SegmentFile},
+    format::record::{RecordView, peek_len, records_of},
+    log::{
+        fences::Fences,
+        segment::{FrameLogShared, SegmentFile},
+        walk::{Window, for_each_piece},
+    },
     offset::LogPosition,
     raw::map::will_need,
 };
@@ -64,7 +68,7 @@ pub(crate) struct LogReader {
     pub(crate) shared: Arc<FrameLogShared>,
     pub(crate) recent: RecentFrames,
     /// Damaged ranges.
-    pub(crate) fences: Vec<Range<LogPosition>>,
+    pub(crate) fences: Fences,
 }
 
 impl LogReader {
@@ -95,12 +99,59 @@ impl LogReader {
         Ok(())
     }
 
+    /// Gives the records that begin within a range of positions to `visit`, in order, and some around them: whole frames
+    /// are read.
+    pub(crate) fn scan(
+        &self,
+        range: RangeInclusive<LogPosition>,
+        visit: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        let (first, last) = (*range.start(), *range.end());
+        let no_record = || StorageError::NoRecord { position: first };
+        let segment = self.shared.segments.at(first).ok_or_else(no_record)?;
+        let mut start = first;
+        if segment.tail().is_none() {
+            // Frames are found from the beginning of their segment on.
+            let mut window = Window::new(&segment);
+            start = segment.base();
+            while let Some(end) = self.frame_end(&mut window, start)?.filter(|end| *end <= first) {
+                start = end;
+            }
+        }
+        for_each_piece(&self.shared.segments, &self.fences, start..LogPosition(last.0 + 1), &mut |piece| {
+            for record in records_of(piece.bytes, piece.position) {
+                let record = record.map_err(|(position, fault)| {
+                    let segment = self.shared.segments.at(position);
+                    let path = segment.as_ref().map_or(self.shared.dir(), |segment| &segment.path);
+                    let at = segment.as_ref().map_or(0, |segment| segment.file_position(position).0);
+                    StorageError::corrupt(path, at)(fault)
+                })?;
+                if record.kind.is_row() {
+                    visit(&record);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns where the frame at a position ends, or the fence; nothing if neither begins there.
+    fn frame_end(
+        &self,
+        window: &mut Window<'_>,
+        position: LogPosition,
+    ) -> Result<Option<LogPosition>, StorageError> {
+        if let Some(fence) = self.fences.at(position) {
+            return Ok(Some(fence.end));
+        }
+        Ok(window.header(position)?.ok().map(|header| header.end()))
+    }
+
     /// Asks the system to read records of sealed segments that are not in memory, and does not wait for it. What
     /// was written last is in memory anyway.
     pub(crate) fn will_need(&self, positions: impl IntoIterator<Item = LogPosition>) {
         let mut asked = LogPosition(0)..LogPosition(0);
         for position in positions {
-            if asked.contains(&position) || self.fences.iter().any(|fence| fence.contains(&position)) {
+            if asked.contains(&position) || self.fences.at(position).is_some() {
                 continue;
             }
             let Some(segment) = self.shared.segments.at(position) else { continue };
@@ -115,7 +166,7 @@ impl LogReader {
         if let Some((start, bytes)) = self.recent.at(position) {
             return Ok(Stretch::Frame { start, bytes });
         }
-        if self.fences.iter().any(|fence| fence.contains(&position)) {
+        if self.fences.at(position).is_some() {
             return Err(StorageError::Lost { position });
         }
         let Some(segment) = self.shared.segments.at(position) else {
@@ -130,8 +181,7 @@ impl LogReader {
         };
         let end = end.min(run.range.end);
         // Behind a fence the next stretch begins.
-        let fence = self.fences.iter().map(|fence| fence.start).filter(|start| *start > position).min();
-        let end = fence.unwrap_or(end).min(end);
+        let end = self.fences.next(position).unwrap_or(end).min(end);
         if segment.mapped(position).is_some() {
             return Ok(Stretch::Map { segment, end, from: position, ahead: position, len: 0 });
         }

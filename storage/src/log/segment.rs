@@ -94,7 +94,49 @@ impl SegmentFile {
         }
         let mut bytes = vec![0; SEGMENT_HEADER_LEN];
         file.read_exact_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
-        let header = SegmentHeader::decode(&bytes, kind).map_err(StorageError::corrupt(path, 0))?;
+        Self::with_header(path, file, len, kind, uuid, &bytes)
+    }
+
+    /// Opens a segment whose header is damaged, if what it said can be told; returns its bytes as well.
+    pub(crate) fn restored(
+        env: &dyn Env,
+        path: &Path,
+        kind: SegmentKind,
+        uuid: &[u8; 16],
+        how: Open,
+    ) -> Result<Option<(Self, Vec<u8>)>, StorageError> {
+        let file = env.open(path, how).map_err(StorageError::io("open", path))?;
+        let len = file.len().map_err(StorageError::io("read", path))?;
+        let base = path.file_name().and_then(|name| segment_base(kind, name.to_str()?));
+        let Some(base) = base.filter(|_| len >= SEGMENT_HEADER_LEN as u64) else { return Ok(None) };
+        let mut bytes = vec![0; SEGMENT_HEADER_LEN];
+        file.read_exact_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
+        // What is whole says that the file belongs elsewhere, or is newer.
+        let is_damaged = matches!(SegmentHeader::decode(&bytes, kind), Err(Fault::Checksum | Fault::Magic));
+        let restored = SegmentHeader::restored(&bytes, kind, base, uuid).filter(|_| is_damaged);
+        let Some(bytes) = restored else { return Ok(None) };
+        match Self::with_header(path, file, len, kind, uuid, &bytes) {
+            Ok(segment) => Ok(Some((segment, bytes))),
+            Err(StorageError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the header, durably.
+    pub(crate) fn write_header(&self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.file.write_at(bytes, 0).map_err(StorageError::io("write", &self.path))?;
+        self.sync()
+    }
+
+    fn with_header(
+        path: &Path,
+        file: Arc<dyn EnvFile>,
+        len: u64,
+        kind: SegmentKind,
+        uuid: &[u8; 16],
+        bytes: &[u8],
+    ) -> Result<Self, StorageError> {
+        let header = SegmentHeader::decode(bytes, kind).map_err(StorageError::corrupt(path, 0))?;
         let named = segment_name(kind, header.base);
         if header.uuid != *uuid || path.file_name().is_none_or(|name| name != named.as_str()) {
             return Err(StorageError::corrupt(path, 0)(Fault::Foreign));
@@ -277,20 +319,21 @@ impl SegmentFile {
         self.file.write_at(bytes, at).map_err(StorageError::io("write", &self.path))
     }
 
-    /// Overwrites what is not zero from a position to the end of the file, and syncs.
-    pub(crate) fn zero_from(&self, position: LogPosition) -> Result<(), StorageError> {
-        let mut at = self.header.file_position(position).0;
-        let len = self.file_len()?;
-        let mut chunk = vec![0; ZERO_CHUNK];
-        while at < len {
-            let size = usize::try_from(len - at).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
-            let chunk = &mut chunk[..size];
-            self.file.read_exact_at(chunk, at).map_err(StorageError::io("read", &self.path))?;
-            if chunk.iter().any(|byte| *byte != 0) {
-                self.file.write_at(&ZEROS[..size], at).map_err(StorageError::io("write", &self.path))?;
-            }
-            at += size as u64;
+    /// Writes bytes that are there already, so that the next sync writes them to the disk whatever an earlier one did.
+    pub(crate) fn rewrite(&self, bytes: &[u8], position: LogPosition) -> Result<(), StorageError> {
+        let at = self.header.file_position(position).0;
+        self.file.write_at(bytes, at).map_err(StorageError::io("write", &self.path))
+    }
+
+    /// Ends the file at a position, and syncs.
+    pub(crate) fn cut(&self, end: LogPosition) -> Result<(), StorageError> {
+        let zeroing = self.zeroing.lock();
+        let len = self.header.file_position(end).0;
+        if self.file_len()? > len {
+            self.file.set_len(len).map_err(StorageError::io("cut", &self.path))?;
+            self.zeroed.store(len, Ordering::Release);
         }
+        drop(zeroing);
         self.sync()
     }
 
@@ -602,8 +645,13 @@ impl FrameLog {
             None => self.begin(len_if_first, now_ms)?,
         };
         let position = self.shared.tip.lock().written;
-        let place = FramePlace { salt: active.salt(), position, durable: self.shared.durable() };
+        let place = self.frame_place(&active, position);
         Ok((place, position == active.base()))
+    }
+
+    fn frame_place(&self, active: &SegmentFile, position: LogPosition) -> FramePlace {
+        let (durable, log_durable) = (self.shared.durable(), LogPosition(0));
+        FramePlace { salt: active.salt(), position, durable, log_durable }
     }
 
     /// Begins the first segment, so that zeros lie ready before the first frame comes.
@@ -646,6 +694,17 @@ impl FrameLog {
         Ok(())
     }
 
+    /// Leaves nothing but zeros behind the end, for a stop in good order.
+    pub(crate) fn leave(&mut self) -> Result<(), StorageError> {
+        match self.shared.tip() {
+            Tip { written, active: Some(active) } if self.garbage > written => {
+                self.clean(&active, written)?;
+                active.sync()
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the active segment: after this its bytes never change, and all of them are durable.
     pub(crate) fn seal(&mut self) -> Result<(), StorageError> {
         let Tip { written, active: Some(active) } = self.shared.tip() else {
@@ -653,7 +712,7 @@ impl FrameLog {
         };
         self.clean(&active, written)?;
         let mut frame = vec![0; FRAME_HEADER_LEN];
-        let place = FramePlace { salt: active.salt(), position: written, durable: self.shared.durable() };
+        let place = self.frame_place(&active, written);
         let header = finish_frame(&mut frame, FrameKind::Seal, self.epoch, 0, place, 0);
         self.garbage = header.end();
         active.write(&frame, written)?;

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -36,6 +36,17 @@ pub(crate) trait ReadRecords: Send + Sync {
         positions: &mut dyn Iterator<Item = LogPosition>,
         visit: &mut dyn FnMut(&RecordView<'_>),
     ) -> Result<(), StorageError>;
+
+    /// Gives the records of rows that begin within a range of positions to `visit`, in order, and perhaps some around
+    /// them.
+    fn scan(
+        &self,
+        range: RangeInclusive<LogPosition>,
+        visit: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        let _ = visit;
+        Err(StorageError::NoRecord { position: *range.start() })
+    }
 
     /// Asks the system to read records that are not in memory, and does not wait for it.
     fn will_need(&self, positions: &mut dyn Iterator<Item = LogPosition>);
@@ -92,7 +103,7 @@ impl Source {
     pub(crate) fn corrupt(&self, damage: Damage) -> StorageError {
         if !self.is_damaged.swap(true, Ordering::AcqRel) {
             tracing::error!(path = %self.path.display(), at = self.at, what = damage.what,
-                "a file of consume queues is damaged: the next start builds them anew from the log");
+                "a file of consume queues is damaged: what is damaged of it is built anew from the log");
         }
         corrupt(&self.path, self.at, damage)
     }

@@ -3,6 +3,8 @@
 //! Locks are taken in this order: checkpointing, builder, map of queues, pending queues, one queue.
 //! Readers take none but that of the map, for as long as finding the queue takes.
 
+mod heal;
+
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -14,7 +16,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    catalogue::DurabilityClass,
+    catalogue::{DurabilityClass, TopicEntry},
     env::Env,
     error::StorageError,
     format::{
@@ -172,6 +174,15 @@ impl State {
         self.next = self.next.max(self.first);
         self.visible = self.visible.max(self.first);
         self.drop_expired();
+    }
+
+    /// Returns the log position of the last row.
+    fn last_position(&self) -> Option<LogPosition> {
+        let filed = || {
+            let segment = self.segments.last()?;
+            Some(segment.entry(segment.blocks().checked_sub(1)?).last_position)
+        };
+        self.tail.last_position().or_else(filed)
     }
 
     fn drop_expired(&mut self) {
@@ -362,6 +373,40 @@ impl Queues {
             let incarnation = records[0].incarnation;
             runs.push(self.run(queue, incarnation, base, builder));
         }
+        self.push_runs(queue, runs, next, merger);
+    }
+
+    /// Adds rows up to `end` at the end of a queue whose records are lost, at a position where they may have been.
+    /// Returns whether it did: not if the queue has later rows.
+    pub(crate) fn lose_rows(
+        &self,
+        topic: &TopicEntry,
+        queue: QueueId,
+        end: QueueOffset,
+        position: LogPosition,
+        store_time_ms: i64,
+    ) -> bool {
+        let Some(queue) = self.queue(topic.id, queue) else { return false };
+        let (next, last) = {
+            let state = queue.state.lock();
+            (state.next, state.last_position())
+        };
+        let rows = end.since(next).filter(|rows| (1..=LOST_ROWS_MAX).contains(rows));
+        let Some(rows) = rows.filter(|_| last.is_none_or(|last| last <= position)) else { return false };
+        let Building { builder, merger, .. } = &mut *self.building.lock();
+        let (mut runs, mut base) = (Vec::new(), next);
+        for _ in 0..rows {
+            builder.lost_row(position.0, store_time_ms);
+            self.cut(&queue, topic.incarnation, &mut base, builder, &mut runs);
+        }
+        if builder.rows() > 0 {
+            runs.push(self.run(&queue, topic.incarnation, base, builder));
+        }
+        self.push_runs(&queue, runs, end, merger);
+        true
+    }
+
+    fn push_runs(&self, queue: &Arc<Queue>, runs: Vec<Run>, next: QueueOffset, merger: &mut RunBuilder) {
         if runs.is_empty() {
             return;
         }

@@ -106,6 +106,13 @@ impl RunList {
         self.runs.iter().map(|run| Arc::clone(&run.block)).collect()
     }
 
+    /// Returns the log position of the last row.
+    pub(crate) fn last_position(&self) -> Option<LogPosition> {
+        // Runs are in memory, where positions do not fail.
+        let positions = self.runs.last()?.block.positions().ok()?;
+        positions.values().last().copied().map(LogPosition)
+    }
+
     /// Adds a run and merges as many of the last ones as have gathered.
     pub(crate) fn push(&mut self, run: Run, builder: &mut RunBuilder, log: &Arc<dyn ReadRecords>) {
         self.count(run.bytes(), 0);

@@ -22,7 +22,7 @@ mod threads;
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -278,6 +278,14 @@ impl ReadRecords for LogReader {
         Self::visit(self, positions, visit)
     }
 
+    fn scan(
+        &self,
+        range: RangeInclusive<LogPosition>,
+        visit: &mut dyn FnMut(&RecordView<'_>),
+    ) -> Result<(), StorageError> {
+        Self::scan(self, range, visit)
+    }
+
     fn will_need(&self, positions: &mut dyn Iterator<Item = LogPosition>) {
         Self::will_need(self, positions);
     }
@@ -351,7 +359,13 @@ impl Storage {
         let Some(directory) = inner.directory.lock().take() else {
             return Ok(());
         };
-        let closed = inner.check().and_then(|()| inner.checkpoint(Mark::Clean));
+        // A write that failed may have left something behind an end.
+        let closed = inner
+            .check()
+            .and_then(|()| inner.appender.lock().leave())
+            .and_then(|()| inner.journal_writer.lock().leave())
+            .and_then(|()| inner.catalogue.leave())
+            .and_then(|()| inner.checkpoint(Mark::Clean));
         drop(directory);
         closed
     }

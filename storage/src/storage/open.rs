@@ -19,23 +19,30 @@ use crate::{
     catalogue::{Catalogue, TopicEntry},
     env::{Env, Open, read_file, replace_file},
     error::{Fault, StorageError},
-    format::{checkpoint::Checkpoint, journal::decode_entries, record::padded, segment::SegmentKind},
-    journal::{JournalEntry, QueueCut, cut_entries},
+    format::{
+        checkpoint::Checkpoint,
+        journal::{Stored, decode_entries},
+        record::{RECORD_HEADER_LEN, RecordHint, padded},
+        segment::SegmentKind,
+    },
+    journal::{JournalEntry, NamedEnds, QueueCut, cut_entries, note_named_ends},
     limits::CHECKPOINT_BYTES_MAX,
     lock::DataDirectory,
     log::{
         appender::Appender,
+        fences::Fences,
         flusher::JournalWriter,
         reader::{LogReader, RecentFrames},
         segment::{FrameLog, FrameLogSettings},
+        walk::for_each_piece,
     },
-    offset::{Epoch, LogPosition, QueueId},
+    offset::{Epoch, LogPosition, QueueId, QueueOffset},
     queue::{
         block::ReadRecords,
         checkpoint::QueuesCheckpoint,
         store::{OpenedQueues, Queues, QueuesSettings},
     },
-    recovery::{Cut, Fence, Found, Known, find_end, for_each_payload},
+    recovery::{Cut, Fence, Found, Known, find_end},
 };
 
 /// A start under way.
@@ -47,6 +54,8 @@ pub(super) struct Opening {
     catalogue: Catalogue,
     /// What the checkpoint file says, or why it is not used.
     checkpoint: Result<Checkpoint, String>,
+    /// How far the group journal states that the log was durable.
+    log_durable: LogPosition,
 }
 
 /// The log as a start found it, with the consume queues over it.
@@ -56,6 +65,7 @@ struct Rebuilt {
     queues: Queues,
     fences: Vec<Fence>,
     cut: Option<Cut>,
+    hints: Vec<RecordHint>,
     found: FoundEnd,
     replay_from: LogPosition,
     last: LastCheckpoint,
@@ -84,29 +94,46 @@ impl Opening {
         // What the checkpoint in place makes unneeded goes; an older one must not come back after that.
         env.sync_dir(dir).map_err(StorageError::io("sync", dir))?;
         let checkpoint = read_checkpoint(env.as_ref(), dir, &directory.uuid)?;
-        let durable = checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.catalogue);
+        let known = checkpoint.as_ref().map_or_else(
+            |_| Known::default(),
+            |checkpoint| Known { durable: checkpoint.catalogue, clean: checkpoint.clean, ..Known::default() },
+        );
         let catalogue_dir = dir.join("catalogue");
         let clock = Arc::clone(&options.clock);
-        let catalogue = Catalogue::open(env, &catalogue_dir, directory.uuid, durable, clock)?;
-        Ok(Self { dir: dir.to_owned(), options, begun, directory, catalogue, checkpoint })
+        let catalogue = Catalogue::open(env, &catalogue_dir, directory.uuid, &known, clock)?;
+        let (dir, log_durable) = (dir.to_owned(), LogPosition(0));
+        Ok(Self { dir, options, begun, directory, catalogue, checkpoint, log_durable })
     }
 
-    pub(super) fn finish(self, events: Arc<dyn Events>) -> Result<Inner, StorageError> {
+    pub(super) fn finish(mut self, events: Arc<dyn Events>) -> Result<Inner, StorageError> {
         let checked = self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.log);
-        let log_found = self.find_log(checked)?;
+        // First, because it states how far the log was durable.
         let (journal_found, journal_settings) = self.find_journal()?;
+        self.log_durable = journal_found.log_durable;
+        let log_found = self.find_log(checked)?;
         let clean = self.is_clean(&log_found, &journal_found);
         let epoch = self.next_epoch(clean, &log_found, &journal_found);
         let next = NextLife { epoch, journal: journal_found.end };
         let rebuilt = self.rebuild(log_found, &next)?;
         let replayed_bytes = rebuilt.found.end.0.saturating_sub(rebuilt.replay_from.0);
 
-        let (entries, cuts) = self.cut_journal(&journal_found, &rebuilt.queues)?;
+        let stored = read_journal(&journal_found)?;
+        self.keep_lost_offsets(&rebuilt, &stored);
+        let (entries, cuts) = self.cut_journal(stored, &rebuilt.queues);
         let now_ms = self.options.clock.wall_ms();
         let Found { segments, end, new_fences: journal_fences, cut: journal_cut, .. } = journal_found;
         let journal = FrameLog::new(Arc::clone(&self.options.env), journal_settings, epoch, segments, end);
         let cut_queues = cuts.len();
-        let mut journal_writer = JournalWriter::new(journal, epoch, self.options.journal_rotate_bytes, cuts);
+        let mut journal_writer = JournalWriter::new(
+            journal,
+            Arc::clone(&rebuilt.log.shared),
+            epoch,
+            self.options.journal_rotate_bytes,
+            cuts,
+        );
+        if !journal_fences.is_empty() {
+            journal_writer.rotate_soon();
+        }
         let mut rebuilt = rebuilt;
         let begun = rebuilt.log.begin_first(now_ms).and_then(|()| journal_writer.begin_first(now_ms));
         if let Err(error) = begun {
@@ -143,15 +170,16 @@ impl Opening {
 
     /// Follows the log to its end.
     fn find_log(&self, from: LogPosition) -> Result<Found, StorageError> {
-        let known = self.checkpoint.as_ref().map_or_else(
+        let mut known = self.checkpoint.as_ref().map_or_else(
             |_| Known::default(),
             |checkpoint| Known {
                 from,
                 durable: checkpoint.durable,
                 clean: checkpoint.clean,
-                fences: checkpoint.fences.clone(),
+                fences: Fences::new(checkpoint.fences.clone()),
             },
         );
+        known.durable = known.durable.max(self.log_durable);
         find_end(self.options.env.as_ref(), &self.log_settings(), &known)
     }
 
@@ -224,7 +252,7 @@ impl Opening {
         epoch: Epoch,
     ) -> Result<(LogParts, OpenedQueues), StorageError> {
         let env = &self.options.env;
-        let Found { segments, end, fences, new_fences, cut, store_time_ms, .. } = found;
+        let Found { segments, end, fences, new_fences, hints, cut, store_time_ms, .. } = found;
         let log = FrameLog::new(Arc::clone(env), self.log_settings(), epoch, segments, end);
         let reader = Arc::new(LogReader {
             shared: Arc::clone(&log.shared),
@@ -238,7 +266,8 @@ impl Opening {
         for topic in self.catalogue.topics() {
             add_queues(&opened.queues, &topic);
         }
-        Ok((LogParts { log, reader, new_fences, cut, found: FoundEnd { end, store_time_ms } }, opened))
+        let found = FoundEnd { end, store_time_ms };
+        Ok((LogParts { log, reader, new_fences, hints, cut, found }, opened))
     }
 
     /// Reads into the consume queues what the log holds beyond their files. A long log is read in parts, each
@@ -250,19 +279,19 @@ impl Opening {
         from: LogPosition,
         next: &NextLife,
     ) -> Result<Rebuilt, StorageError> {
-        let LogParts { log, reader, new_fences, cut, found } = parts;
+        let LogParts { log, reader, new_fences, hints, cut, found } = parts;
         let mut replay = Replay { queues: &queues, payloads: Vec::new(), bytes: 0 };
         let mut last = self.last_checkpoint(from, &reader);
         let mut tried = from;
         let range = from..found.end;
-        for_each_payload(&log.shared.segments, &reader.fences, range, &mut |position, payload| {
-            replay.push(position, payload);
-            let end = LogPosition(position.0 + padded(payload.len() as u64));
+        for_each_piece(&log.shared.segments, &reader.fences, range, &mut |piece| {
+            replay.push(piece.position, piece.bytes);
+            let end = LogPosition(piece.position.0 + padded(piece.bytes.len() as u64));
             let part = end.0 - tried.0;
             // Not at every frame if it finds no room.
             let is_unfiled_due = part >= self.options.checkpoint_bytes / 16
                 && queues.run_bytes() >= self.options.unfiled_bytes_max;
-            if part >= self.options.checkpoint_bytes || is_unfiled_due {
+            if piece.is_whole && (part >= self.options.checkpoint_bytes || is_unfiled_due) {
                 replay.flush();
                 tried = end;
                 match self.replayed(&queues, tried, &last, &found, next) {
@@ -278,7 +307,8 @@ impl Opening {
         })?;
         replay.flush();
         queues.publish(found.end, found.end, &mut |_, _, _| {});
-        Ok(Rebuilt { log, reader, queues, fences: new_fences, cut, found, replay_from: from, last })
+        let fences = new_fences;
+        Ok(Rebuilt { log, reader, queues, fences, cut, hints, found, replay_from: from, last })
     }
 
     /// Makes a checkpoint of what has been replayed.
@@ -305,7 +335,7 @@ impl Opening {
         LastCheckpoint {
             log: from,
             queues: queues.unwrap_or_else(|| QueuesCheckpoint::default().encode()),
-            fences: reader.fences.clone(),
+            fences: reader.fences.ranges().to_vec(),
         }
     }
 
@@ -333,31 +363,59 @@ impl Opening {
         replace_file(self.options.env.as_ref(), &path, &checkpoint.encode(), Open::Create)
     }
 
-    fn cut_journal(
-        &self,
-        found: &Found,
-        queues: &Queues,
-    ) -> Result<(Vec<JournalEntry>, Vec<QueueCut>), StorageError> {
-        let mut stored = Vec::new();
-        for_each_payload(
-            &found.segments,
-            &found.fences,
-            LogPosition(0)..found.end,
-            &mut |position, payload| {
-                match decode_entries(payload) {
-                    Ok(entries) => stored.extend(entries),
-                    Err(fault) => {
-                        tracing::error!(%position, %fault, "entries of the group journal cannot be understood");
-                    }
-                }
-                Ok(())
-            },
-        )?;
+    /// Keeps the offsets of rows whose records are damaged at the end of their queue, where no later row shows that
+    /// they were given. Groups may have acknowledged them: another message must not get them.
+    fn keep_lost_offsets(&self, rebuilt: &Rebuilt, stored: &[Stored]) {
+        let Rebuilt { queues, hints, found, replay_from, reader, .. } = rebuilt;
+        // What lies below has been told apart when it was met; the files of the queues know of it.
+        let fences: Vec<_> = reader.fences.ranges().iter().filter(|fence| fence.end > *replay_from).collect();
+        let Some(last) = fences.last() else { return };
+        let bytes: u64 = fences.iter().map(|fence| fence.end.0 - fence.start.0).sum();
+        // No fence has held more rows than that.
+        let rows_max = bytes / RECORD_HEADER_LEN as u64 + 1;
+        let store_time_ms = found.store_time_ms.max(0);
+        let lose = |topic: &TopicEntry, queue, end: QueueOffset, position| {
+            let from = queues.next_offset(topic.id, queue);
+            let is_possible = queue < QueueId(topic.queues)
+                && end.since(from).is_some_and(|rows| (1..=rows_max).contains(&rows));
+            if is_possible && queues.lose_rows(topic, queue, end, position, store_time_ms) {
+                tracing::warn!(
+                    topic = %topic.name, %queue, first = %from, end = %end,
+                    "the last rows of a queue were in a damaged part of the log: they keep their offsets"
+                );
+            }
+        };
+        let mut hints: Vec<&RecordHint> = hints.iter().collect();
+        hints.sort_unstable_by_key(|hint| (hint.topic, hint.queue, hint.offset));
+        for hint in hints {
+            let topic = self.catalogue.topic(hint.topic);
+            if let Some(topic) = topic.filter(|topic| topic.incarnation == hint.incarnation) {
+                lose(&topic, hint.queue, hint.offset.plus(1), hint.position);
+            }
+        }
+        let mut named = NamedEnds::new();
+        note_named_ends(&mut named, stored);
+        for ((topic, queue), end) in named {
+            if let Some(topic) = self.catalogue.topic(topic) {
+                lose(&topic, queue, end, last.start);
+            }
+        }
+        queues.publish(found.end, found.end, &mut |_, _, _| {});
+    }
+
+    fn cut_journal(&self, stored: Vec<Stored>, queues: &Queues) -> (Vec<JournalEntry>, Vec<QueueCut>) {
         let end_of = |topic, queue: QueueId| {
             let known = self.catalogue.topic(topic).filter(|topic| queue.0 < topic.queues);
             known.map(|_| queues.next_offset(topic, queue))
         };
-        Ok(cut_entries(stored, &end_of))
+        let (entries, cuts) = cut_entries(stored, &end_of);
+        for QueueCut { topic, queue, end } in &cuts {
+            tracing::warn!(
+                %topic, %queue, %end,
+                "groups had been given rows of a queue that the crash took: what the journal says of them is dropped"
+            );
+        }
+        (entries, cuts)
     }
 
     fn into_inner(
@@ -415,11 +473,28 @@ impl Opening {
     }
 }
 
+/// Reads all entries of the group journal.
+fn read_journal(found: &Found) -> Result<Vec<Stored>, StorageError> {
+    let mut stored = Vec::new();
+    for_each_piece(&found.segments, &found.fences, LogPosition(0)..found.end, &mut |piece| {
+        match decode_entries(piece.bytes) {
+            Ok(entries) => stored.extend(entries),
+            Err(fault) => {
+                let position = piece.position;
+                tracing::error!(%position, %fault, "entries of the group journal cannot be understood");
+            }
+        }
+        Ok(())
+    })?;
+    Ok(stored)
+}
+
 /// The log as a start found it.
 struct LogParts {
     log: FrameLog,
     reader: Arc<LogReader>,
     new_fences: Vec<Fence>,
+    hints: Vec<RecordHint>,
     cut: Option<Cut>,
     found: FoundEnd,
 }

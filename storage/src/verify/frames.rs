@@ -12,16 +12,21 @@ use crate::{
     error::{Fault, StorageError},
     format::{
         frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, FrameHeader, FrameKind},
+        record::RecordHint,
         segment::{SEGMENT_HEADER_LEN, SegmentKind},
     },
     lock::FORMAT_VERSION,
     log::{
-        salvage::damaged_parts,
+        fences::Fences,
+        salvage::{damaged_parts, salvage},
         segment::{SegmentFile, Segments, segment_base},
+        walk::Window,
     },
     offset::LogPosition,
-    recovery::{Window, look_on},
 };
+
+/// So many damaged ranges are told apart; behind them the last one grows.
+const DAMAGED_MAX: usize = 100_000;
 
 /// So much is read at once where zeros are expected.
 const ZEROS_READ: usize = 1 << 20;
@@ -35,7 +40,7 @@ pub(super) struct Sequence {
     /// Set if it ends at `durable` exactly: how long its last file is.
     pub(super) clean: Option<u64>,
     /// Found damaged by an earlier start.
-    pub(super) fences: Vec<Range<LogPosition>>,
+    pub(super) fences: Fences,
     /// Below this position no start reads it.
     pub(super) checked: LogPosition,
     pub(super) cost: &'static str,
@@ -47,8 +52,21 @@ pub(super) struct Followed {
     pub(super) segments: Segments,
     pub(super) begin: LogPosition,
     pub(super) end: LogPosition,
-    /// Damaged ranges, with the numbers of their findings.
+    /// Damaged ranges, ascending, with the numbers of their findings.
     pub(super) damaged: Vec<(Range<LogPosition>, usize)>,
+    /// What damaged records seem to have been, with the numbers of their findings.
+    pub(super) hints: Vec<(RecordHint, usize)>,
+    /// Of the journal: how far its frames state that the log was durable.
+    pub(super) log_durable: LogPosition,
+}
+
+impl Followed {
+    /// Returns the finding of the first damage within a range.
+    pub(super) fn damage_within(&self, range: &Range<LogPosition>) -> Option<usize> {
+        let first = self.damaged.partition_point(|(damaged, _)| damaged.end <= range.start);
+        let (damaged, finding) = self.damaged.get(first)?;
+        (damaged.start < range.end).then_some(*finding)
+    }
 }
 
 /// What a whole frame holds, or a run of a compacted segment.
@@ -87,6 +105,8 @@ impl<'v> Verifier<'v> {
                 begin: files.first().map(|(base, _)| *base).unwrap_or_default(),
                 end: LogPosition(0),
                 damaged: Vec::new(),
+                hints: Vec::new(),
+                log_durable: LogPosition(0),
             },
             is_first: true,
         };
@@ -120,9 +140,8 @@ struct Follower<'a, 'v> {
 
 impl<'v> Follower<'_, 'v> {
     /// Notes damage to a range of the sequence.
-    fn find(&mut self, path: &Path, bytes: Range<u64>, range: Range<LogPosition>, what: String) {
-        let known =
-            self.sequence.fences.iter().any(|fence| fence.start <= range.start && range.end <= fence.end);
+    fn find(&mut self, path: &Path, bytes: Range<u64>, range: Range<LogPosition>, what: String) -> usize {
+        let known = self.sequence.fences.cover(&range);
         let remedy = match self.sequence.remedy {
             _ if known => Remedy::Known,
             Remedy::Fenced if range.end <= self.sequence.checked => Remedy::StaysUnreadable,
@@ -131,19 +150,22 @@ impl<'v> Follower<'_, 'v> {
         let cost = self.sequence.cost;
         let finding = Finding { path: path.to_owned(), bytes, what, cost, rows: Vec::new(), remedy };
         let number = self.verifier.find(finding);
-        self.followed.damaged.push((range, number));
+        let is_full = self.followed.damaged.len() >= DAMAGED_MAX;
+        match self.followed.damaged.last_mut().filter(|_| is_full) {
+            Some((last, _)) => last.end = last.end.max(range.end),
+            None => self.followed.damaged.push((range, number)),
+        }
+        number
     }
 
     /// Notes bytes that are not what they must be, but hold nothing.
     fn find_harmless(&mut self, path: &Path, bytes: Range<u64>, what: &str, remedy: Remedy) {
-        self.verifier.find(Finding {
-            path: path.to_owned(),
-            bytes,
-            what: what.to_owned(),
-            cost: "nothing: these bytes hold nothing",
-            rows: Vec::new(),
-            remedy,
-        });
+        self.find_other(path, bytes, what, "nothing: these bytes hold nothing", remedy);
+    }
+
+    fn find_other(&mut self, path: &Path, bytes: Range<u64>, what: &str, cost: &'static str, remedy: Remedy) {
+        let (path, what) = (path.to_owned(), what.to_owned());
+        self.verifier.find(Finding { path, bytes, what, cost, rows: Vec::new(), remedy });
     }
 
     fn file(
@@ -164,7 +186,18 @@ impl<'v> Follower<'_, 'v> {
             Err(StorageError::Corrupt { fault: Fault::Version(found), .. }) => {
                 return Err(StorageError::Newer { path: path.to_owned(), found, supported: FORMAT_VERSION });
             }
-            Err(StorageError::Corrupt { fault, position, .. }) => Err((fault, position.0)),
+            Err(StorageError::Corrupt { fault, position, .. }) => {
+                match SegmentFile::restored(env, path, kind, &self.verifier.uuid, Open::Read)? {
+                    Some((segment, _)) => {
+                        let what = format!("the header of the segment: {fault}");
+                        let bytes = 0..SEGMENT_HEADER_LEN as u64;
+                        let cost = "nothing: what it said can be told from the rest";
+                        self.find_other(path, bytes, &what, cost, Remedy::StartRestores);
+                        Ok(Arc::new(segment))
+                    }
+                    None => Err((fault, position.0)),
+                }
+            }
             Err(error) => return Err(error),
         };
         let is_first = std::mem::take(&mut self.is_first);
@@ -225,20 +258,18 @@ impl<'v> Follower<'_, 'v> {
                     }
                 }
                 Err(fault) => {
-                    let later = look_on(&mut window, self.position)?;
+                    let later = window.later(self.position)?;
                     let proven = self.sequence.durable.max(next.unwrap_or_default()).max(later.durable);
                     if self.position >= proven {
                         return self.open_end(segment);
                     }
                     // A broker may have written it since these bytes were read.
-                    let mut again = Window::new(segment);
-                    if again.frame(self.position)?.is_ok() {
-                        window = again;
+                    if Window::new(segment).frame(self.position)?.is_ok() {
+                        window = Window::new(segment);
                         continue;
                     }
-                    let resume = later.first.or(next).unwrap_or(proven);
-                    self.damaged_frame(segment, &mut again, fault, resume)?;
-                    window = again;
+                    let resume = later.first.or(next).unwrap_or(proven).min(proven);
+                    self.damaged_frame(segment, &mut window, fault, resume, each)?;
                 }
             }
         }
@@ -269,8 +300,13 @@ impl<'v> Follower<'_, 'v> {
                 let bytes = start..start + (part.range.end.0 - part.range.start.0);
                 self.find(&segment.path, bytes, part.range.clone(), format!("a record: {}", part.fault));
             }
-            if parts.is_empty() {
-                let payload = Payload { at: run.range.start, range: run.range, bytes: &bytes, records: None };
+            let damaged = Fences::new(parts.into_iter().map(|part| part.range).collect());
+            for part in damaged.outside(run.range.clone()) {
+                let at = |position: LogPosition| {
+                    usize::try_from(position.0 - run.range.start.0).unwrap_or(usize::MAX)
+                };
+                let bytes = bytes.get(at(part.start)..at(part.end)).unwrap_or_default();
+                let payload = Payload { at: part.start, range: part, bytes, records: None };
                 each(self.verifier, segment, &payload)?;
             }
             self.verifier.read(read as u64, &segment.path);
@@ -293,6 +329,7 @@ impl<'v> Follower<'_, 'v> {
             FrameKind::Journal => self.sequence.kind == SegmentKind::Journal,
             FrameKind::Catalogue => self.sequence.kind == SegmentKind::Catalogue,
         };
+        self.followed.log_durable = self.followed.log_durable.max(header.log_durable);
         if !fits {
             let range = header.position..header.end();
             self.find(&segment.path, bytes.clone(), range, "a frame of another kind of file".to_owned());
@@ -321,42 +358,51 @@ impl<'v> Follower<'_, 'v> {
         segment.header.file_position(range.start).0..segment.header.file_position(range.end).0
     }
 
-    /// Notes what is damaged of the frame at the position, and goes on behind it.
+    /// Notes what is damaged of the frame at the position, tells of the rest, and goes on behind it.
     fn damaged_frame(
         &mut self,
         segment: &SegmentFile,
         window: &mut Window<'_>,
         fault: Fault,
         resume: LogPosition,
+        each: &mut Each<'_, 'v>,
     ) -> Result<(), StorageError> {
         let here = self.position;
-        let header = FrameHeader::decode(window.bytes(here, FRAME_HEADER_LEN)?, segment.salt(), here);
-        let header = header.ok().filter(|header| header.end() <= segment.limit());
-        let Some(header) = header else {
-            let resume = LogPosition(resume.0.next_multiple_of(FRAME_ALIGNMENT as u64));
-            let resume = resume.max(LogPosition(here.0 + FRAME_ALIGNMENT as u64));
-            let bytes = self.bytes(segment, here..resume);
-            self.find(&segment.path, bytes, here..resume, format!("the header of a frame: {fault}"));
-            self.position = resume;
-            return Ok(());
-        };
-        self.position = header.end();
+        let resume = LogPosition(resume.0.next_multiple_of(FRAME_ALIGNMENT as u64));
+        let resume = resume.max(LogPosition(here.0 + FRAME_ALIGNMENT as u64));
+        let salvaged = salvage(window, self.sequence.kind, here, fault, resume)?;
+        self.position = salvaged.end;
         let payload_at = LogPosition(here.0 + FRAME_HEADER_LEN as u64);
-        let mut found = false;
-        if header.kind == FrameKind::Records {
-            let payload = window.payload(&header);
-            let parts = payload.map(|payload| damaged_parts(payload, payload_at, Some(header.records)));
-            for part in parts.unwrap_or_default() {
-                found = true;
-                let bytes = self.bytes(segment, part.range.clone());
-                self.find(&segment.path, bytes, part.range, format!("a record: {}", part.fault));
+        let mut hints = salvaged.hints.iter().peekable();
+        for part in &salvaged.damaged {
+            let what = match (part.range.start == here, salvaged.has_header) {
+                (true, false) => "the header of a frame",
+                (true, true) => "the content of a frame",
+                (false, _) => "a record",
+            };
+            // Its end may lie behind that of a file that was cut.
+            let bytes = self.bytes(segment, part.range.clone());
+            let finding =
+                self.find(&segment.path, bytes, part.range.clone(), format!("{what}: {}", part.fault));
+            while let Some(hint) = hints.next_if(|hint| hint.position < part.range.end) {
+                if self.followed.hints.len() < DAMAGED_MAX {
+                    self.followed.hints.push((*hint, finding));
+                }
             }
         }
-        if !found {
-            // Its end may lie behind that of a file that was cut.
-            let bytes = self.bytes(segment, here..header.end());
-            self.find(&segment.path, bytes, here..header.end(), format!("the content of a frame: {fault}"));
+        let damaged = Fences::new(salvaged.damaged.iter().map(|part| part.range.clone()).collect());
+        for part in damaged.outside(payload_at.min(salvaged.end)..salvaged.end) {
+            let len = usize::try_from(part.end.0 - part.start.0).unwrap_or(usize::MAX);
+            let payload = Payload {
+                range: part.clone(),
+                at: part.start,
+                bytes: window.bytes(part.start, len)?,
+                records: None,
+            };
+            each(self.verifier, segment, &payload)?;
         }
+        let whole = self.bytes(segment, here..salvaged.end);
+        self.verifier.read(whole.end - whole.start, &segment.path);
         Ok(())
     }
 
@@ -380,6 +426,10 @@ impl<'v> Follower<'_, 'v> {
         let Some(len) = self.sequence.clean else { return Ok(()) };
         let found = segment.file_len()?;
         let end = segment.header.file_position(self.position).0;
+        if self.position > self.sequence.durable && self.sequence.kind == SegmentKind::Catalogue {
+            // On a full disk a start cannot take back the mark, and topics are deleted all the same.
+            return Ok(());
+        }
         if self.position > self.sequence.durable {
             let bytes = segment.header.file_position(self.sequence.durable.max(segment.base())).0..end;
             self.find_harmless(

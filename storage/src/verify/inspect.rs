@@ -23,7 +23,10 @@ use crate::{
         record::{RecordView, padded},
         segment::SegmentKind,
     },
-    log::segment::{LogRun, SegmentFile, segment_base},
+    log::{
+        segment::{LogRun, SegmentFile, segment_base},
+        walk::Window,
+    },
     offset::{LogPosition, QueueId, TopicId},
     queue::{
         block::NoLog,
@@ -31,7 +34,6 @@ use crate::{
         segment::QueueFile,
         statistics,
     },
-    recovery::{Window, look_on},
 };
 
 /// What is said of bytes whose checksum is right.
@@ -362,12 +364,10 @@ impl Inspection {
             let mut position = base;
             loop {
                 let frame = window.frame(position)?;
-                let found =
-                    FrameHeader::decode(window.bytes(position, FRAME_HEADER_LEN)?, segment.salt(), position);
-                let found = found.ok().filter(|header| header.end() <= segment.limit());
+                let found = window.header(position)?.ok();
                 if found.is_none() {
                     let torn = window.bytes(position, FRAME_HEADER_LEN)?.iter().any(|byte| *byte != 0);
-                    let next = look_on(&mut window, position)?.first;
+                    let next = window.later(position)?.first;
                     if !torn && next.is_none() {
                         return Ok(());
                     }

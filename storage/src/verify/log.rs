@@ -13,10 +13,16 @@ use crate::{
         record::{RecordView, padded},
         segment::SegmentKind,
     },
-    log::segment::SegmentFile,
+    journal::note_named_ends,
+    log::{fences::Fences, segment::SegmentFile},
     offset::{LogPosition, QueueId, QueueOffset, TopicId},
 };
 
+/// The ends of queues, and where in the log their last rows lay.
+type Ends = HashMap<(TopicId, QueueId), (QueueOffset, LogPosition)>;
+
+/// So many of them are remembered that the consume queues tell of as well.
+const LOST_BELOW_MAX: usize = 1000;
 /// So many places where offsets are missing are remembered.
 const GAPS_MAX: usize = 100_000;
 
@@ -34,7 +40,7 @@ impl Verifier<'_> {
             dir: self.dir.join("catalogue"),
             durable: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.catalogue),
             clean: self.clean_len(2),
-            fences: Vec::new(),
+            fences: Fences::default(),
             checked: LogPosition(0),
             cost: "topics or groups are not known; without a topic its messages could not be reached",
             remedy: Remedy::Restore,
@@ -61,15 +67,18 @@ impl Verifier<'_> {
             dir: self.dir.join("journal"),
             durable: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.journal),
             clean: self.clean_len(1),
-            fences: Vec::new(),
+            fences: Fences::default(),
             checked: LogPosition(0),
             cost: "no message; what groups leased and acknowledged there is forgotten, so that messages come again",
             remedy: Remedy::Fenced,
         };
         let followed = self.follow(&sequence, &mut |verifier, segment, payload| {
             let fault = match journal::decode_entries(payload.bytes) {
-                Ok(entries) if payload.records == u32::try_from(entries.len()).ok() => None,
-                Ok(_) => Some("the number of entries is wrong".to_owned()),
+                Ok(entries) => {
+                    note_named_ends(&mut verifier.named, &entries);
+                    (payload.records != u32::try_from(entries.len()).ok())
+                        .then(|| "the number of entries is wrong".to_owned())
+                }
                 Err(fault) => Some(fault.to_string()),
             };
             verifier.entries(segment, payload, fault, sequence.cost, Remedy::Fenced);
@@ -81,6 +90,7 @@ impl Verifier<'_> {
         {
             finding.remedy = Remedy::CutJournal;
         }
+        self.log_durable = followed.log_durable;
         Ok(())
     }
 
@@ -107,15 +117,22 @@ impl Verifier<'_> {
         let sequence = Sequence {
             kind: SegmentKind::Log,
             dir: self.dir.join("log"),
-            durable: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.durable),
+            durable: self
+                .checkpoint
+                .as_ref()
+                .map_or(LogPosition(0), |checkpoint| checkpoint.durable)
+                .max(self.log_durable),
             clean: self.clean_len(0),
-            fences: self.checkpoint.as_ref().map_or_else(Vec::new, |checkpoint| checkpoint.fences.clone()),
+            fences: self
+                .checkpoint
+                .as_ref()
+                .map_or_else(Fences::default, |checkpoint| Fences::new(checkpoint.fences.clone())),
             checked: self.checkpoint.as_ref().map_or(LogPosition(0), |checkpoint| checkpoint.log),
             cost: "the messages in it",
             remedy: Remedy::Fenced,
         };
         // The rows of queues, and where in the log the last of them lay.
-        let mut next: HashMap<(TopicId, QueueId), (QueueOffset, LogPosition)> = HashMap::new();
+        let mut next = Ends::new();
         let mut gaps = Vec::new();
         let followed = self.follow(&sequence, &mut |verifier, segment, payload| {
             let mut records = 0_u32;
@@ -138,7 +155,14 @@ impl Verifier<'_> {
                 }
                 let place = (record.topic, record.queue);
                 let here = (record.offset.plus(1), record.position);
-                if let Some((expected, before)) = next.insert(place, here)
+                let known = next.insert(place, here);
+                // What lies before the first retained row is gone for good.
+                let first = || {
+                    let topic = verifier.catalogue.topics.get(&record.topic)?;
+                    (topic.incarnation == record.incarnation)
+                        .then(|| (topic.first_offset(record.queue), LogPosition(0)))
+                };
+                if let Some((expected, before)) = known.or_else(first)
                     && record.offset > expected
                     && gaps.len() < GAPS_MAX
                 {
@@ -153,16 +177,47 @@ impl Verifier<'_> {
         })?;
         self.found.log = followed.begin..followed.end;
         for ((topic, queue), offsets, between) in gaps {
-            let within =
-                |range: &std::ops::Range<LogPosition>| range.start < between.end && between.start < range.end;
-            // Below the checkpoint the consume queues say which of the rows can still be read.
-            let found =
-                followed.damaged.iter().find(|(range, _)| range.end > sequence.checked && within(range));
-            if let Some((_, finding)) = found {
-                self.affects(*finding, topic, queue, offsets);
+            let Some(finding) = followed.damage_within(&between) else { continue };
+            // Below the checkpoint the consume queues say more exactly what lay where.
+            if between.end > sequence.checked {
+                self.affects(finding, topic, queue, offsets);
+            } else if self.lost_below.len() < LOST_BELOW_MAX {
+                self.lost_below.push((topic, queue, offsets, finding));
             }
         }
+        self.lost_ends(&sequence, &followed, &mut next);
         Ok(followed)
+    }
+
+    /// Says which rows were damaged at the end of their queue, where no later row shows that they were there.
+    fn lost_ends(&mut self, sequence: &Sequence, followed: &Followed, next: &mut Ends) {
+        let is_ours = |verifier: &Self, topic, queue: QueueId| {
+            verifier.catalogue.topics.get(&topic).is_some_and(|topic| queue.0 < topic.queues)
+        };
+        let mut hints: Vec<_> =
+            followed.hints.iter().filter(|(hint, _)| hint.position >= sequence.checked).collect();
+        hints.sort_unstable_by_key(|(hint, _)| (hint.topic, hint.queue, hint.offset));
+        let count = hints.len() as u64;
+        for (hint, finding) in hints {
+            let (end, last) = next.get(&(hint.topic, hint.queue)).copied().unwrap_or_default();
+            let is_possible =
+                last <= hint.position && hint.offset.since(end).is_some_and(|rows| rows < count);
+            if is_possible && is_ours(self, hint.topic, hint.queue) {
+                next.insert((hint.topic, hint.queue), (hint.offset.plus(1), hint.position));
+                self.affects(*finding, hint.topic, hint.queue, hint.offset..hint.offset.plus(1));
+            }
+        }
+        let Some((damaged, finding)) = followed.damaged.last() else { return };
+        for ((topic, queue), named) in std::mem::take(&mut self.named) {
+            let (end, last) = next.get(&(topic, queue)).copied().unwrap_or_default();
+            if damaged.end > sequence.checked
+                && last <= damaged.start
+                && end < named
+                && is_ours(self, topic, queue)
+            {
+                self.affects(*finding, topic, queue, end..named);
+            }
+        }
     }
 
     fn log_finding(&mut self, segment: &SegmentFile, bytes: std::ops::Range<u64>, what: String) {

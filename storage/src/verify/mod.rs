@@ -29,6 +29,7 @@ use crate::{
     env::{Env, Open},
     error::StorageError,
     format::checkpoint::Checkpoint,
+    journal::NamedEnds,
     offset::{LogPosition, QueueId, QueueOffset, TopicId},
 };
 
@@ -77,11 +78,13 @@ pub struct AffectedRows {
 pub enum Remedy {
     /// The next start builds all consume queues anew from the log.
     StartRebuilds,
-    /// A repair removes the file, or a broker notices when it uses it; then the next start builds all consume queues
-    /// anew from the log.
+    /// A broker notices when it uses it, and builds it anew from the log; or a repair removes the file, and the next start
+    /// builds all consume queues anew.
     RepairRebuilds,
     /// A repair removes the file; without it, as with it, the next start reads the whole log.
     ReadWholeLog,
+    /// A start writes it anew from what else is known.
+    StartRestores,
     /// A start fences it off and goes on behind it.
     Fenced,
     /// A repair cuts the journal there; without it the next start passes over it.
@@ -106,9 +109,10 @@ impl Remedy {
         match self {
             Self::StartRebuilds => "the next start builds the consume queues anew from the log",
             Self::RepairRebuilds => {
-                "a repair removes the file, and the next start builds the consume queues anew from the log"
+                "a broker builds it anew from the log once it has met it; a repair removes the file, and the next start builds all consume queues anew"
             }
             Self::ReadWholeLog => "the next start reads the whole log instead; a repair removes the file",
+            Self::StartRestores => "the next start writes it anew",
             Self::Fenced => "the next start fences it off, and everything else stays readable",
             Self::CutJournal => "a repair cuts it off; without one the next start passes over it",
             Self::StaysUnreadable => "who reads these rows is told so, and everything else stays readable",
@@ -126,6 +130,7 @@ impl Remedy {
             Self::StartRebuilds => "start_rebuilds",
             Self::RepairRebuilds => "repair_rebuilds",
             Self::ReadWholeLog => "read_whole_log",
+            Self::StartRestores => "start_restores",
             Self::Fenced => "fenced",
             Self::CutJournal => "cut_journal",
             Self::StaysUnreadable => "stays_unreadable",
@@ -160,6 +165,34 @@ pub struct Verified {
     pub rows: u64,
 }
 
+impl Verified {
+    /// Returns the rows whose records the log has lost, if what was found leads to consume queues being built anew: they
+    /// can be selected until then, as far as their columns are whole, and never after that.
+    pub fn missing_after_rebuild(&self) -> Vec<AffectedRows> {
+        let rebuilds = |finding: &Finding| {
+            matches!(finding.remedy, Remedy::StartRebuilds | Remedy::RepairRebuilds | Remedy::ReadWholeLog)
+        };
+        if !self.findings.iter().any(rebuilds) {
+            return Vec::new();
+        }
+        let lost = |finding: &&Finding| {
+            matches!(finding.remedy, Remedy::Fenced | Remedy::StaysUnreadable | Remedy::Known)
+        };
+        let mut rows: Vec<AffectedRows> =
+            self.findings.iter().filter(lost).flat_map(|finding| finding.rows.iter().cloned()).collect();
+        rows.sort_by_key(|rows| (rows.topic, rows.queue, rows.offsets.start));
+        rows.dedup_by(|next, before| {
+            let joins = (next.topic, next.queue) == (before.topic, before.queue)
+                && next.offsets.start <= before.offsets.end;
+            if joins {
+                before.offsets.end = before.offsets.end.max(next.offsets.end);
+            }
+            joins
+        });
+        rows
+    }
+}
+
 /// How far a look has come.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -186,14 +219,44 @@ pub fn verify(
     watch: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Verified, StorageError> {
     let mut look = 1;
+    let mut seen: Option<Vec<Finding>> = None;
     loop {
-        let before = door::read_checkpoint_bytes(env.as_ref(), dir)?;
-        let result = Verifier::new(env, dir, watch).run();
+        let before = Files::of(env.as_ref(), dir)?;
+        let mut result = Verifier::new(env, dir, watch).run();
+        if let (Ok(found), Some(seen)) = (&mut result, &seen) {
+            // What moves under one look is damaged nowhere; what is damaged is so under all of them.
+            let is_same =
+                |a: &Finding, b: &Finding| (&a.path, &a.bytes, &a.what) == (&b.path, &b.bytes, &b.what);
+            found.findings.retain(|finding| seen.iter().any(|before| is_same(before, finding)));
+        }
         let found_nothing = result.as_ref().is_ok_and(|found| found.findings.is_empty());
-        if found_nothing || look >= LOOKS_MAX || before == door::read_checkpoint_bytes(env.as_ref(), dir)? {
+        if found_nothing || look >= LOOKS_MAX || before == Files::of(env.as_ref(), dir)? {
             return result;
         }
+        // Only a complete list says what was not found.
+        seen = result.ok().filter(|found| found.more_findings == 0).map(|found| found.findings).or(seen);
         look += 1;
+    }
+}
+
+/// What shows that a broker has moved something: the checkpoint, and names and lengths of the files that it appends to.
+#[derive(PartialEq, Eq)]
+struct Files {
+    checkpoint: Option<Vec<u8>>,
+    lens: Vec<(PathBuf, Option<u64>)>,
+}
+
+impl Files {
+    fn of(env: &dyn Env, dir: &Path) -> Result<Self, StorageError> {
+        let checkpoint = door::read_checkpoint_bytes(env, dir)?;
+        let mut lens = Vec::new();
+        for dir in ["log", "journal", "catalogue"].map(|name| dir.join(name)) {
+            for path in list(env, &dir)?.into_iter().map(|name| dir.join(name)) {
+                let len = file_len(env, &path)?;
+                lens.push((path, len));
+            }
+        }
+        Ok(Self { checkpoint, lens })
     }
 }
 
@@ -204,6 +267,13 @@ struct Verifier<'a> {
     uuid: [u8; 16],
     checkpoint: Option<Checkpoint>,
     catalogue: State,
+    /// How far the journal states that the log was durable.
+    log_durable: LogPosition,
+    /// How far queues went, as far as the journal names rows.
+    named: NamedEnds,
+    /// Rows that the log has lost below the checkpoint, with the finding: the consume queues say the same of them, as
+    /// far as they are whole.
+    lost_below: Vec<(TopicId, QueueId, Range<QueueOffset>, usize)>,
     found: Verified,
     watch: &'a mut dyn FnMut(&Progress<'_>),
     total: u64,
@@ -219,6 +289,9 @@ impl<'a> Verifier<'a> {
             uuid: [0; 16],
             checkpoint: None,
             catalogue: State::default(),
+            log_durable: LogPosition(0),
+            named: NamedEnds::new(),
+            lost_below: Vec::new(),
             found: Verified::default(),
             watch,
             total: 0,
@@ -232,9 +305,15 @@ impl<'a> Verifier<'a> {
         self.key()?;
         self.read_checkpoint()?;
         self.read_catalogue()?;
-        let log = self.read_log()?;
+        // It states how far the log was durable; of a broker at work the log is further by the time that it is read.
         self.read_journal()?;
+        let log = self.read_log()?;
         self.read_queues(log)?;
+        for (topic, queue, offsets, finding) in std::mem::take(&mut self.lost_below) {
+            if !self.is_affected(topic, queue, &offsets) {
+                self.affects(finding, topic, queue, offsets);
+            }
+        }
         Ok(self.found)
     }
 
@@ -265,6 +344,19 @@ impl<'a> Verifier<'a> {
             self.told = self.found.bytes;
             (self.watch)(&Progress { done: self.told, total: self.total, path });
         }
+    }
+
+    /// Returns whether a finding names one of these rows.
+    fn is_affected(&self, topic: TopicId, queue: QueueId, offsets: &Range<QueueOffset>) -> bool {
+        self.found.findings.iter().filter(|finding| !finding.path.starts_with(self.dir.join("queues"))).any(
+            |finding| {
+                finding.rows.iter().any(|rows| {
+                    (rows.topic, rows.queue) == (topic, queue)
+                        && rows.offsets.start < offsets.end
+                        && offsets.start < rows.offsets.end
+                })
+            },
+        )
     }
 
     /// Notes that rows cannot be read because of a finding.

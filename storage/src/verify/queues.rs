@@ -17,6 +17,7 @@ use crate::{
         segment::SegmentKind,
     },
     log::{
+        fences::Fences,
         reader::{LogReader, RecentFrames},
         segment::{FrameLog, FrameLogSettings},
     },
@@ -68,11 +69,15 @@ impl Verifier<'_> {
             segment_bytes_max: 0,
             zero_ahead_bytes: 0,
         };
-        let Followed { segments, begin, end, damaged } = followed;
+        let Followed { segments, begin, end, damaged, hints, log_durable } = followed;
         let log = FrameLog::new(Arc::clone(self.env), settings, checkpoint.epoch, segments, end);
-        let followed = Followed { segments: Default::default(), begin, end, damaged };
+        let followed = Followed { segments: Default::default(), begin, end, damaged, hints, log_durable };
         let shared = Arc::clone(&log.shared);
-        let log = Arc::new(LogReader { shared, recent: RecentFrames::new(0), fences: checkpoint.fences });
+        let log = Arc::new(LogReader {
+            shared,
+            recent: RecentFrames::new(0),
+            fences: Fences::new(checkpoint.fences),
+        });
         self.total += listed.files.iter().map(|file| file.len).sum::<u64>();
         let mut found = Parts::new();
         let mut by_file: Vec<Vec<(TopicId, QueueId, ListedPart)>> = vec![Vec::new(); listed.files.len()];
@@ -321,11 +326,10 @@ impl Verifier<'_> {
                     let row = rest[visited];
                     done += 1;
                     let position = LogPosition(positions.value(row));
-                    let holds = |(range, _): &&(Range<LogPosition>, usize)| range.contains(&position);
-                    match looked.damaged.damaged.iter().find(holds) {
-                        Some((_, finding)) => {
+                    match looked.damaged.damage_within(&(position..LogPosition(position.0 + 1))) {
+                        Some(finding) => {
                             let offset = entry.base.plus(row as u64);
-                            self.affects(*finding, entry.topic, entry.queue, offset..offset.plus(1));
+                            self.affects(finding, entry.topic, entry.queue, offset..offset.plus(1));
                         }
                         None => self.wrong_row(
                             looked,

@@ -99,9 +99,12 @@ pub fn plan_repair(found: &Verified) -> Vec<RepairStep> {
             Remedy::CutJournal => RepairStep::CutJournal(path, finding.bytes.start),
             Remedy::NewKey => RepairStep::NewKey(path),
             Remedy::WriteZeros => RepairStep::WriteZeros(path, finding.bytes.clone()),
-            Remedy::Fenced | Remedy::StaysUnreadable | Remedy::Known | Remedy::Restore | Remedy::Nothing => {
-                continue;
-            }
+            Remedy::StartRestores
+            | Remedy::Fenced
+            | Remedy::StaysUnreadable
+            | Remedy::Known
+            | Remedy::Restore
+            | Remedy::Nothing => continue,
         };
         if !steps.contains(&step) {
             steps.push(step);

@@ -144,7 +144,8 @@ fn a_start_on_a_full_disk_serves_readers() {
             storage.close().unwrap();
         }
         place.kill(storage);
-        place.env.set_capacity(Some(place.env.used()));
+        // Others take the room at once that a start gives back by cutting the zeros behind the end.
+        place.env.set_capacity(Some(0));
         let storage = place.open();
         assert_eq!(rows(&storage, topic), numbers(0..3));
         let refused = append(&storage, topic, 3);

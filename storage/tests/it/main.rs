@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod damage;
+mod heal;
 mod lives;
+mod salvage;
 mod support;
 mod verify;

@@ -1,0 +1,205 @@
+//! Builds damaged blocks of consume queues anew from the log, while storage is open.
+//!
+//! The other blocks of a damaged file are copied. Only the records of the damaged blocks are read: by their positions if
+//! that column is whole, else from the part of the log that the directory of the file names.
+
+use std::sync::Arc;
+
+use super::{Change, CheckpointWriter, Names, Piece, Queue, Queues, add_row};
+use crate::{
+    error::StorageError,
+    format::{
+        block::{BlockEntry, Damage, Fixed, Shape},
+        record::RecordView,
+    },
+    offset::{LogPosition, QueueOffset},
+    queue::{block::Block, builder::RunBuilder, image::Place, segment::Segment},
+};
+
+impl Queues {
+    /// Replaces the files in which damage was met since the start. The next [checkpoint](Queues::checkpoint) lists the new
+    /// ones. Does nothing if no damage was met.
+    ///
+    /// # Errors
+    ///
+    /// If the log cannot be read where it is needed, or a file cannot be written; then everything stays as it was.
+    pub(crate) fn heal(&self) -> Result<(), StorageError> {
+        if !self.is_damaged() {
+            return Ok(());
+        }
+        let checkpointing = &mut *self.checkpointing.lock();
+        let mut queues: Vec<Arc<Queue>> = self.queues.read().values().cloned().collect();
+        queues.sort_unstable_by_key(|queue| (queue.topic, queue.queue));
+        for Change { queue, segments, .. } in CheckpointWriter::new(self, checkpointing).heal(&queues)? {
+            let mut state = queue.state.lock();
+            state.segments = segments.into();
+            state.drop_expired();
+            queue.publish(&state, self.settings.epoch);
+        }
+        Ok(())
+    }
+}
+
+impl CheckpointWriter<'_> {
+    fn heal(mut self, queues: &[Arc<Queue>]) -> Result<Vec<Change>, StorageError> {
+        let built = queues.iter().try_for_each(|queue| self.heal_queue(queue));
+        let finished = built.and_then(|()| self.finish());
+        if finished.is_err() {
+            self.undo();
+        }
+        finished
+    }
+
+    fn heal_queue(&mut self, queue: &Arc<Queue>) -> Result<(), StorageError> {
+        let (segments, first) = {
+            let mut state = queue.state.lock();
+            state.drop_expired();
+            let is_damaged = state.segments.iter().any(|segment| segment.file().is_damaged());
+            if state.removed || !is_damaged {
+                return Ok(());
+            }
+            (Arc::clone(&state.segments), state.first)
+        };
+        let mut pieces = Vec::with_capacity(segments.len());
+        for segment in segments.iter() {
+            if !segment.file().is_damaged() {
+                pieces.push(Piece::Ready(Arc::clone(segment)));
+                continue;
+            }
+            let mut blocks = Vec::with_capacity(segment.blocks());
+            for number in 0..segment.blocks() {
+                let entry = segment.entry(number);
+                // The log need not hold rows that have ended.
+                if pieces.is_empty() && blocks.is_empty() && entry.end() <= first {
+                    continue;
+                }
+                match whole_block(segment, number) {
+                    Ok(block) => blocks.push(block),
+                    Err(error) => {
+                        tracing::warn!(%error, topic = %queue.topic, queue = %queue.queue, rows = entry.rows,
+                            first = %entry.base, "a damaged block of a consume queue is built anew from the log");
+                        self.rebuild(queue, segment, number, &mut blocks)?;
+                    }
+                }
+            }
+            if segment.is_shared() {
+                for block in &blocks {
+                    pieces.push(self.put_small(block)?);
+                }
+            } else {
+                self.put_segments(queue, &blocks, &mut pieces)?;
+            }
+        }
+        self.changes.push((Arc::clone(queue), pieces, false));
+        Ok(())
+    }
+
+    fn rebuild(
+        &mut self,
+        queue: &Queue,
+        segment: &Segment,
+        number: usize,
+        out: &mut Vec<Arc<Block>>,
+    ) -> Result<(), StorageError> {
+        let entry = segment.entry(number);
+        let log = &self.queues.log;
+        let builder = &mut self.checkpointing.builder;
+        builder.clear();
+        let (base, names, built) = (entry.base, Names::default(), Vec::new());
+        let mut rows = Rows { entry: &entry, builder, names, base, next: base, built };
+        let positions = segment.block(number).ok().and_then(|block| {
+            let positions = block.positions().ok()?.clone();
+            let is_there = |row: &usize| block.lost().is_none_or(|lost| !lost.value(*row));
+            let rows: Vec<usize> = (0..block.len()).filter(is_there).collect();
+            Some(rows.into_iter().map(move |row| LogPosition(positions.value(row))))
+        });
+        match positions {
+            Some(mut positions) => log.visit(&mut positions, &mut |record| rows.add(record))?,
+            None => log.scan(entry.first_position..=entry.last_position, &mut |record| rows.add(record))?,
+        }
+        rows.lose_to(entry.end(), entry.last_position, entry.store_time_max);
+        rows.finish_block();
+        for (base, image) in rows.built {
+            let block = Block::built(image, Arc::clone(log))?;
+            debug_assert_eq!((block.base(), block.queue()), (base, queue.queue), "blocks follow each other");
+            out.push(Arc::new(block));
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a block on their way into new ones.
+struct Rows<'a> {
+    entry: &'a BlockEntry,
+    builder: &'a mut RunBuilder,
+    names: Names,
+    base: QueueOffset,
+    next: QueueOffset,
+    built: Vec<(QueueOffset, arrow_buffer::Buffer)>,
+}
+
+impl Rows<'_> {
+    fn add(&mut self, record: &RecordView<'_>) {
+        let entry = self.entry;
+        let is_ours = (record.topic, record.incarnation, record.queue)
+            == (entry.topic, entry.incarnation, entry.queue)
+            && (self.next..entry.end()).contains(&record.offset);
+        if !is_ours {
+            return;
+        }
+        self.lose_to(record.offset, record.position, record.store_time_ms);
+        add_row(self.builder, record, &mut self.names);
+        self.row_added();
+    }
+
+    /// Fills up with rows whose record is lost.
+    fn lose_to(&mut self, end: QueueOffset, position: LogPosition, store_time_ms: i64) {
+        while self.next < end {
+            self.builder.lost_row(position.0, store_time_ms);
+            self.row_added();
+        }
+    }
+
+    fn row_added(&mut self) {
+        self.next = self.next.plus(1);
+        if self.builder.is_full() {
+            self.finish_block();
+        }
+    }
+
+    fn finish_block(&mut self) {
+        if self.builder.rows() > 0 {
+            let entry = self.entry;
+            let place = Place {
+                topic: entry.topic,
+                incarnation: entry.incarnation,
+                queue: entry.queue,
+                base: self.base,
+            };
+            self.built.push((self.base, self.builder.finish(place)));
+            self.base = self.next;
+        }
+    }
+}
+
+/// Returns a block all of whose columns are whole.
+fn whole_block(segment: &Segment, number: usize) -> Result<Arc<Block>, StorageError> {
+    let block = segment.block(number)?;
+    let check = |block: &Block| -> Result<(), Damage> {
+        for column in block.entries() {
+            let (number, column) = column?;
+            match column.shape {
+                Shape::Long => block.image().longs(number, &column).map(|_| ()),
+                Shape::Word => block.image().words(number, &column).map(|_| ()),
+                Shape::Bits => block.image().bits(number, &column).map(|_| ()),
+                Shape::Rest => block.image().rest(number, &column).map(|_| ()),
+                _ => block.image().column(number, &column).map(|_| ()),
+            }?;
+        }
+        block.record_positions()?;
+        block.words(Fixed::Size)?;
+        Ok(())
+    };
+    check(&block).map_err(|damage| block.damaged(damage))?;
+    Ok(block)
+}

@@ -1,0 +1,133 @@
+//! Damaged blocks of consume queues: a reader is told, and then they are whole again, without another start.
+
+use std::path::Path;
+
+use weir_columns::{ColumnRef, Rows, Value};
+use weir_storage::{Append, DurabilityClass, Message, Part, Storage, StorageError, TopicId};
+
+use crate::support::{Place, QUEUE, new_topic, wait_visible};
+
+const ROWS: u64 = 8192 + 500;
+
+fn fill(storage: &Storage, topic: TopicId) {
+    for first in (0..ROWS).step_by(500) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let message = |number: u64| Message {
+            properties: vec![("n".to_owned(), Value::I64(number as i64))],
+            body: number.to_le_bytes().to_vec().into(),
+            ..Message::default()
+        };
+        let numbers = first..(first + 500).min(ROWS);
+        let batch = numbers.map(|number| Append { topic, queue: QUEUE, message: message(number) }).collect();
+        storage.append(batch, Box::new(move |result| sender.send(result).unwrap()));
+        receiver.recv().unwrap().unwrap();
+    }
+    wait_visible(storage, topic, ROWS);
+}
+
+/// Reads every row with its property and its record.
+fn read(storage: &Storage, topic: TopicId) -> Result<(), StorageError> {
+    let view = storage.view(topic, QUEUE).unwrap();
+    assert_eq!(view.range().end.0, ROWS);
+    let mut offset = view.range().start;
+    while offset.0 < ROWS {
+        let block = match view.part_at(offset).unwrap() {
+            Part::Segment(segment, number) => segment.block(number)?,
+            Part::Run(block) => block,
+        };
+        let mut row = 0;
+        block.visit_records(0..block.len(), |record| {
+            assert_eq!(record.body(), (block.base().0 + row).to_le_bytes());
+            assert_eq!(record.topic, topic);
+            row += 1;
+        })?;
+        for row in [0, block.len() / 2, block.len() - 1] {
+            assert_eq!(
+                block.value(ColumnRef::Property("n"), row)?,
+                Some(Value::I64(block.base().0 as i64 + row as i64))
+            );
+        }
+        assert!(block.lost().is_none());
+        offset = block.range().end;
+    }
+    Ok(())
+}
+
+#[test]
+fn damage_in_a_block_is_built_anew_beside_the_others() {
+    // Header, entries of columns, and their data, in a queue segment and in a shared file.
+    for (dir, steps) in [("queues/0000000001/0", 60), ("queues/shared", 30)] {
+        let mut met = 0;
+        for step in 0..steps {
+            let mut place = Place::new();
+            place.options.log_segment_bytes_max = 4 << 20;
+            place.options.log_segment_bytes_min = 4 << 20;
+            let storage = place.open();
+            let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+            let other = storage.create_topic(new_topic("other", DurabilityClass::Sync)).unwrap().id;
+            fill(&storage, topic);
+            fill(&storage, other);
+            storage.close().unwrap();
+            drop(storage);
+            let file = place.files(dir).into_iter().next().unwrap();
+            let len = place.env.bytes(&file).unwrap().len();
+            // The footer is at the end; a start reads it.
+            let at = 64 + (len * 6 / 10 - 64) * step / steps;
+            place.env.damage(&file, |bytes| bytes[at] ^= 1);
+
+            let storage = place.open();
+            let before = read(&storage, topic).and_then(|()| read(&storage, other));
+            storage.checkpoint().unwrap();
+            read(&storage, topic).unwrap();
+            read(&storage, other).unwrap();
+            if let Err(error) = &before {
+                assert!(matches!(error, StorageError::Corrupt { path, .. } if *path == file), "{error}");
+                assert!(place.env.bytes(&file).is_none(), "the damaged file is gone");
+                met += 1;
+            }
+            place.kill(storage);
+            let storage = place.open();
+            assert!(storage.report().replayed_bytes < 10_000, "{:?}", storage.report());
+            read(&storage, topic).unwrap();
+            read(&storage, other).unwrap();
+        }
+        assert!(met > 5, "{met} of {steps} in {dir} lay where these readers look");
+    }
+}
+
+/// What cannot be read in the log either is left to the next start, which knows how to go on.
+#[test]
+fn damage_in_block_and_log_is_left_to_the_next_start() {
+    let mut place = Place::new();
+    place.options.log_segment_bytes_max = 4 << 20;
+    place.options.log_segment_bytes_min = 4 << 20;
+    let storage = place.open();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    fill(&storage, topic);
+    storage.close().unwrap();
+    drop(storage);
+    let file = place.files("queues/0000000001/0").pop().unwrap();
+    place.env.damage(&file, |bytes| bytes[64 + 20] ^= 1);
+    place.env.damage(&place.files("log")[0], |bytes| bytes[50_000] ^= 1);
+    let storage = place.open();
+    read(&storage, topic).unwrap_err();
+    storage.checkpoint().unwrap();
+    read(&storage, topic).unwrap_err();
+    place.kill(storage);
+    let storage = place.open();
+    assert_eq!(storage.report().fences.len(), 1, "{:?}", storage.report());
+    let view = storage.view(topic, QUEUE).unwrap();
+    let lost: usize = (0..view.range().end.0)
+        .filter(|offset| {
+            let offset = weir_storage::QueueOffset(*offset);
+            let block = match view.part_at(offset).unwrap() {
+                Part::Segment(segment, number) => segment.block(number).unwrap(),
+                Part::Run(block) => block,
+            };
+            let row = offset.since(block.base()).unwrap() as usize;
+            block.lost().is_some_and(|lost| lost.value(row))
+        })
+        .count();
+    assert_eq!((view.range().end.0, lost), (ROWS, 1), "one record");
+    assert!(place.env.bytes(Path::new("/data/checkpoint")).is_some());
+}
