@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod damage;
+mod formats;
 mod lives;
 mod support;
 mod verify;
