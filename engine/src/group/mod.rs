@@ -9,6 +9,8 @@
 //! The rules by which rows go to selectors stand in `selectors.rs`; what is remembered of a queue in `state.rs`; how
 //! new rows are judged once for all groups in `live.rs`.
 
+#[cfg(test)]
+mod ended;
 #[expect(clippy::module_inception, reason = "the noun of the module is its main type")]
 mod group;
 mod live;

@@ -12,7 +12,7 @@ use crate::{
     journal::{JournalBuffer, JournalDone, JournalEntry, Wait},
     limits::JOURNAL_HELD_BYTES_MAX,
     log::{
-        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, batch_len},
+        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, ready},
         flusher::{HeldJournal, Waiting},
         segment::FrameLogShared,
     },
@@ -31,9 +31,12 @@ impl Inner {
         if messages.is_empty() {
             return done(Ok(Vec::new()));
         }
-        let admitted = self.check().and_then(|()| self.check_space()).and_then(|()| batch_len(&messages));
-        let bytes = match admitted {
-            Ok(bytes) => bytes,
+        let compression =
+            |topic| self.catalogue.topic(topic).map(|topic| topic.compression).unwrap_or_default();
+        let admitted = self.check().and_then(|()| self.check_space());
+        let admitted = admitted.and_then(|()| ready(messages, compression));
+        let (messages, bytes) = match admitted {
+            Ok(admitted) => admitted,
             Err(error) => return done(Err(error)),
         };
         let mut intake = self.intake.lock();

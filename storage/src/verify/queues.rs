@@ -308,6 +308,7 @@ impl Verifier<'_> {
                 if !same || record.size != sizes.value(row) {
                     wrong.push(row);
                 }
+                Ok(())
             });
             done += visited;
             for row in wrong {

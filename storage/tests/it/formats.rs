@@ -16,8 +16,8 @@ use std::{
 
 use weir_columns::Value;
 use weir_storage::{
-    Append, BodyEncoding, DeadLetterOrigin, DiskEnv, DurabilityClass, Env, FORMAT_VERSION, GroupId,
-    JournalEntry, LeaseRow, LogPosition, Message, MessageType, NewGroup, NewTopic, Part, QueueId,
+    Append, BodyEncoding, Compression, DeadLetterOrigin, DiskEnv, DurabilityClass, Env, FORMAT_VERSION,
+    GroupId, JournalEntry, LeaseRow, LogPosition, Message, MessageType, NewGroup, NewTopic, Part, QueueId,
     QueueOffset, SelectorKind, Storage, StorageError, StorageOptions, TopicId, Wait, verify,
 };
 
@@ -145,13 +145,16 @@ fn append(storage: &Storage, batch: Vec<(TopicId, u64)>) {
 
 fn new_topic(name: &str) -> NewTopic {
     let (class, attributes) = (DurabilityClass::Sync, r#"{"a":1}"#.into());
-    NewTopic {
-        namespace: "ns".into(),
-        name: name.into(),
-        queues: 1,
-        class,
-        attributes,
-        ..NewTopic::default()
+    let compression = compression(name, FORMAT_VERSION);
+    NewTopic { namespace: "ns".into(), name: name.into(), queues: 1, class, compression, attributes }
+}
+
+/// Returns how a topic compresses bodies in the directory of a version.
+fn compression(topic: &str, version: u32) -> Compression {
+    match topic {
+        "stays" if version >= 2 => Compression::Zstd,
+        "ends" if version >= 2 => Compression::Lz4,
+        _ => Compression::None,
     }
 }
 
@@ -205,14 +208,15 @@ fn make_in(dir: &Path) {
     assert!(dir.join("queues/0000000004/0").exists(), "a queue segment");
 }
 
-/// Compares everything that a directory holds with what was put into it.
-fn check(storage: &Storage) {
+/// Compares everything that the directory of a version holds with what was put into it.
+fn check(storage: &Storage, version: u32) {
     let topics = storage.topics();
     let names: Vec<_> = topics.iter().map(|topic| (topic.id, topic.name.as_str())).collect();
     assert_eq!(names, [(STAYS, "stays"), (ENDS, "ends"), (LONG, "long")]);
     for topic in &topics {
         assert_eq!((topic.namespace.as_str(), topic.queues, topic.incarnation), ("ns", 1, 1));
         assert_eq!((topic.class, topic.attributes.as_str()), (DurabilityClass::Sync, r#"{"a":1}"#));
+        assert_eq!(topic.compression, compression(&topic.name, version));
     }
     let groups = storage.groups();
     assert_eq!(groups.len(), 1);
@@ -273,7 +277,81 @@ fn what_this_program_writes_holds_one_of_everything() {
     let dir = tempfile::tempdir().unwrap();
     make_in(dir.path());
     assert_whole(dir.path());
-    check(&open(dir.path()).unwrap());
+    check(&open(dir.path()).unwrap(), FORMAT_VERSION);
+}
+
+/// Returns the lines of the file that says what a directory is.
+fn format_lines(dir: &Path) -> Vec<String> {
+    fs::read_to_string(dir.join("FORMAT")).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn only_what_older_programs_cannot_read_keeps_them_away() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&released().join("1"), dir.path());
+    let has = |line: &str| format_lines(dir.path()).iter().any(|found| found == line);
+    let storage = open(dir.path()).unwrap();
+    assert!(has(&format!("version {FORMAT_VERSION}")) && has("minimum-reader 1"), "after a start");
+    append(&storage, vec![(STAYS, KEPT)]);
+    let topic = storage.topic(STAYS).unwrap();
+    let alter = |compression| {
+        let altered = storage.alter_topic(STAYS, 1, topic.class, compression, topic.attributes.clone());
+        assert_eq!(altered.unwrap().compression, compression);
+    };
+    alter(Compression::None);
+    assert!(has("minimum-reader 1"), "nothing needs more");
+    alter(Compression::Zstd);
+    assert!(has("minimum-reader 2") && has("needs 2 compressed bodies"));
+    append(&storage, vec![(STAYS, KEPT + 1)]);
+    alter(Compression::None);
+    append(&storage, vec![(STAYS, KEPT + 2)]);
+    while storage.view(STAYS, QUEUE).unwrap().range().end.0 <= KEPT + 2 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    check_rows(&storage, STAYS, 0..KEPT + 3, &|offset| offset);
+    storage.close().unwrap();
+    assert!(has("minimum-reader 2"), "bodies that are there stay");
+    assert_whole(dir.path());
+}
+
+#[test]
+fn a_directory_that_a_newer_program_wrote_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&released().join("1"), dir.path());
+    let path = dir.path().join("FORMAT");
+    let newer = FORMAT_VERSION + 1;
+    let with_crc = |text: &str| {
+        let (checked, _) = text.split_once("crc32c").unwrap();
+        format!("{checked}crc32c {:08x}\n", crc32c::crc32c(checked.as_bytes()))
+    };
+    let first = fs::read_to_string(&path).unwrap();
+    let needs = format!("minimum-reader {newer}\nneeds {newer} rows of light");
+    let text =
+        first.replace("version 1", &format!("version {}", newer + 1)).replace("minimum-reader 1", &needs);
+    let text = text.replace("crc32c", "written-by weir 9.5\ncrc32c");
+    fs::write(&path, with_crc(&text)).unwrap();
+    let env: Arc<dyn Env> = Arc::new(DiskEnv);
+    for error in [open(dir.path()).err(), verify(&env, dir.path(), &mut |_| {}).err()] {
+        let error = error.unwrap();
+        assert!(matches!(error, StorageError::NeedsNewer { .. }), "{error}");
+        let said = error.to_string();
+        for part in [
+            dir.path().to_str().unwrap(),
+            "weir 9.5",
+            "rows of light",
+            &format!("format {newer}"),
+            &format!("up to format {FORMAT_VERSION}"),
+        ] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    }
+    // Written by a newer program, and nothing in it needs one.
+    let text = first.replace("version 1", &format!("version {newer}\ncolour blue"));
+    fs::write(&path, with_crc(&text)).unwrap();
+    let storage = open(dir.path()).unwrap();
+    check(&storage, 1);
+    storage.close().unwrap();
+    assert!(format_lines(dir.path()).contains(&format!("version {newer}")), "it stays as it is");
 }
 
 #[test]
@@ -285,7 +363,7 @@ fn every_released_version_is_read_whole_and_goes_on() {
         assert_whole(dir.path());
         let storage = open(dir.path()).unwrap();
         assert!(storage.report().clean && storage.report().fences.is_empty());
-        check(&storage);
+        check(&storage, version);
         append(&storage, vec![(STAYS, KEPT)]);
         storage.close().unwrap();
         assert_whole(dir.path());
