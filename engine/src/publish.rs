@@ -78,13 +78,14 @@ impl Core {
     ) -> Result<Vec<Published>, EngineError> {
         let queues: Vec<QueueId> = messages.iter().map(|(queue, _)| *queue).collect();
         let id = topic.id;
+        let bytes: usize = messages.iter().map(|(_, message)| message.body.len()).sum();
         let batch =
             messages.into_iter().map(|(queue, message)| Append { topic: id, queue, message }).collect();
         let (done, stored) = oneshot::channel();
         // Nobody may be left to hear it.
         let done = Box::new(move |result| drop(done.send(result)));
-        if self.storage.is_overloaded() {
-            // Storage makes publishers wait; a thread of the runtime must not.
+        if self.storage.is_overloaded() || topic.is_slow_to_pack(bytes) {
+            // Storage makes publishers wait, and compresses what they bring; a thread of the runtime must do neither.
             self.blocking(move |storage| {
                 storage.append(batch, done);
                 Ok(())

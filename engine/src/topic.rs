@@ -28,6 +28,9 @@ use crate::{
     serial,
 };
 
+/// So many bytes are compressed in a few hundred microseconds.
+const PACKED_BYTES_QUICK: usize = 64 << 10;
+
 /// How a topic is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -236,6 +239,11 @@ impl Topic {
 
     pub(crate) fn dialect(&self) -> Option<Dialect> {
         self.settings.load().dialect
+    }
+
+    /// Returns whether it takes long, for a thread that others need, to compress so many bytes of bodies.
+    pub(crate) fn is_slow_to_pack(&self, bytes: usize) -> bool {
+        bytes > PACKED_BYTES_QUICK && !self.settings.load().compression.is_none()
     }
 
     /// Returns whether the topic has been deleted.

@@ -1,5 +1,7 @@
 //! Copies of a data directory that is at work: what was acknowledged before is in them, whatever happens meanwhile.
 
+#![expect(clippy::disallowed_methods, reason = "the test prepares real files")]
+
 use std::{
     io,
     ops::ControlFlow,
@@ -99,7 +101,7 @@ fn work(storage: &Storage, topic: TopicId, counts: &Counts, stop: &AtomicBool) {
         }
         assert_eq!(append(storage, topic, number).unwrap().offset, QueueOffset(number));
         counts.stored.store(number + 1, Ordering::Release);
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             let wait = if number % 2 == 0 { Wait::Written } else { Wait::Durable };
             journal(storage, ack(topic, number), wait).unwrap();
             counts.acked.store(number + 1, Ordering::Release);
