@@ -138,7 +138,9 @@ async fn received(after: usize, redelivers: bool) -> (u64, bool) {
     let missed = broker.group(&group).unwrap().topics[0].queues[0].missed;
     if was_interrupted {
         assert!((ENDED..ROWS).all(|number| came.contains(&number)), "look {after}: {came:?}");
-        assert_eq!(came.len() as u64 + missed, ROWS, "look {after}: {came:?} came, {missed} were missed");
+        // None is neither. Those that were the member's when they ended came, and are missed all the same.
+        let said = format!("look {after}: {came:?} came, {missed} were missed");
+        assert!(came.len() as u64 + missed >= ROWS && missed <= ENDED, "{said}");
     }
     broker.close().await.unwrap();
     (missed, was_interrupted)
