@@ -60,7 +60,7 @@ fn open(dir: &Path) -> Result<Storage, StorageError> {
 fn message(number: u64) -> Message {
     Message {
         message_id: format!("id-{number}"),
-        tag: (number % 3 > 0).then(|| format!("tag{}", number % 3)),
+        tag: (!number.is_multiple_of(3)).then(|| format!("tag{}", number % 3)),
         keys: (0..number % 3).map(|key| format!("key{key}")).collect(),
         properties: vec![
             ("number".into(), Value::I64(number.cast_signed())),
