@@ -43,6 +43,9 @@ pub struct BrokerOptions {
     pub clock: Arc<dyn Clock>,
     /// Sizes and times of storage.
     pub storage: StorageOptions,
+    /// Copies of the data directory are made in this directory and those below it; `None` for the directory in which the
+    /// data directory lies. Default: `None`.
+    pub checkpoint_dir: Option<PathBuf>,
     /// Whether a topic is made when it is first published to. Default: no.
     pub auto_create_topics: bool,
     /// Whether a group is made when it first receives. Default: yes.
@@ -83,6 +86,7 @@ impl BrokerOptions {
             data_dir: data_dir.as_ref().to_owned(),
             clock: Arc::new(MachineClock::default()),
             storage: StorageOptions::default(),
+            checkpoint_dir: None,
             auto_create_topics: false,
             auto_create_groups: true,
             retention_disk_percent: RETENTION_DISK_PERCENT_DEFAULT,

@@ -92,6 +92,10 @@ pub enum EngineError {
     #[error("the broker is stopping")]
     Closed,
 
+    /// The data directory cannot be copied; there is no copy.
+    #[error("{0}")]
+    Copy(#[source] StorageError),
+
     /// Something that cannot happen has happened: a fault of the broker. Report it.
     #[error("internal error: {0}")]
     Internal(String),

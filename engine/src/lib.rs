@@ -4,6 +4,7 @@
 
 mod broker;
 mod clients;
+mod copy;
 mod dialect;
 mod error;
 mod examine;
@@ -45,7 +46,7 @@ pub use sql::{SqlPlan, SqlRequest, SqlTicket, TableDescription, TableKind};
 pub use topic::{QueueDescription, TopicChange, TopicDeleted, TopicDescription, TopicSpec};
 pub use weir_filter::{Dialect, Limits as SelectorLimits, Parameters, Selector, SelectorError};
 pub use weir_storage::{
-    BodyEncoding, Clock, DeadLetterOrigin, DurabilityClass, Epoch, GroupId, LogPosition, MachineClock,
-    Message, MessageType, QueueId, QueueOffset, RecoveryReport, StorageOptions, StoredMessage, TopicId,
-    VirtualClock,
+    BodyEncoding, Clock, Compression, DeadLetterOrigin, DurabilityClass, Epoch, GroupId, LogPosition,
+    MachineClock, Message, MessageType, QueueId, QueueOffset, RecoveryReport, StorageOptions, StoredMessage,
+    TopicId, VirtualClock,
 };

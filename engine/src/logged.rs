@@ -8,7 +8,7 @@ use arrow_array::{
     builder::{BinaryBuilder, MapBuilder, MapFieldNames, StringBuilder, TimestampMicrosecondBuilder},
 };
 use arrow_schema::{DataType, Field};
-use weir_storage::{Block, RecordView, ValueRef};
+use weir_storage::{Block, Fault, RecordView, ValueRef};
 
 use crate::{error::EngineError, schema::Source};
 
@@ -40,8 +40,9 @@ impl Logged {
         }
         block.visit_records(rows.iter().map(|row| *row as usize), |record| {
             for (source, builder) in &mut columns {
-                builder.append(source, record);
+                builder.append(source, record)?;
             }
+            Ok(())
         })?;
         Ok(Self(columns.into_iter().map(|(source, builder)| (source, builder.finish())).collect()))
     }
@@ -91,22 +92,26 @@ impl Builder {
         }
     }
 
-    fn append(&mut self, source: &Source, record: &RecordView<'_>) {
+    fn append(&mut self, source: &Source, record: &RecordView<'_>) -> Result<(), Fault> {
         match self {
             Self::Text(texts) => {
                 let text = match source {
                     Source::MessageId => record.message_id(),
                     Source::BornHost => record.born_host(),
-                    _ => return append_keys(texts, record),
+                    _ => {
+                        append_keys(texts, record);
+                        return Ok(());
+                    }
                 };
                 texts.append_option((!text.is_empty()).then_some(text));
             }
-            Self::Bytes(bodies) => bodies.append_value(record.body()),
+            Self::Bytes(bodies) => bodies.append_value(record.body()?),
             Self::Time(times) => {
                 times.append_option(record.delivery_time_ms().map(|ms| ms.saturating_mul(1000)));
             }
             Self::Map(map) => append_properties(map, record),
         }
+        Ok(())
     }
 
     fn finish(self) -> ArrayRef {

@@ -82,6 +82,7 @@ impl Core {
         batch: Vec<Append>,
     ) -> Result<Vec<Published>, EngineError> {
         let queues: Vec<QueueId> = batch.iter().map(|append| append.queue).collect();
+        let is_slow = topic.is_slow_to_pack(batch.iter().map(|append| append.message.body.len()).sum());
         let (publisher, published) = oneshot::channel();
         let (core, topic) = (Arc::downgrade(self), Arc::clone(topic));
         let done: AppendDone = Box::new(move |result| match (result, core.upgrade()) {
@@ -93,8 +94,9 @@ impl Core {
             // Nobody is left to hear it.
             (Ok(_), None) => {}
         });
-        if let Err((batch, done)) = self.storage.append_now(batch, done) {
-            // Storage makes publishers wait; a thread of the runtime must not.
+        let refused = if is_slow { Err((batch, done)) } else { self.storage.append_now(batch, done) };
+        if let Err((batch, done)) = refused {
+            // Storage makes publishers wait, and compresses what they bring; a thread of the runtime must do neither.
             self.blocking(move |storage| {
                 storage.append(batch, done);
                 Ok(())

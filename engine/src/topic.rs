@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use weir_filter::{Dialect, near};
 use weir_storage::{
-    DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, QueueView, TopicEntry, TopicId, Wait,
+    Compression, DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, QueueView, TopicEntry,
+    TopicId, Wait,
 };
 
 use crate::{
@@ -27,6 +28,9 @@ use crate::{
     publish::Published,
     serial,
 };
+
+/// So many bytes are compressed in a few hundred microseconds.
+const PACKED_BYTES_QUICK: usize = 64 << 10;
 
 /// How a topic is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,8 @@ pub struct TopicSpec {
     /// The language of selectors on it, unless a group says otherwise; `None` for that of the broker.
     #[serde(with = "serial::dialect_option")]
     pub dialect: Option<Dialect>,
+    /// How the broker compresses bodies. Default: not at all.
+    pub compression: Compression,
 }
 
 impl Default for TopicSpec {
@@ -54,6 +60,7 @@ impl Default for TopicSpec {
             retention: Some(RETENTION_DEFAULT),
             retention_bytes: None,
             dialect: None,
+            compression: Compression::None,
         }
     }
 }
@@ -74,6 +81,8 @@ pub struct TopicChange {
     /// The language of selectors on it. Selectors in use stay what they are.
     #[serde(with = "serial::dialect_option")]
     pub dialect: Option<Dialect>,
+    /// How the broker compresses bodies from now on. What is stored stays as it is.
+    pub compression: Option<Compression>,
 }
 
 /// A topic as it is now.
@@ -96,6 +105,9 @@ pub struct TopicDescription {
     /// The language of selectors on it; `None` for that of the broker.
     #[serde(default, with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
     pub dialect: Option<Dialect>,
+    /// How the broker compresses the bodies of messages that are stored from now on.
+    #[serde(default)]
+    pub compression: Compression,
     /// Its queues, in order.
     pub queues: Vec<QueueDescription>,
     /// When it was made; milliseconds since 1970, UTC.
@@ -172,6 +184,7 @@ struct Settings {
     retention: Option<Duration>,
     retention_bytes: Option<u64>,
     dialect: Option<Dialect>,
+    compression: Compression,
 }
 
 /// What storage keeps for us with a topic.
@@ -237,6 +250,11 @@ impl Topic {
 
     pub(crate) fn dialect(&self) -> Option<Dialect> {
         self.settings.load().dialect
+    }
+
+    /// Returns whether it takes long, for a thread that others need, to compress so many bytes of bodies.
+    pub(crate) fn is_slow_to_pack(&self, bytes: usize) -> bool {
+        bytes > PACKED_BYTES_QUICK && !self.settings.load().compression.is_none()
     }
 
     /// Returns whether the topic has been deleted.
@@ -337,6 +355,7 @@ impl Topic {
             retention_bytes: settings.retention_bytes,
             log_bytes,
             dialect: settings.dialect,
+            compression: settings.compression,
             queues,
             created_ms: self.created_ms,
         }
@@ -356,6 +375,7 @@ impl Settings {
             retention: attributes.retention,
             retention_bytes: attributes.retention_bytes,
             dialect: attributes.dialect,
+            compression: entry.compression,
         }
     }
 
@@ -479,9 +499,9 @@ impl Core {
         if_exists: IfExists,
     ) -> Result<Arc<Topic>, EngineError> {
         self.check_open()?;
-        let TopicSpec { queues, class, retention, retention_bytes, dialect } = spec;
+        let TopicSpec { queues, class, retention, retention_bytes, dialect, compression } = spec;
         let retention_bytes = retention_bytes.filter(|bytes| *bytes > 0);
-        let settings = Settings { queues, class, retention, retention_bytes, dialect };
+        let settings = Settings { queues, class, retention, retention_bytes, dialect, compression };
         check_settings(&settings)?;
         let _catalogue = self.catalogue.lock().await;
         let (known, count) = {
@@ -503,6 +523,7 @@ impl Core {
             name: name.name().to_owned(),
             queues: settings.queues,
             class: settings.class,
+            compression: settings.compression,
             attributes: settings.attributes()?,
         };
         let entry = self.blocking(move |storage| storage.create_topic(new)).await?;
@@ -534,9 +555,11 @@ impl Core {
         settings.retention_bytes =
             change.retention_bytes.or(settings.retention_bytes).filter(|bytes| *bytes > 0);
         settings.dialect = change.dialect.or(settings.dialect);
+        settings.compression = change.compression.unwrap_or(settings.compression);
         check_settings(&settings)?;
-        let (id, class, attributes) = (topic.id, settings.class, settings.attributes()?);
-        self.blocking(move |storage| storage.alter_topic(id, queues, class, attributes)).await?;
+        let (id, class, compression) = (topic.id, settings.class, settings.compression);
+        let attributes = settings.attributes()?;
+        self.blocking(move |storage| storage.alter_topic(id, queues, class, compression, attributes)).await?;
         topic.settings.store(Arc::new(settings));
         Ok(topic.describe(self))
     }

@@ -103,6 +103,9 @@ pub struct StorageConfig {
     pub checkpoint_bytes: Option<NonZeroU64>,
     /// A checkpoint is made after so many seconds if the log has grown. Default: 30.
     pub checkpoint_seconds: Option<NonZeroU32>,
+    /// Where `weir storage checkpoint` may have the broker make copies. Default: the directory in which the data
+    /// directory lies.
+    pub checkpoint_dir: Option<PathBuf>,
 }
 
 /// The size of a segment: from 1 MiB to 64 GiB.
@@ -248,6 +251,9 @@ impl Config {
     fn resolve(&mut self, base: &Path) {
         if let Some(data) = &mut self.data {
             *data = base.join(&*data);
+        }
+        if let Some(dir) = &mut self.storage.checkpoint_dir {
+            *dir = base.join(&*dir);
         }
         for identity in self.listeners.iter_mut().filter_map(|listener| listener.identity.as_mut()) {
             identity.certificate = base.join(&identity.certificate);

@@ -78,6 +78,7 @@ impl Exit {
             | EngineError::MessageNotFound { .. }
             | EngineError::TableNotFound(_) => Self::NotFound,
             EngineError::Storage(StorageError::Io { .. } | StorageError::Corrupt { .. })
+            | EngineError::Copy(StorageError::Io { .. } | StorageError::NoSpace { .. })
             | EngineError::DiskFull => Self::Disk,
             EngineError::Storage(_) | EngineError::Closed => Self::Failed,
             _ => Self::Refused,
@@ -140,6 +141,15 @@ pub(crate) fn to_flight(error: EngineError) -> Status {
         EngineError::OffsetOutOfRange { .. } | EngineError::Truncated { .. } => tonic::Code::OutOfRange,
         EngineError::Busy(_) | EngineError::DiskFull => tonic::Code::ResourceExhausted,
         EngineError::Closed => tonic::Code::Unavailable,
+        EngineError::Copy(error) => match error {
+            StorageError::CopyExists { .. } => tonic::Code::AlreadyExists,
+            StorageError::CopyInside { .. } => tonic::Code::InvalidArgument,
+            StorageError::CopyUnderWay { .. } | StorageError::NoSpace { .. } => {
+                tonic::Code::ResourceExhausted
+            }
+            StorageError::CopyCancelled { .. } => tonic::Code::Cancelled,
+            _ => tonic::Code::Internal,
+        },
         EngineError::Storage(_) => tonic::Code::Internal,
         _ => tonic::Code::Internal,
     };

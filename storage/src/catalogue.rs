@@ -15,6 +15,7 @@ use weir_columns::KindSet;
 
 use crate::{
     clock::Clock,
+    compress::Compression,
     env::Env,
     error::StorageError,
     format::{
@@ -63,6 +64,8 @@ pub struct NewTopic {
     pub queues: u32,
     /// When its messages count as stored.
     pub class: DurabilityClass,
+    /// How the bodies of messages that are stored from now on are compressed.
+    pub compression: Compression,
     /// What only the engine understands, as JSON text.
     pub attributes: String,
 }
@@ -83,6 +86,9 @@ pub struct TopicEntry {
     pub queues: u32,
     /// When its messages count as stored.
     pub class: DurabilityClass,
+    /// How the bodies of messages that are stored from now on are compressed.
+    #[serde(default, skip_serializing_if = "Compression::is_none")]
+    pub compression: Compression,
     /// What only the engine understands, as JSON text.
     pub attributes: String,
     /// When it was made; milliseconds since 1970, UTC.
@@ -298,7 +304,7 @@ impl Catalogue {
             }
             TopicId(state.next_topic)
         };
-        let NewTopic { namespace, name, queues, class, attributes } = new;
+        let NewTopic { namespace, name, queues, class, compression, attributes } = new;
         let created_ms = self.clock.wall_ms();
         let first_offsets = Vec::new();
         let entry = TopicEntry {
@@ -308,6 +314,7 @@ impl Catalogue {
             name,
             queues,
             class,
+            compression,
             attributes,
             created_ms,
             first_offsets,
@@ -322,6 +329,7 @@ impl Catalogue {
         id: TopicId,
         queues: u32,
         class: DurabilityClass,
+        compression: Compression,
         attributes: String,
     ) -> Result<Arc<TopicEntry>, StorageError> {
         check_names("", "", &attributes)?;
@@ -331,7 +339,7 @@ impl Catalogue {
         if queues < topic.queues {
             return Err(StorageError::FewerQueues { topic: id, queues: topic.queues, asked: queues });
         }
-        let entry = TopicEntry { queues, class, attributes, ..topic.as_ref().clone() };
+        let entry = TopicEntry { queues, class, compression, attributes, ..topic.as_ref().clone() };
         self.change(&mut changes, CatalogueEntry::Topic(entry))?;
         self.topic(id).ok_or(StorageError::UnknownTopic { topic: id })
     }

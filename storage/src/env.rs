@@ -62,6 +62,11 @@ pub trait Env: Debug + Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Gives a file another name, replacing what had it. Durable after [`sync_dir`](Self::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file one more name, in a directory of the same file system; fails if there is something of that name.
+    /// Durable after [`sync_dir`](Self::sync_dir). Where there are no such names it fails, and the caller copies.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Unlinks a file. Durable after [`sync_dir`](Self::sync_dir).
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
@@ -199,6 +204,10 @@ impl Env for DiskEnv {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

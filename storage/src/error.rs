@@ -55,10 +55,29 @@ pub enum StorageError {
         holder: String,
     },
 
-    /// The data directory was written by a newer Weir. Use that one.
+    /// The data directory holds what only a newer Weir can read. Use that one.
+    #[error(
+        "{} was written by {written_by} and holds what only a Weir of format {needed} can read ({why}); this one \
+         reads up to format {supported}: use a newer Weir",
+        path.display()
+    )]
+    NeedsNewer {
+        /// The data directory.
+        path: PathBuf,
+        /// What a reader must know at least.
+        needed: u32,
+        /// The newest format that this program knows.
+        supported: u32,
+        /// What it is that needs it.
+        why: String,
+        /// The program that wrote it last.
+        written_by: String,
+    },
+
+    /// A file of the data directory was written by a newer Weir. Use that one.
     #[error("{} has format {found}, and this program reads up to {supported}: use a newer Weir", path.display())]
     Newer {
-        /// The data directory.
+        /// The file.
         path: PathBuf,
         /// The oldest format that a reader must know.
         found: u32,
@@ -69,6 +88,43 @@ pub enum StorageError {
     /// The directory holds something else. Choose an empty one.
     #[error("{} has files but no FORMAT file: it is no Weir data directory; choose an empty one", path.display())]
     Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The copy to be made would take the place of something. Name a directory that does not exist.
+    #[error("{} exists already: name a directory that does not", path.display())]
+    CopyExists {
+        /// Where the copy was to be.
+        path: PathBuf,
+    },
+
+    /// The copy to be made would lie in what it copies. Name another directory.
+    #[error("{} lies in the data directory {}: name a directory outside of it", path.display(), dir.display())]
+    CopyInside {
+        /// Where the copy was to be.
+        path: PathBuf,
+        /// The data directory.
+        dir: PathBuf,
+    },
+
+    /// One copy is made at a time. Wait for the other one.
+    #[error("another checkpoint of {} is being made: wait for its end, then try again", path.display())]
+    CopyUnderWay {
+        /// The data directory.
+        path: PathBuf,
+    },
+
+    /// Whoever asked for the copy broke it off.
+    #[error("cancelled; {} is not there", path.display())]
+    CopyCancelled {
+        /// Where the copy was to be.
+        path: PathBuf,
+    },
+
+    /// The directory is a copy that was not finished. Make another.
+    #[error("{} is a checkpoint that was not finished: remove it, and make another", path.display())]
+    CopyUnfinished {
         /// The directory.
         path: PathBuf,
     },

@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod clock;
+mod compress;
 mod env;
 mod error;
 mod format;
@@ -25,6 +26,7 @@ mod verify;
 
 pub use catalogue::{DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry};
 pub use clock::{Clock, MachineClock, VirtualClock};
+pub use compress::Compression;
 pub use env::{DiskEnv, Env, EnvFile, Hold, Locking, Open, Space};
 pub use error::{Fault, StorageError};
 pub use format::record::{RecordKind, RecordView, ValueRef};
@@ -42,7 +44,10 @@ pub use queue::{
 };
 pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
-pub use storage::{Events, FreedSpace, LogEnds, RecoveryReport, SealedSegment, Storage, StorageOptions};
+pub use storage::{
+    Copied, CopyProgress, CopyWatch, Events, FreedSpace, LogEnds, RecoveryReport, SealedSegment, Storage,
+    StorageOptions,
+};
 pub use verify::{
     AffectedRows, BlockInfo, ColumnInfo, DirectoryInfo, Finding, FrameInfo, InspectFilter, Inspection,
     Progress, QueueFileInfo, Remedy, RepairLock, RepairStep, SegmentInfo, StatisticsInfo, Verified,

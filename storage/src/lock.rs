@@ -8,12 +8,16 @@ use crate::{
     error::{Fault, StorageError},
 };
 
-/// The version that this program writes.
-pub const FORMAT_VERSION: u32 = 1;
-/// The oldest program that can read what this one writes.
+/// The newest version of the format that this program knows, and writes.
+pub const FORMAT_VERSION: u32 = 2;
+/// What any program can read that knows the oldest version: a directory without a [`Feature`].
 const MINIMUM_READER: u32 = 1;
+/// How this program calls itself in `FORMAT`.
+const PROGRAM: &str = concat!("weir ", env!("CARGO_PKG_VERSION"));
 const TITLE: &str = "weir data directory";
 pub(crate) const FORMAT: &str = "FORMAT";
+/// Stands in a copy of a data directory until it is complete.
+pub(crate) const UNFINISHED: &str = "UNFINISHED";
 const LOCK: &str = "LOCK";
 pub(crate) const KEY: &str = "key";
 pub(crate) const KEY_LEN: usize = 32;
@@ -22,10 +26,50 @@ pub(crate) const KEY_FILE_LEN: usize = KEY_LEN + 4;
 /// Such a file says little.
 pub(crate) const FORMAT_BYTES_MAX: u64 = 64 << 10;
 
+/// What a directory may hold that not every program can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// Bodies that the broker has compressed, and topics that say so.
+    CompressedBodies,
+}
+
+impl Feature {
+    /// The version from which on programs know it.
+    const fn since(self) -> u32 {
+        match self {
+            Self::CompressedBodies => 2,
+        }
+    }
+
+    /// Its name in `FORMAT`, for people.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::CompressedBodies => "compressed bodies",
+        }
+    }
+}
+
+/// What `FORMAT` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Format {
+    /// The newest version that a program knew which has started on the directory.
+    pub(crate) version: u32,
+    /// What a reader must know at least.
+    pub(crate) minimum_reader: u32,
+    /// Why it must: versions, and what is in the directory that came with them.
+    pub(crate) needs: Vec<(u32, String)>,
+    pub(crate) uuid: [u8; 16],
+    /// As it was written.
+    created: String,
+    /// The program that has written this file, as it calls itself.
+    written_by: Option<String>,
+}
+
 /// A data directory that is ours.
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     pub(crate) uuid: [u8; 16],
+    format: Format,
     /// Signs receipt handles and tickets.
     pub(crate) key: [u8; KEY_LEN],
     _lock: Box<dyn Hold>,
@@ -42,9 +86,39 @@ impl DataDirectory {
         if !has_format(env, dir)? {
             create(env, dir, clock)?;
         }
-        let uuid = read_format(env, dir)?;
+        let format = read_format(env, dir)?;
         let key = read_key(env, dir)?;
-        Ok(Self { uuid, key, _lock: lock })
+        Ok(Self { uuid: format.uuid, format, key, _lock: lock })
+    }
+
+    /// Says, once a start has succeeded, that a program of this version has the directory. An older one may still
+    /// read it, as long as nothing [needs](Self::need) more.
+    pub(crate) fn note_version(&mut self, env: &dyn Env, dir: &Path) -> Result<(), StorageError> {
+        if self.format.version >= FORMAT_VERSION {
+            return Ok(());
+        }
+        self.write(env, dir, self.format.clone())
+    }
+
+    /// Says that there is, or will be, something that older programs cannot read, so that they refuse the directory.
+    /// Durable when this returns; comes before whatever needs it.
+    pub(crate) fn need(&mut self, env: &dyn Env, dir: &Path, feature: Feature) -> Result<(), StorageError> {
+        let line = (feature.since(), feature.name().to_owned());
+        if self.format.needs.contains(&line) {
+            return Ok(());
+        }
+        let mut format = self.format.clone();
+        format.minimum_reader = format.minimum_reader.max(feature.since());
+        format.needs.push(line);
+        self.write(env, dir, format)
+    }
+
+    fn write(&mut self, env: &dyn Env, dir: &Path, mut format: Format) -> Result<(), StorageError> {
+        format.version = format.version.max(FORMAT_VERSION);
+        format.written_by = Some(PROGRAM.to_owned());
+        replace_file(env, &dir.join(FORMAT), format.text().as_bytes(), Open::Create)?;
+        self.format = format;
+        Ok(())
     }
 }
 
@@ -54,9 +128,20 @@ fn has_format(env: &dyn Env, dir: &Path) -> Result<bool, StorageError> {
     let has_format = names.iter().any(|name| name == FORMAT);
     let ours = [LOCK, "FORMAT.tmp", "key.tmp", KEY];
     if !has_format && names.iter().any(|name| !ours.contains(&name.as_str())) {
-        return Err(StorageError::Foreign { path: dir.to_owned() });
+        return check_format(&names, dir).map(|()| has_format);
     }
     Ok(has_format)
+}
+
+/// Returns an error if a directory with files of these names is no data directory.
+pub(crate) fn check_format(names: &[String], dir: &Path) -> Result<(), StorageError> {
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let path = dir.to_owned();
+    match (has(FORMAT), has(UNFINISHED)) {
+        (true, _) => Ok(()),
+        (false, true) => Err(StorageError::CopyUnfinished { path }),
+        (false, false) => Err(StorageError::Foreign { path }),
+    }
 }
 
 pub(crate) fn lock(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<Box<dyn Hold>, StorageError> {
@@ -82,8 +167,15 @@ fn create(env: &dyn Env, dir: &Path, clock: &dyn Clock) -> Result<(), StorageErr
     // A random UUID, version 4.
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
-    let text = format_text(&uuid, clock.wall_ms());
-    replace_file(env, &dir.join(FORMAT), text.as_bytes(), Open::Create)
+    let format = Format {
+        version: FORMAT_VERSION,
+        minimum_reader: MINIMUM_READER,
+        needs: Vec::new(),
+        uuid,
+        created: utc(clock.wall_ms()),
+        written_by: Some(PROGRAM.to_owned()),
+    };
+    replace_file(env, &dir.join(FORMAT), format.text().as_bytes(), Open::Create)
 }
 
 /// Makes a key, or another in its place: what was signed with the old one is refused from then on.
@@ -96,36 +188,58 @@ pub(crate) fn create_key(env: &dyn Env, dir: &Path) -> Result<(), StorageError> 
     replace_file(env, &path, &bytes, Open::CreatePrivate)
 }
 
-fn format_text(uuid: &[u8; 16], created_ms: i64) -> String {
-    let mut text = format!("{TITLE}\nversion {FORMAT_VERSION}\nminimum-reader {MINIMUM_READER}\nuuid ");
-    for byte in uuid {
+impl Format {
+    fn text(&self) -> String {
+        let mut text = format!("{TITLE}\nversion {}\nminimum-reader {}\n", self.version, self.minimum_reader);
         // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
+        for (version, what) in &self.needs {
+            let _ = writeln!(text, "needs {version} {what}");
+        }
+        text.push_str("uuid ");
+        for byte in self.uuid {
+            let _ = write!(text, "{byte:02x}");
+        }
+        let _ = writeln!(text, "\ncreated {}", self.created);
+        if let Some(program) = &self.written_by {
+            let _ = writeln!(text, "written-by {program}");
+        }
+        text.push_str(&crc_line(&text));
+        text
     }
-    let _ = writeln!(text, "\ncreated {}", utc(created_ms));
-    text.push_str(&crc_line(&text));
-    text
+
+    /// Returns an error, which says why, if this program cannot read the directory.
+    pub(crate) fn check(&self, dir: &Path) -> Result<(), StorageError> {
+        if self.minimum_reader <= FORMAT_VERSION {
+            return Ok(());
+        }
+        let needs = self.needs.iter().filter(|(version, _)| *version > FORMAT_VERSION);
+        let needs: Vec<&str> = needs.map(|(_, what)| what.as_str()).collect();
+        Err(StorageError::NeedsNewer {
+            path: dir.to_owned(),
+            needed: self.minimum_reader,
+            supported: FORMAT_VERSION,
+            why: if needs.is_empty() { "a newer format".to_owned() } else { needs.join(", ") },
+            written_by: self
+                .written_by
+                .clone()
+                .unwrap_or_else(|| format!("a Weir of format {}", self.version)),
+        })
+    }
 }
 
 fn crc_line(before: &str) -> String {
     format!("crc32c {:08x}\n", crc32c::crc32c(before.as_bytes()))
 }
 
-fn read_format(env: &dyn Env, dir: &Path) -> Result<[u8; 16], StorageError> {
+fn read_format(env: &dyn Env, dir: &Path) -> Result<Format, StorageError> {
     let path = dir.join(FORMAT);
     let bytes = read_file(env, &path, FORMAT_BYTES_MAX)?;
-    let (minimum_reader, uuid) = parse_format(&bytes).map_err(StorageError::corrupt(&path, 0))?;
-    if minimum_reader > FORMAT_VERSION {
-        return Err(StorageError::Newer {
-            path: dir.to_owned(),
-            found: minimum_reader,
-            supported: FORMAT_VERSION,
-        });
-    }
-    Ok(uuid)
+    let format = parse_format(&bytes).map_err(StorageError::corrupt(&path, 0))?;
+    format.check(dir)?;
+    Ok(format)
 }
 
-pub(crate) fn parse_format(bytes: &[u8]) -> Result<(u32, [u8; 16]), Fault> {
+pub(crate) fn parse_format(bytes: &[u8]) -> Result<Format, Fault> {
     let text = str::from_utf8(bytes).map_err(|_| Fault::Utf8)?;
     let crc_at = text.rfind("crc32c ").ok_or(Fault::Truncated)?;
     let (before_crc, crc) = text.split_at(crc_at);
@@ -136,17 +250,24 @@ pub(crate) fn parse_format(bytes: &[u8]) -> Result<(u32, [u8; 16]), Fault> {
     if crc != crc_line(before_crc) {
         return Err(Fault::Checksum);
     }
-    let field = |name: &str| {
-        before_crc
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-            .ok_or(Fault::Structure("a line"))
+    let all = |name: &'static str| {
+        before_crc.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '))
     };
-    let minimum_reader =
-        field("minimum-reader")?.parse().map_err(|_| Fault::Structure("the minimum reader"))?;
-    let digits = field("uuid")?;
-    let number = u128::from_str_radix(digits, 16).map_err(|_| Fault::Structure("the uuid"))?;
-    Ok((minimum_reader, number.to_be_bytes()))
+    let field = |name| all(name).next().ok_or(Fault::Structure("a line"));
+    let number = |name| field(name)?.parse().map_err(|_| Fault::Structure("the number of a version"));
+    let uuid = u128::from_str_radix(field("uuid")?, 16).map_err(|_| Fault::Structure("the uuid"))?;
+    let need = |line: &str| {
+        let (version, what) = line.split_once(' ')?;
+        Some((version.parse().ok()?, what.to_owned()))
+    };
+    Ok(Format {
+        version: number("version")?,
+        minimum_reader: number("minimum-reader")?,
+        needs: all("needs").filter_map(need).collect(),
+        uuid: uuid.to_be_bytes(),
+        created: field("created")?.to_owned(),
+        written_by: all("written-by").next().map(str::to_owned),
+    })
 }
 
 fn read_key(env: &dyn Env, dir: &Path) -> Result<[u8; KEY_LEN], StorageError> {
@@ -247,6 +368,29 @@ mod tests {
     }
 
     #[test]
+    fn a_need_is_said_once_and_an_older_directory_says_who_has_it_when_told() {
+        let env = SimEnv::new(1);
+        let dir = Path::new("/data");
+        drop(open(&env));
+        let path = dir.join(FORMAT);
+        let read = || parse_format(&env.bytes(&path).unwrap()).unwrap();
+        let made = read();
+        assert_eq!((made.version, made.minimum_reader), (FORMAT_VERSION, 1));
+        // As the first program wrote it.
+        let first = Format { version: 1, written_by: None, ..made.clone() };
+        env.damage(&path, |bytes| *bytes = first.text().into_bytes());
+        let mut directory = open(&env);
+        assert_eq!(read(), first, "opening changes nothing");
+        directory.note_version(&env, dir).unwrap();
+        assert_eq!(read(), made);
+        for _ in 0..2 {
+            directory.need(&env, dir, Feature::CompressedBodies).unwrap();
+            let needs = vec![(2, "compressed bodies".to_owned())];
+            assert_eq!(read(), Format { minimum_reader: 2, needs, ..made.clone() });
+        }
+    }
+
+    #[test]
     fn times_are_written_in_utc() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00Z"),
@@ -261,9 +405,19 @@ mod tests {
 
     #[test]
     fn the_format_file_reads_back_and_notices_changes() {
-        let text = format_text(&[0xab; 16], 0);
-        assert_eq!(parse_format(text.as_bytes()), Ok((1, [0xab; 16])));
-        let newer = text.replace("version 1", "version 2");
+        let format = Format {
+            version: 3,
+            minimum_reader: 2,
+            needs: vec![(2, "a thing".to_owned()), (2, "another".to_owned())],
+            uuid: [0xab; 16],
+            created: utc(0),
+            written_by: Some("weir 9".to_owned()),
+        };
+        let text = format.text();
+        assert_eq!(parse_format(text.as_bytes()), Ok(format.clone()));
+        let least = Format { needs: Vec::new(), written_by: None, ..format };
+        assert_eq!(parse_format(least.text().as_bytes()), Ok(least));
+        let newer = text.replace("version 3", "version 4");
         assert_eq!(parse_format(newer.as_bytes()), Err(Fault::Checksum));
         assert_eq!(parse_format(b""), Err(Fault::Truncated));
         for bit in 0..text.len() * 8 {

@@ -233,7 +233,8 @@ impl Disk {
     }
 
     fn used(&self) -> u64 {
-        let named: u64 = self.names.values().map(|file| self.files[*file].bytes.len() as u64).sum();
+        let files: BTreeSet<usize> = self.names.values().copied().collect();
+        let named: u64 = files.iter().map(|file| self.files[*file].bytes.len() as u64).sum();
         named + self.kept.unwrap_or(0)
     }
 
@@ -381,6 +382,17 @@ impl Env for SimEnv {
         disk.call(SimCall::Name)?;
         let number = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         disk.change_names(vec![(from.to_owned(), None), (to.to_owned(), Some(number))]);
+        Ok(())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        disk.call(SimCall::Name)?;
+        let number = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        if disk.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        disk.change_names(vec![(to.to_owned(), Some(number))]);
         Ok(())
     }
 

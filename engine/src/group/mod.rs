@@ -11,6 +11,8 @@
 
 mod again;
 mod batch;
+#[cfg(test)]
+mod ended;
 #[expect(clippy::module_inception, reason = "the noun of the module is its main type")]
 mod group;
 mod live;

@@ -27,7 +27,7 @@ use super::{
     batch::{Batch, Taken},
     order::{self, Line, Order},
     search::{Allowance, Found, Read, Search, Work, block_at, row_at},
-    state::{Phase, QueueState, Renewal, Row, Span, bit},
+    state::{Missed, Phase, QueueState, Renewal, Row, Span, bit},
     subscription::{State, Subscription, lease_row, millis_u32, renewal, wait_of},
 };
 use crate::{
@@ -360,6 +360,7 @@ impl Reading {
             visit.more |= came.next < end && came.failed.is_none();
             has_caught_up = came.failed.is_none() && came.next >= end;
             failed = failed.or(came.failed.take());
+            self.miss(&hold, &came.ended);
             found = Some(came);
         }
         self.commit(hold, taken, found, visit)?;
@@ -432,7 +433,8 @@ impl Reading {
         let is_unknown = |row: &Row| (row.yes | row.no) & bit(self.slot) == 0;
         let unknown = known.ready().filter(|(_, row)| is_unknown(row)).map(|(offset, _)| offset).collect();
         let member = known.member(self.slot).cloned();
-        let work = Work { view, predicate, others, member, from: span.cursor, room: known.room(), unknown };
+        let (topic, from, room) = (subscription.topic.id, span.cursor, known.room());
+        let work = Work { topic, queue, view, predicate, others, member, from, room, unknown };
         let hold = Hold {
             reading: self,
             queue,
@@ -567,17 +569,42 @@ impl Reading {
             }
         }
         allowance.give_back(count - taken.len());
+        let first = self.core.range(self.subscription.topic.id, hold.queue).start;
+        let damaged = lost.iter().filter(|offset| **offset >= first).count();
+        if damaged > 0 {
+            tracing::error!(
+                queue = %hold.queue, damaged, ?lost,
+                "messages were lost to damage before they were delivered again"
+            );
+        }
         if !lost.is_empty() {
-            tracing::error!(queue = %hold.queue, ?lost, "messages were lost to damage before they were delivered again");
             let mut state = self.subscription.lock();
             if let Some(known) = hold.queue_state(&mut state) {
                 let open = known.open().len();
-                lost.iter().for_each(|offset| drop(known.remove(*offset)));
+                // What has ended is counted once: here, or by whoever met the new first row before.
+                let ended = lost.iter().filter(|offset| known.remove(**offset).is_some() && **offset < first);
+                let ended = ended.count() as u64;
+                self.subscription.note_missed(known, hold.queue, Missed { unjudged: 0, open: ended }, first);
                 self.subscription.wake_if_done(known, hold.queue, open);
                 self.core.note(vec![self.subscription.ack_entry(hold.queue, lost)]);
             }
         }
         Ok(taken)
+    }
+
+    /// Counts rows that ended after they were found, before they could be read.
+    fn miss(&self, hold: &Hold<'_>, ended: &[QueueOffset]) {
+        if ended.is_empty() {
+            return;
+        }
+        let first = self.core.range(self.subscription.topic.id, hold.queue).start;
+        let mut state = self.subscription.lock();
+        if let Some(known) = hold.queue_state(&mut state) {
+            // Those before the cursor have been counted when it moved there.
+            let cursor = known.span(self.slot).unwrap_or_default().cursor;
+            let unjudged = ended.iter().filter(|offset| **offset >= cursor).count() as u64;
+            self.subscription.note_missed(known, hold.queue, Missed { unjudged, open: 0 }, first);
+        }
     }
 
     /// Makes what was read the member's.

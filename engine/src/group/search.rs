@@ -15,7 +15,7 @@ use std::{
 use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
 use weir_columns::Rows;
 use weir_filter::Predicate;
-use weir_storage::{Block, Part, QueueOffset, QueueView, StorageError, StoredMessage};
+use weir_storage::{Block, Part, QueueId, QueueOffset, QueueView, StorageError, StoredMessage, TopicId};
 
 use super::{
     live::{Known, Member},
@@ -33,6 +33,8 @@ const BYTES_TARGET: usize = 32 << 20;
 
 /// What there is to do in a queue.
 pub(super) struct Work {
+    pub(super) topic: TopicId,
+    pub(super) queue: QueueId,
     pub(super) view: QueueView,
     pub(super) predicate: Arc<Predicate>,
     /// Other selectors that may have taken rows which this one has still to pass.
@@ -101,6 +103,8 @@ pub(super) struct Found {
     pub(super) rows: Vec<Read>,
     /// The first row that was not judged, or that was not taken.
     pub(super) next: QueueOffset,
+    /// Rows that ended, by retention, between their choice and now.
+    pub(super) ended: Vec<QueueOffset>,
     /// Why the search ended at `next`.
     pub(super) failed: Option<EngineError>,
     /// In a FIFO group, which rows stand in which line.
@@ -147,7 +151,7 @@ impl<'a> Search<'a> {
     /// Finds rows from the cursor on, and reads their messages. What cannot be read ends the search before it.
     pub(super) fn run(mut self) -> Found {
         let failed = self.choose().err();
-        let mut found = Found { rows: Vec::new(), next: self.next, failed, order: None };
+        let mut found = Found { rows: Vec::new(), next: self.next, ended: Vec::new(), failed, order: None };
         if let Err(error) = self.read_chosen(&mut found) {
             // It lies before whatever ended the choice.
             found.failed = Some(error);
@@ -347,15 +351,21 @@ impl<'a> Search<'a> {
             let read = Cell::new(0);
             let wanted = rest.iter().copied().take_while(|_| self.allowance.has_bytes_left());
             let result = block.visit_records(wanted, |record| {
-                let message = record.to_stored();
+                let message = record.to_stored()?;
                 self.allowance.add_bytes(message.message.body.len());
                 found.rows.push(Read { offset: offset(rest[read.get()]), message, is_new: true });
                 read.set(read.get() + 1);
+                Ok(())
             });
             rest = &rest[read.get()..];
             match (result, rest.split_first()) {
                 (Err(StorageError::Lost { .. } | StorageError::NoRecord { .. }), Some((lost, behind))) => {
-                    tracing::error!(offset = %offset(*lost), "a message was lost to damage before it was delivered");
+                    let lost = offset(*lost);
+                    if lost < self.core.range(self.work.topic, self.work.queue).start {
+                        found.ended.push(lost);
+                    } else {
+                        tracing::error!(offset = %lost, "a message was lost to damage before it was delivered");
+                    }
                     rest = behind;
                 }
                 (Err(error), Some((row, _))) => {

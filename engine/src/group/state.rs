@@ -320,7 +320,7 @@ impl QueueState {
         moved
     }
 
-    /// Forgets everything before `first`, which retention has removed, and counts what the group was not done with.
+    /// Forgets everything before `first`, which retention has removed, and returns what the group was not done with.
     pub(crate) fn retain_from(&mut self, first: QueueOffset) -> Missed {
         let unjudged = self.unjudged_before(first);
         for span in self.spans.iter_mut().flatten() {
@@ -330,9 +330,7 @@ impl QueueState {
         for offset in &gone {
             self.remove(*offset);
         }
-        let missed = Missed { unjudged, open: gone.len() as u64 };
-        self.missed += missed.unjudged + missed.open;
-        missed
+        Missed { unjudged, open: gone.len() as u64 }
     }
 
     /// Counts the rows before `first` that are for a selector, and that none has judged.
@@ -583,7 +581,6 @@ mod tests {
         assert_eq!(queue.retain_from(QueueOffset(6)), Missed { unjudged: 0, open: 2 });
         assert_eq!(queue.span(0), Some(Span { start: QueueOffset(0), cursor: QueueOffset(10) }));
         assert_eq!(queue.retain_from(QueueOffset(20)), Missed { unjudged: 10, open: 1 });
-        assert_eq!(queue.missed, 13);
         assert_eq!(queue.highest(), Some(QueueOffset(20)));
         let mut queue = self::queue();
         queue.cut(QueueOffset(5));

@@ -508,7 +508,20 @@ impl Subscription {
 
     /// Goes on at the first retained row, and says what the group has missed by that.
     pub(crate) fn follow_retention(&self, known: &mut QueueState, queue: QueueId, first: QueueOffset) {
-        let Missed { unjudged, open } = known.retain_from(first);
+        let missed = known.retain_from(first);
+        self.note_missed(known, queue, missed, first);
+    }
+
+    /// Counts what the group has missed, and says so.
+    pub(crate) fn note_missed(
+        &self,
+        known: &mut QueueState,
+        queue: QueueId,
+        missed: Missed,
+        first: QueueOffset,
+    ) {
+        let Missed { unjudged, open } = missed;
+        known.missed += unjudged + open;
         if unjudged + open > 0 {
             tracing::warn!(
                 group = %self.group_name, topic = %self.topic.name, %queue, unjudged, open, %first,

@@ -4,9 +4,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use weir_columns::Value;
 use weir_engine::{
-    Broker, BrokerOptions, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart, Message,
-    PullFrom, PullRequest, QueueId, QueueOffset, ReceiveRequest, RetryPolicy, TopicChange, TopicName,
-    TopicSpec, limits::RETENTION_DISK_PERCENT_DEFAULT,
+    Broker, BrokerOptions, Compression, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart,
+    Message, PullFrom, PullRequest, QueueId, QueueOffset, ReceiveRequest, RetryPolicy, TopicChange,
+    TopicName, TopicSpec, limits::RETENTION_DISK_PERCENT_DEFAULT,
 };
 use weir_filter::Dialect;
 use weir_storage::SimEnv;
@@ -22,6 +22,7 @@ async fn topics_are_made_changed_found_again_and_deleted() {
         retention: None,
         retention_bytes: Some(5000),
         dialect: None,
+        compression: Compression::None,
     };
     weir.broker.create_topic(&topic("ns/orders"), spec).await.unwrap();
     weir.broker.create_topic(&topic("orders"), TopicSpec::default()).await.unwrap();

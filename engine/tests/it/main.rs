@@ -5,6 +5,7 @@
 mod agreement;
 mod catalogue;
 mod checker;
+mod compression;
 mod crash;
 mod delivery;
 mod examine;

@@ -13,6 +13,7 @@ pub(crate) mod query;
 mod selector;
 pub(crate) mod serve;
 mod storage;
+mod storage_checkpoint;
 mod topic;
 
 use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
@@ -34,7 +35,7 @@ pub const SERVER_DEFAULT: &str = "grpc://127.0.0.1:8081";
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{VERSION}\nformat {}\nDataFusion {DATAFUSION_VERSION}\ncommit {}",
-        1,
+        weir_storage::FORMAT_VERSION,
         COMMIT.unwrap_or("unknown, a development build")
     )
 });
@@ -107,7 +108,7 @@ enum Command {
     /// Checks selectors without a broker.
     #[command(subcommand)]
     Selector(selector::SelectorCommand),
-    /// Looks at a data directory itself: whether it is whole, what it holds, and what can be repaired.
+    /// Looks at a data directory itself: whether it is whole, what it holds, what can be repaired; and copies it.
     #[command(subcommand)]
     Storage(storage::StorageCommand),
 }
@@ -157,7 +158,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Pull(args) => pull::run(args, global).await,
         Command::Query(args) => query::run(args, global).await,
         Command::Selector(command) => selector::run(command, global).await,
-        Command::Storage(command) => storage::run(command, global),
+        Command::Storage(command) => storage::run(command, global).await,
     }
 }
 

@@ -103,6 +103,7 @@ async fn open(config: &Config, data: &std::path::Path) -> Result<Broker, Failure
         options.read_threads = threads.get();
     }
     config.storage.apply(&mut options.storage);
+    options.checkpoint_dir = config.storage.checkpoint_dir.clone();
     let opened = Broker::open(options).await;
     opened.map_err(|error| {
         Failure::from(error).while_doing(&format!("cannot open the data directory {}", data.display()))

@@ -1,4 +1,5 @@
-//! `weir storage`: what is on the disk, whether it is whole, and what can be done if not. Works without a broker.
+//! `weir storage`: what is on the disk, whether it is whole, and what can be done if not. Works without a broker, but for
+//! checkpoints of a running one.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use weir_storage::{
 use super::{
     Failure, Global,
     output::{confirm, counted, field, print_json, print_line, progress, size, table, time},
+    storage_checkpoint::{self, CHECKPOINT_HELP, CheckpointArgs},
 };
 use crate::{config::DATA_DIR_DEFAULT, status::Exit};
 
@@ -47,6 +49,10 @@ pub(crate) enum StorageCommand {
         #[arg(long, short)]
         yes: bool,
     },
+    /// Copies a data directory while the broker serves it: a complete, consistent one in a new directory, with everything
+    /// that was acknowledged before.
+    #[command(after_help = CHECKPOINT_HELP)]
+    Checkpoint(CheckpointArgs),
 }
 
 /// Where the data lies.
@@ -95,25 +101,31 @@ enum View {
     Statistics,
 }
 
-pub(crate) fn run(command: StorageCommand, global: &Global) -> Result<(), Failure> {
+pub(crate) async fn run(command: StorageCommand, global: &Global) -> Result<(), Failure> {
     match command {
         StorageCommand::Verify { at } => verify_all(&at.dir, global),
         StorageCommand::Inspect(args) => inspect(&args, global),
         StorageCommand::Repair { at, dry_run, yes } => repair(&at.dir, dry_run, yes, global),
+        StorageCommand::Checkpoint(args) => storage_checkpoint::run(args, global).await,
     }
 }
 
-fn disk() -> Arc<dyn Env> {
+pub(super) fn disk() -> Arc<dyn Env> {
     Arc::new(DiskEnv)
 }
 
 /// Returns why a data directory cannot be looked at.
-fn unreadable(error: StorageError) -> Failure {
+pub(super) fn unreadable(error: StorageError) -> Failure {
     let exit = match &error {
         StorageError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
         StorageError::Foreign { .. } => Exit::NotFound,
         StorageError::Locked { .. } => Exit::Failed,
-        StorageError::Newer { .. } => Exit::Refused,
+        StorageError::Newer { .. }
+        | StorageError::NeedsNewer { .. }
+        | StorageError::CopyUnfinished { .. }
+        | StorageError::CopyExists { .. }
+        | StorageError::CopyInside { .. } => Exit::Refused,
+        StorageError::CopyCancelled { .. } => Exit::Failed,
         _ => Exit::Disk,
     };
     let text = match &error {

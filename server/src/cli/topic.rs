@@ -71,6 +71,17 @@ pub(crate) struct Settings {
     /// The language of selectors on it: sql92, rocketmq or jms. Default: that of the broker.
     #[arg(long, value_name = "DIALECT")]
     dialect: Option<Dialect>,
+    /// How the broker compresses the body of each message: zstd takes least room, lz4 least time. What producers have
+    /// compressed, and what does not shrink, stays as it is. Default for a new topic: none.
+    #[arg(long, value_name = "METHOD")]
+    compression: Option<Compression>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Compression {
+    None,
+    Lz4,
+    Zstd,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -101,6 +112,13 @@ impl Settings {
         if let Some(dialect) = self.dialect {
             body["dialect"] = dialect.name().into();
         }
+        if let Some(compression) = self.compression {
+            body["compression"] = match compression {
+                Compression::None => "none".into(),
+                Compression::Lz4 => "lz4".into(),
+                Compression::Zstd => "zstd".into(),
+            };
+        }
         body
     }
 
@@ -110,6 +128,7 @@ impl Settings {
             && self.retention.is_none()
             && self.retention_bytes.is_none()
             && self.dialect.is_none()
+            && self.compression.is_none()
     }
 }
 
@@ -177,8 +196,7 @@ async fn describe(topic: &str, global: &Global) -> Result<(), Failure> {
 
 async fn alter(topic: &str, settings: &Settings, global: &Global) -> Result<(), Failure> {
     if settings.is_empty() {
-        let message =
-            "nothing to change; name --queues, --class, --retention, --retention-bytes or --dialect";
+        let message = "nothing to change; name --queues, --class, --retention, --retention-bytes, --dialect or --compression";
         return Err(Failure::new(Exit::Usage, message));
     }
     let answer = global.connect().await?.action("AlterTopic", &settings.body(topic)).await?;
@@ -225,11 +243,15 @@ fn deleted(topic: &str, answer: &Value) -> String {
 
 fn show(topic: &Value) -> Result<(), Failure> {
     print_line(&format!(
-        "topic {}\n  class      {}\n  retention  {}\n  dialect    {}\n  created    {}\n  messages   {}\n  log        about {}",
+        "topic {}\n  class      {}\n  retention  {}\n  dialect    {}\n  bodies     {}\n  created    {}\n  messages   {}\n  log        about {}",
         field(topic, "name"),
         field(topic, "class"),
         retention(topic),
         dialect(topic, "the broker's"),
+        match field(topic, "compression").as_str() {
+            "none" => "as they come".to_owned(),
+            compression => format!("compressed, {compression}"),
+        },
         created(topic),
         grouped(messages(topic)),
         size(count(topic, "log_bytes")),

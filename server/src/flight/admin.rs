@@ -2,8 +2,8 @@
 //!
 //! | action | body | result |
 //! |---|---|---|
-//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?}` | the topic |
-//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?}` | the topic |
+//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?}` | the topic |
+//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?}` | the topic |
 //! | `DeleteTopic` | `{topic}` | `{messages, free_now_bytes, free_soon_bytes, free_soon_ms, free_later_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
@@ -20,6 +20,7 @@
 //! | `DiffSelectors` | `{topic, before, after, dialect?, limit?}` | `{both, gained, lost, …}` |
 //! | `Produce` | see `publish.rs` | `{stored, offsets: [[queue, offset], …]}` |
 //! | `BrokerInfo` | `{}` | what this broker is |
+//! | `Checkpoint` | see `checkpoint.rs` | `{done, total}`, …, `{target, files, linked_bytes, copied_bytes, log_end}` |
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -39,9 +40,15 @@ use crate::{
 };
 
 /// Names and what they do.
-pub(crate) const ACTIONS: [(&str, &str); 18] = [
-    ("CreateTopic", "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect."),
-    ("AlterTopic", "Changes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect."),
+pub(crate) const ACTIONS: [(&str, &str); 19] = [
+    (
+        "CreateTopic",
+        "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression.",
+    ),
+    (
+        "AlterTopic",
+        "Changes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression.",
+    ),
     ("DeleteTopic", "Deletes a topic and its messages. JSON: topic."),
     ("DescribeTopic", "Tells a topic. JSON: topic."),
     ("ListTopics", "Tells all topics. JSON: {}."),
@@ -76,6 +83,7 @@ pub(crate) const ACTIONS: [(&str, &str); 18] = [
     ),
     ("Produce", "Stores messages. JSON: topic, messages, untyped."),
     ("BrokerInfo", "Tells what this broker is. JSON: {}."),
+    ("Checkpoint", "Copies the data directory, and tells how far it has come. JSON: target."),
 ];
 
 pub(super) type Answer = Result<Value, Status>;
@@ -247,6 +255,11 @@ where
     };
     let name = name.parse().map_err(|error: N::Err| Status::invalid_argument(error.to_string()))?;
     Ok((name, read(object)?))
+}
+
+/// Reads a body that names nothing in particular.
+pub(super) fn body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Status> {
+    read(object(body)?)
 }
 
 /// Reads a body; nothing at all is an empty object.

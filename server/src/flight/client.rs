@@ -156,15 +156,31 @@ impl Client {
         name: &str,
         body: &serde_json::Value,
     ) -> Result<serde_json::Value, ClientError> {
+        self.watched_action(name, body, &mut |_| {}).await
+    }
+
+    /// As [`action`](Self::action), for one that answers more than once: `watch` is told all results but the last.
+    ///
+    /// # Errors
+    ///
+    /// If the broker cannot be reached or refuses.
+    pub async fn watched_action(
+        &self,
+        name: &str,
+        body: &serde_json::Value,
+        watch: &mut (dyn FnMut(&serde_json::Value) + Send),
+    ) -> Result<serde_json::Value, ClientError> {
         let action = Action::new(name, body.to_string());
         let answer = self.flight.clone().do_action(self.request(action)).await;
         let mut results = answer.map_err(|status| self.failed(&status))?.into_inner();
-        match results.message().await.map_err(|status| self.failed(&status))? {
-            Some(result) => {
-                serde_json::from_slice(&result.body).map_err(|e| ClientError::Answer(e.to_string()))
+        let mut last = serde_json::Value::Null;
+        while let Some(result) = results.message().await.map_err(|status| self.failed(&status))? {
+            if !last.is_null() {
+                watch(&last);
             }
-            None => Ok(serde_json::Value::Null),
+            last = serde_json::from_slice(&result.body).map_err(|e| ClientError::Answer(e.to_string()))?;
         }
+        Ok(last)
     }
 
     /// Plans a pull, and returns its batches queue by queue. `max_rows` of the command holds for all of them

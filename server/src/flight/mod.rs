@@ -5,7 +5,7 @@
 //!     a path, a pull command, a signed ticket ─► pull.rs
 //!     a query, prepared or not, SQL text      ─► query.rs
 //!     a question about catalogs, schemas, …   ─► metadata.rs
-//! action ─► action.rs ─► query.rs, session.rs, admin.rs
+//! action ─► action.rs ─► query.rs, session.rs, admin.rs; checkpoint.rs
 //! every stream of batches ─► encode.rs
 //! ```
 
@@ -18,6 +18,7 @@ use tonic::Status;
 mod action;
 mod admin;
 mod binding;
+mod checkpoint;
 pub mod client;
 pub mod command;
 mod encode;

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use weir_engine::Broker;
 
 use super::{
-    BoxedStream, Server, action,
+    BoxedStream, Server, action, checkpoint,
     command::{Compression, PullCommand},
     encode::{self, DataStream},
     handshake, info, metadata, pull,
@@ -248,6 +248,9 @@ impl FlightService for WeirFlight {
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let (metadata, _, Action { r#type, body }) = request.into_parts();
         handshake::admit(&metadata)?;
+        if r#type == "Checkpoint" {
+            return checkpoint::run(&self.broker, &body).map(Response::new);
+        }
         let outcome = action::run(self, &metadata, &r#type, &body).await?;
         let results = outcome.results.into_iter().map(|body| Ok(arrow_flight::Result { body }));
         let mut response = Response::new(stream::iter(results.collect::<Vec<_>>()).boxed());

@@ -21,17 +21,17 @@ const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// A running broker. It is killed when dropped.
-struct Served {
+pub(crate) struct Served {
     process: Child,
     uri: String,
 }
 
 impl Served {
-    fn start(data: &Path) -> Self {
+    pub(crate) fn start(data: &Path) -> Self {
         Self::start_with(data, &["--listen", "127.0.0.1:0"])
     }
 
-    fn start_with(data: &Path, words: &[&str]) -> Self {
+    pub(crate) fn start_with(data: &Path, words: &[&str]) -> Self {
         let process = weir()
             .arg("serve")
             .args(words)
@@ -60,15 +60,15 @@ impl Served {
     }
 
     /// Runs a command of the binary against this broker.
-    fn run(&self, words: &[&str]) -> Ran {
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
         run(&[words, &["--server", &self.uri]].concat(), "")
     }
 
-    fn run_with_input(&self, words: &[&str], input: &str) -> Ran {
+    pub(crate) fn run_with_input(&self, words: &[&str], input: &str) -> Ran {
         run(&[words, &["--server", &self.uri]].concat(), input)
     }
 
-    fn json(&self, words: &[&str]) -> Value {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
         let ran = self.run(&[words, &["--json"]].concat());
         assert_eq!(ran.code, 0, "{words:?}: {}", ran.err);
         serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{words:?}: {error} in {}", ran.out))
@@ -90,7 +90,7 @@ impl Served {
         panic!("the broker did not end within {within:?}");
     }
 
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.signal(Signal::TERM);
         assert_eq!(self.ended(STOP_MAX), Some(0));
     }
@@ -105,13 +105,13 @@ impl Drop for Served {
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
-fn weir() -> Command {
+pub(crate) fn weir() -> Command {
     let mut command = Command::new(WEIR);
     for variable in ["WEIR_SERVER", "WEIR_DATA", "WEIR_CONFIG", "WEIR_LOG", "WEIR_LOG_FORMAT", "WEIR_CA"] {
         command.env_remove(variable);
@@ -119,7 +119,7 @@ fn weir() -> Command {
     command
 }
 
-fn run(words: &[&str], input: &str) -> Ran {
+pub(crate) fn run(words: &[&str], input: &str) -> Ran {
     let mut command = weir();
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
@@ -140,7 +140,7 @@ fn feed(mut stdin: ChildStdin, input: &str) -> thread::JoinHandle<()> {
 }
 
 #[track_caller]
-fn refused(ran: &Ran, code: i32, says: &str) {
+pub(crate) fn refused(ran: &Ran, code: i32, says: &str) {
     assert_eq!(ran.code, code, "{ran:?}");
     assert!(ran.err.contains(says), "{says:?} is not in {}", ran.err);
     assert!(!ran.err.contains("panicked"), "{}", ran.err);

@@ -57,7 +57,7 @@ fn the_example_of_a_log_is_what_this_program_writes() {
     let topic = place(LogPosition(frame.len() as u64), 0);
     encode_topic(&mut frame, &topic, "", "orders");
     let at = place(LogPosition(frame.len() as u64), 5);
-    encode_message(&mut frame, &at, &message());
+    encode_message(&mut frame, &at, &message(), None);
     let placed = FramePlace {
         salt: header.salt,
         position: LogPosition(0),
@@ -73,7 +73,7 @@ fn the_example_of_a_compacted_segment_is_what_this_program_writes() {
     let header = SegmentHeader { compacted: true, ..log_header() };
     let mut run = Vec::new();
     let position = LogPosition(FRAME_HEADER_LEN as u64 + 112);
-    encode_message(&mut run, &place(position, 5), &message());
+    encode_message(&mut run, &place(position, 5), &message(), None);
     run.resize(run.len().next_multiple_of(8), 0);
     let directory = RunEntry { position, at: 4096 }.encode();
     let tail = CompactedTail {

@@ -109,7 +109,7 @@ fn payload() -> Vec<u8> {
             offset: QueueOffset(number),
             store_time_ms: 1,
         };
-        encode_message(&mut out, &place, &message(number));
+        encode_message(&mut out, &place, &message(number), None);
     }
     out
 }
@@ -194,7 +194,7 @@ proptest! {
     fn records(changes in changes()) {
         let bytes = changed(payload(), &changes);
         for record in records_of(&bytes, POSITION).flatten() {
-            let stored = record.to_stored();
+            let stored = record.to_stored().unwrap();
             prop_assert!(stored.message.body.len() <= bytes.len());
         }
         let _ = RecordView::decode(&bytes, POSITION);

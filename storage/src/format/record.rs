@@ -1,9 +1,12 @@
 //! A record: one message, or the description of a topic, in the log. Layout: `docs/format.md`, "Record".
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use weir_columns::Value;
 
 use crate::{
+    compress::{Compression, Packed, unpack},
     error::{Fault, StorageError},
     format::{
         cursor::{Cursor, put_text32},
@@ -17,6 +20,8 @@ use crate::{
 /// Length of the fixed part of a record.
 pub(crate) const RECORD_HEADER_LEN: usize = 96;
 const VERSION: u8 = 1;
+/// Where it says how the broker has compressed the body.
+const COMPRESSION_AT: usize = 30;
 /// Where the bytes begin that the checksum covers.
 const CHECKED_FROM: usize = 8;
 /// The id of CRC-32C, the only checksum so far.
@@ -164,6 +169,11 @@ pub(crate) fn record_len(message: &Message) -> Result<u64, StorageError> {
     Ok(len)
 }
 
+/// Returns the length of a record, which would be `len`, if `packed` takes the place of its body.
+pub(crate) fn stored_len(len: u64, message: &Message, packed: Option<&Packed>) -> u64 {
+    packed.map_or(len, |packed| len - message.body.len() as u64 + packed.bytes.len() as u64)
+}
+
 /// Returns the length of the record that describes a topic, without padding.
 pub(crate) const fn topic_record_len(namespace: &str, name: &str) -> u64 {
     (RECORD_HEADER_LEN + 5 + namespace.len() + 5 + name.len()) as u64
@@ -183,18 +193,27 @@ fn value_len(value: &Value) -> u64 {
     }
 }
 
-/// Appends the record of a message that [`record_len`] accepted, with its padding.
-pub(crate) fn encode_message(out: &mut Vec<u8>, place: &RecordPlace, message: &Message) {
+/// Appends the record of a message that [`record_len`] accepted, with its padding; with `packed` in the place of its
+/// body, if there is that.
+pub(crate) fn encode_message(
+    out: &mut Vec<u8>,
+    place: &RecordPlace,
+    message: &Message,
+    packed: Option<&Packed>,
+) {
     let start = out.len();
     put_header(out, RecordKind::Message, place, message);
+    if let Some(packed) = packed {
+        out[start + COMPRESSION_AT] = packed.compression as u8;
+    }
+    let body = packed.map_or(&message.body, |packed| &packed.bytes);
     let fields_at = out.len();
     fields_of(message, &mut |id, parts| put_field(out, id, parts));
     let properties_at = out.len();
     put_properties(out, &message.properties);
     let body_at = out.len();
-    out.extend_from_slice(&message.body);
-    let lengths =
-        [properties_at - fields_at, body_at - properties_at, message.body.len(), message.body.len()];
+    out.extend_from_slice(body);
+    let lengths = [properties_at - fields_at, body_at - properties_at, body.len(), message.body.len()];
     finish_record(out, start, place.position, lengths);
 }
 
@@ -414,13 +433,15 @@ pub struct RecordView<'a> {
     pub born_time_ms: Option<i64>,
     /// Length of the whole record in bytes, without padding.
     pub size: u32,
-    /// Length of the body in bytes.
+    /// Length of the body in bytes, as the producer sent it.
     pub body_len: u32,
     /// How often a dead letter had been delivered.
     pub attempts: u32,
     fields: &'a [u8],
     properties: &'a [u8],
-    body: &'a [u8],
+    compression: Compression,
+    /// As it lies in the record.
+    stored: &'a [u8],
 }
 
 impl<'a> RecordView<'a> {
@@ -456,9 +477,7 @@ impl<'a> RecordView<'a> {
         let queue = QueueId(cursor.u32()?);
         let message_type = MessageType::from_byte(cursor.u8()?).ok_or(Fault::Unknown("message type"))?;
         let body_encoding = body_encoding(cursor.u8()?)?;
-        if cursor.u8()? != 0 {
-            return Err(Fault::Unknown("compression"));
-        }
+        let compression = Compression::from_byte(cursor.u8()?).ok_or(Fault::Unknown("compression"))?;
         if cursor.u8()? != CHECKSUM_CRC32C {
             return Err(Fault::Unknown("checksum"));
         }
@@ -473,13 +492,13 @@ impl<'a> RecordView<'a> {
         cursor.u16()?;
         let fields_len = cursor.u32()? as usize;
         let properties_len = cursor.u32()? as usize;
-        let body_len = cursor.u32()?;
-        cursor.u32()?;
+        let stored_len = cursor.u32()?;
+        let full_len = cursor.u32()?;
         let attempts = cursor.u32()?;
         cursor.u32()?;
         let fields = cursor.bytes(fields_len)?;
         let properties = cursor.bytes(properties_len)?;
-        let body = cursor.bytes(body_len as usize)?;
+        let stored = cursor.bytes(stored_len as usize)?;
         if !cursor.is_empty() {
             return Err(Fault::Structure("the sum of a record's parts"));
         }
@@ -496,11 +515,12 @@ impl<'a> RecordView<'a> {
             store_time_ms,
             born_time_ms,
             size,
-            body_len,
+            body_len: if compression.is_none() { stored_len } else { full_len },
             attempts,
             fields,
             properties,
-            body,
+            compression,
+            stored,
         };
         view.check()?;
         Ok(view)
@@ -587,16 +607,27 @@ impl<'a> RecordView<'a> {
         std::iter::from_fn(move || cursor.as_mut()?.next_property().ok())
     }
 
-    /// Returns the body as it lies in the record.
-    pub const fn body(&self) -> &'a [u8] {
-        self.body
+    /// Returns the body as the producer sent it: where it lies, unless the broker has compressed it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be decompressed to the length that the record states.
+    pub fn body(&self) -> Result<Cow<'a, [u8]>, Fault> {
+        unpack(self.stored, self.compression, self.body_len)
     }
 
     /// Returns the message on its own, with copies of everything.
-    pub fn to_stored(&self) -> StoredMessage {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`body`](Self::body).
+    pub fn to_stored(&self) -> Result<StoredMessage, Fault> {
         let mut message = Message {
             properties: self.properties().map(|(name, value)| (name.to_owned(), value.to_value())).collect(),
-            body: Bytes::copy_from_slice(self.body),
+            body: match self.body()? {
+                Cow::Borrowed(body) => Bytes::copy_from_slice(body),
+                Cow::Owned(body) => body.into(),
+            },
             body_encoding: self.body_encoding,
             message_type: self.message_type,
             born_time_ms: self.born_time_ms,
@@ -605,7 +636,7 @@ impl<'a> RecordView<'a> {
         for (id, bytes) in self.fields() {
             self.set_field(&mut message, id, bytes);
         }
-        StoredMessage {
+        Ok(StoredMessage {
             position: self.position,
             epoch: self.epoch,
             topic: self.topic,
@@ -613,7 +644,7 @@ impl<'a> RecordView<'a> {
             offset: self.offset,
             store_time_ms: self.store_time_ms,
             message,
-        }
+        })
     }
 
     fn set_field(&self, message: &mut Message, id: u8, bytes: &[u8]) {
@@ -745,6 +776,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::compress::pack;
 
     const PLACE: RecordPlace = RecordPlace {
         position: LogPosition(64),
@@ -795,7 +827,7 @@ mod tests {
 
     fn encoded(message: &Message) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_message(&mut out, &PLACE, message);
+        encode_message(&mut out, &PLACE, message, None);
         assert_eq!(out.len() as u64, padded(record_len(message).unwrap()));
         out
     }
@@ -805,11 +837,42 @@ mod tests {
         for message in [Message::default(), full_message()] {
             let bytes = encoded(&message);
             let view = RecordView::decode(&bytes, PLACE.position).unwrap();
-            let stored = view.to_stored();
+            let stored = view.to_stored().unwrap();
             assert_eq!(stored.message, message);
             assert_eq!((stored.topic, stored.queue, stored.offset), (PLACE.topic, PLACE.queue, PLACE.offset));
             assert_eq!((stored.epoch, stored.store_time_ms), (PLACE.epoch, PLACE.store_time_ms));
             assert_eq!(view.keys().count(), message.keys.len());
+        }
+    }
+
+    #[test]
+    fn a_compressed_body_reads_back_and_is_as_long_as_it_was() {
+        for compression in [Compression::Lz4, Compression::Zstd] {
+            let message = Message {
+                body: vec![7; 5000].into(),
+                body_encoding: BodyEncoding::Identity,
+                ..full_message()
+            };
+            let packed = pack(&message, compression);
+            let mut bytes = Vec::new();
+            encode_message(&mut bytes, &PLACE, &message, packed.as_ref());
+            assert_eq!(
+                bytes.len() as u64,
+                padded(stored_len(record_len(&message).unwrap(), &message, packed.as_ref()))
+            );
+            assert!(bytes.len() < 1000);
+            let view = RecordView::decode(&bytes, PLACE.position).unwrap();
+            assert_eq!((view.to_stored().unwrap().message, view.body_len), (message, 5000));
+            // With a checksum that is right, a length that is not is a fault of the record.
+            let len = u32::try_from(peek_len(&bytes).unwrap()).unwrap();
+            for full in [0, 4999, 5001, u32::MAX] {
+                let mut wrong = bytes[..len as usize].to_vec();
+                wrong[84..88].copy_from_slice(&full.to_le_bytes());
+                let crc = record_crc(&wrong[CHECKED_FROM..], PLACE.position, len);
+                wrong[4..CHECKED_FROM].copy_from_slice(&crc.to_le_bytes());
+                let view = RecordView::decode(&wrong, PLACE.position).unwrap();
+                assert!(view.to_stored().is_err(), "{full}");
+            }
         }
     }
 
@@ -876,15 +939,20 @@ mod tests {
                 let len = bytes.len() as u32;
                 bytes[..4].copy_from_slice(&len.to_le_bytes());
                 bytes[8..10].copy_from_slice(&[1, 1]);
-                bytes[28..32].copy_from_slice(&[1, 0, 0, 0]);
+                let compression = bytes[30] % 4;
+                bytes[28..32].copy_from_slice(&[1, 0, compression, 0]);
                 bytes[68..70].fill(0);
                 let body = len - RECORD_HEADER_LEN as u32;
                 bytes[72..76].copy_from_slice(&(body / 2).to_le_bytes());
                 bytes[76..80].copy_from_slice(&(body - body / 2).to_le_bytes());
                 bytes[80..84].fill(0);
+                // A compressed body, and what it claims to be.
+                let packed = body.min(40);
+                bytes[76..80].copy_from_slice(&(body - body / 2 - packed.min(body - body / 2)).to_le_bytes());
+                bytes[80..84].copy_from_slice(&packed.min(body - body / 2).to_le_bytes());
             }
             if let Ok(view) = RecordView::decode_checked(&bytes, LogPosition(0)) {
-                view.to_stored();
+                let _ = view.to_stored();
             }
             let _ = RecordView::decode(&bytes, LogPosition(0));
         }

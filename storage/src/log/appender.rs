@@ -7,10 +7,13 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::{
     catalogue::{DurabilityClass, TopicEntry},
+    compress::{Compression, Packed, pack},
     error::StorageError,
     format::{
         frame::{FRAME_HEADER_LEN, FrameHeader, FrameKind, FramePlace, finish_frame},
-        record::{RecordPlace, encode_message, encode_topic, padded, record_len, topic_record_len},
+        record::{
+            RecordPlace, encode_message, encode_topic, padded, record_len, stored_len, topic_record_len,
+        },
     },
     limits::{BATCH_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_PAYLOAD_MAX},
     log::segment::FrameLog,
@@ -45,24 +48,43 @@ pub struct Appended {
 /// It runs on a thread on which others wait too: it must not block, nor append.
 pub type AppendDone = Box<dyn FnOnce(Result<Vec<Appended>, StorageError>) + Send>;
 
+/// A message that is about to be stored.
+pub(crate) struct Ready {
+    pub(crate) append: Append,
+    /// What is stored in the place of its body.
+    pub(crate) packed: Option<Packed>,
+}
+
 /// What one call appends.
 pub(crate) struct Batch {
-    pub(crate) messages: Vec<Append>,
+    pub(crate) messages: Vec<Ready>,
     /// Length of its records, padded.
     pub(crate) bytes: u64,
     pub(crate) done: AppendDone,
 }
 
-/// Returns how long the records of a batch are, if a log can hold them.
-pub(crate) fn batch_len(messages: &[Append]) -> Result<u64, StorageError> {
-    let mut size = 0;
-    for append in messages {
-        size += padded(record_len(&append.message)?);
+/// Compresses bodies as their topics say; also returns how long the records are, if a log can hold them. What is too large
+/// without compression is too large with it.
+pub(crate) fn ready(
+    messages: Vec<Append>,
+    compression: impl Fn(TopicId) -> Compression,
+) -> Result<(Vec<Ready>, u64), StorageError> {
+    let mut lens = Vec::with_capacity(messages.len());
+    for append in &messages {
+        lens.push(record_len(&append.message)?);
     }
+    let size = lens.iter().copied().map(padded).sum();
     if size > BATCH_BYTES_MAX {
         return Err(StorageError::TooLarge { what: "the batch in bytes", size, max: BATCH_BYTES_MAX });
     }
-    Ok(size)
+    let mut bytes = 0;
+    let ready = messages.into_iter().zip(lens).map(|(append, len)| {
+        let packed = pack(&append.message, compression(append.topic));
+        bytes += padded(stored_len(len, &append.message, packed.as_ref()));
+        Ready { append, packed }
+    });
+    let ready = ready.collect();
+    Ok((ready, bytes))
 }
 
 /// Batches that wait for the appender.
@@ -237,7 +259,7 @@ impl Appender {
     ) -> WrittenBatch {
         let mut appended = Vec::with_capacity(batch.messages.len());
         let mut must_sync = false;
-        for Append { topic, queue, message } in &batch.messages {
+        for Ready { append: Append { topic, queue, message }, packed } in &batch.messages {
             let entry = known.get(topic).expect("batches of unknown topics have been refused");
             must_sync |= entry.class == DurabilityClass::Sync;
             let next = self
@@ -254,7 +276,7 @@ impl Appender {
                 draft.records += 1;
             }
             let place = draft.record_place(entry, *queue, offset);
-            encode_message(&mut draft.frame, &place, message);
+            encode_message(&mut draft.frame, &place, message, packed.as_ref());
             draft.records += 1;
             appended.push(Appended { offset, position: place.position, store_time_ms: draft.store_time_ms });
         }
@@ -335,7 +357,7 @@ fn refuse_unknown(batches: Vec<Batch>, topics: &dyn Topics, known: &mut Known) -
 }
 
 fn check_batch(batch: &Batch, topics: &dyn Topics, known: &mut Known) -> Result<(), StorageError> {
-    for Append { topic, queue, .. } in &batch.messages {
+    for Ready { append: Append { topic, queue, .. }, .. } in &batch.messages {
         let (topic, queue) = (*topic, *queue);
         let queues = match known.get(&topic) {
             Some(entry) => entry.queues,

@@ -77,7 +77,7 @@ impl LogReader {
     pub(crate) fn visit(
         &self,
         positions: &mut dyn Iterator<Item = LogPosition>,
-        visit: &mut dyn FnMut(&RecordView<'_>),
+        visit: &mut dyn FnMut(&RecordView<'_>) -> Result<(), Fault>,
     ) -> Result<(), StorageError> {
         let mut stretch = Stretch::None;
         for position in positions {
@@ -87,7 +87,10 @@ impl LogReader {
             stretch.read_ahead(position);
             loop {
                 let fault = match stretch.record(position) {
-                    Ok(record) => break visit(&record),
+                    Ok(record) => match visit(&record) {
+                        Ok(()) => break,
+                        Err(fault) => return Err(stretch.damaged(position, fault)),
+                    },
                     Err(fault) => fault,
                 };
                 // The piece that was read may end within the record.
@@ -377,8 +380,9 @@ mod tests {
                 let mut visited = Vec::new();
                 block
                     .visit_records(rows, |record| {
-                        assert!(record.body() == body(record.offset.0), "{}", record.offset);
+                        assert!(*record.body()? == body(record.offset.0), "{}", record.offset);
                         visited.push(record.offset.0);
+                        Ok(())
                     })
                     .unwrap();
                 assert_eq!(visited, expected);

@@ -175,7 +175,7 @@ mod tests {
                 store_time_ms: 1,
             };
             let message = Message { body: vec![7; 21].into(), ..Message::default() };
-            encode_message(&mut out, &place, &message);
+            encode_message(&mut out, &place, &message, None);
             ranges.push(start..out.len());
         }
         (out, ranges)

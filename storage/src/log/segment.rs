@@ -16,7 +16,7 @@ use std::{
 };
 
 use arrow_buffer::Buffer;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::{
     env::{Env, EnvFile, Open, create_anew},
@@ -489,6 +489,8 @@ pub(crate) struct FrameLogShared {
     next: Mutex<Option<NextFile>>,
     /// How large the next segment will be.
     next_capacity: AtomicU64,
+    /// Segments stay as they are while somebody copies them. Held while one is unlinked or replaced.
+    pinned: Mutex<bool>,
 }
 
 #[derive(Debug)]
@@ -615,6 +617,7 @@ impl FrameLog {
             durable: AtomicU64::new(end.0),
             next: Mutex::new(None),
             next_capacity: AtomicU64::new(0),
+            pinned: Mutex::new(false),
             settings,
         };
         let next = last_capacity.map_or(shared.settings.segment_bytes_min, |last| shared.after(last));
@@ -784,8 +787,19 @@ impl FrameLogShared {
         self.segments.all().last().map_or(Ok(0), |last| last.file_len())
     }
 
-    /// Unlinks the segments that end at or before a position.
+    /// Keeps every segment that there is as it is, or no longer.
+    pub(crate) fn pin(&self, pinned: bool) {
+        *self.pinned.lock() = pinned;
+    }
+
+    /// Returns the lock under which a segment may be unlinked or replaced; `None` while they are pinned.
+    pub(crate) fn unpinned(&self) -> Option<MutexGuard<'_, bool>> {
+        Some(self.pinned.lock()).filter(|pinned| !**pinned)
+    }
+
+    /// Unlinks the segments that end at or before a position; those that are pinned go with a later call.
     pub(crate) fn remove_before(&self, position: LogPosition) -> Result<u64, StorageError> {
+        let Some(_unpinned) = self.unpinned() else { return Ok(0) };
         let mut freed = 0;
         for segment in self.segments.take_before(position) {
             freed += segment.file_len()?;

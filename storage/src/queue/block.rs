@@ -34,7 +34,7 @@ pub(crate) trait ReadRecords: Send + Sync {
     fn visit(
         &self,
         positions: &mut dyn Iterator<Item = LogPosition>,
-        visit: &mut dyn FnMut(&RecordView<'_>),
+        visit: &mut dyn FnMut(&RecordView<'_>) -> Result<(), Fault>,
     ) -> Result<(), StorageError>;
 
     /// Gives the records of rows that begin within a range of positions to `visit`, in order, and perhaps some around
@@ -54,7 +54,10 @@ pub(crate) trait ReadRecords: Send + Sync {
     /// Returns the message whose record begins at `position`.
     fn read(&self, position: LogPosition) -> Result<StoredMessage, StorageError> {
         let mut found = None;
-        self.visit(&mut std::iter::once(position), &mut |record| found = Some(record.to_stored()))?;
+        self.visit(&mut std::iter::once(position), &mut |record| {
+            found = Some(record.to_stored()?);
+            Ok(())
+        })?;
         found.ok_or(StorageError::NoRecord { position })
     }
 }
@@ -67,7 +70,7 @@ impl ReadRecords for NoLog {
     fn visit(
         &self,
         positions: &mut dyn Iterator<Item = LogPosition>,
-        _: &mut dyn FnMut(&RecordView<'_>),
+        _: &mut dyn FnMut(&RecordView<'_>) -> Result<(), Fault>,
     ) -> Result<(), StorageError> {
         positions.next().map_or(Ok(()), |position| Err(StorageError::NoRecord { position }))
     }
@@ -263,7 +266,7 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// If a record cannot be read, or is lost. Those before it have been visited.
+    /// If a record cannot be read, or is lost, or `visit` finds a fault in it. Those before it have been visited.
     ///
     /// # Panics
     ///
@@ -271,7 +274,7 @@ impl Block {
     pub fn visit_records(
         &self,
         rows: impl IntoIterator<Item = usize>,
-        mut visit: impl FnMut(&RecordView<'_>),
+        mut visit: impl FnMut(&RecordView<'_>) -> Result<(), Fault>,
     ) -> Result<(), StorageError> {
         let positions = self.positions()?;
         let mut positions = rows.into_iter().map(|row| LogPosition(positions.value(row)));
@@ -550,13 +553,14 @@ impl Rows for Block {
         let mut positions = rows.iter().map(|row| LogPosition(positions.value(*row)));
         let mut next = rows.iter();
         self.log.visit(&mut positions, &mut |record| {
-            let Some(row) = next.next() else { return };
+            let Some(row) = next.next() else { return Ok(()) };
             match record.body_encoding {
-                BodyEncoding::Identity => {
-                    visit(*row, Some(record.body()).filter(|body| body.len() <= bytes_max));
-                }
-                BodyEncoding::Gzip => visit(*row, unpacked(record.body(), bytes_max).as_deref()),
+                // What is too long is not decompressed.
+                BodyEncoding::Identity if record.body_len as usize > bytes_max => visit(*row, None),
+                BodyEncoding::Identity => visit(*row, Some(&record.body()?)),
+                BodyEncoding::Gzip => visit(*row, unpacked(&record.body()?, bytes_max).as_deref()),
             }
+            Ok(())
         })
     }
 }

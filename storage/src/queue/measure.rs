@@ -55,7 +55,7 @@ pub fn build(
             offset: QueueOffset(number / u64::from(queues)),
             store_time_ms: 1_700_000_000_000 + number as i64 / 100,
         };
-        encode_message(&mut bytes, &place, message);
+        encode_message(&mut bytes, &place, message, None);
     }
     let end = LogPosition(bytes.len() as u64);
     let settings = QueuesSettings { epoch: Epoch(1), uuid: [0; 16], run_bytes_many: u64::MAX };

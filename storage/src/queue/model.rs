@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use weir_columns::{Column, ColumnRef, Kind, KindSet, Presence, Rows, System, Value, Values, hash32};
 
 use crate::{
-    error::StorageError,
+    error::{Fault, StorageError},
     format::record::{RecordPlace, RecordView, encode_message},
     message::{Message, MessageType},
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
@@ -41,7 +41,7 @@ impl ModelLog {
             store_time_ms: store_time(offset),
         };
         let mut bytes = Vec::new();
-        encode_message(&mut bytes, &place, message);
+        encode_message(&mut bytes, &place, message, None);
         records.push((position, bytes));
         position
     }
@@ -77,13 +77,13 @@ impl ReadRecords for ModelLog {
     fn visit(
         &self,
         positions: &mut dyn Iterator<Item = LogPosition>,
-        visit: &mut dyn FnMut(&RecordView<'_>),
+        visit: &mut dyn FnMut(&RecordView<'_>) -> Result<(), Fault>,
     ) -> Result<(), StorageError> {
         let records = self.inner.lock();
         for position in positions {
             let found = records.binary_search_by_key(&position, |(at, _)| *at);
             let number = found.map_err(|_| StorageError::NoRecord { position })?;
-            visit(&RecordView::decode(&records[number].1, position).unwrap());
+            visit(&RecordView::decode(&records[number].1, position).unwrap()).unwrap();
         }
         Ok(())
     }

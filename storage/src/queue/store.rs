@@ -130,6 +130,8 @@ struct Checkpointing {
     /// All files that are ours: listed, or yet to be unlinked.
     files: HashMap<u64, Arc<QueueFile>>,
     retired: Vec<Arc<QueueFile>>,
+    /// They stay as long as somebody copies them.
+    pinned: bool,
     builder: RunBuilder,
 }
 
@@ -239,6 +241,7 @@ impl Queues {
                 stamp: u64::from_le_bytes(stamp),
                 files: found.files,
                 retired: Vec::new(),
+                pinned: false,
                 builder: RunBuilder::default(),
             }),
         };
@@ -535,9 +538,22 @@ impl Queues {
         self.checkpointing.lock().files.values().any(|file| file.is_damaged())
     }
 
-    /// Unlinks the files that the last checkpoint no longer lists. Whoever reads one of them may go on.
+    /// Keeps every file that there is, or no longer.
+    pub(crate) fn pin(&self, pinned: bool) {
+        self.checkpointing.lock().pinned = pinned;
+    }
+
+    /// Unlinks the files that the last checkpoint no longer lists; those that are pinned go with a later call. Whoever
+    /// reads one of them may go on.
     pub(crate) fn retire(&self) {
-        for file in std::mem::take(&mut self.checkpointing.lock().retired) {
+        let retired = {
+            let mut checkpointing = self.checkpointing.lock();
+            if checkpointing.pinned {
+                return;
+            }
+            std::mem::take(&mut checkpointing.retired)
+        };
+        for file in retired {
             if let Err(error) = self.env.remove(file.path()) {
                 // The next start removes what nobody lists.
                 tracing::warn!(path = %file.path().display(), %error, "cannot remove a file of consume queues");

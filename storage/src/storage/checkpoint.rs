@@ -33,6 +33,13 @@ impl Inner {
         }
         self.write_checkpoint(&last, Mark::Running)?;
         self.is_marked.store(true, Ordering::Release);
+        drop(last);
+        // The start has succeeded.
+        if let Some(directory) = self.directory.lock().as_mut()
+            && let Err(error) = directory.note_version(self.options.env.as_ref(), &self.dir)
+        {
+            tracing::warn!(%error, "cannot say in FORMAT which version this is; the next start tries again");
+        }
         Ok(())
     }
 

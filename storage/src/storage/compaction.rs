@@ -58,6 +58,14 @@ pub(super) struct Compactor {
     seen: HashMap<LogPosition, u64>,
 }
 
+impl Compactor {
+    /// Returns whether a segment is worth another look, of which `live` bytes can be reached: if it was rewritten with so
+    /// many before, there is nothing more to be had.
+    fn would_take(&self, base: LogPosition, live: u64) -> bool {
+        self.seen.get(&base).is_none_or(|seen| is_mostly_dead(live, *seen))
+    }
+}
+
 impl Inner {
     /// Returns, by position, which segments of the log are in use, and by whom. About: of a block whose rows lie in
     /// several segments each gets its share. No block is opened.
@@ -93,6 +101,8 @@ impl Inner {
             freed.now_bytes = queue_bytes;
         }
         let below = self.checkpoint.lock().log;
+        let compactor = self.compactor.lock();
+        // Also what others have left to do: it may come first.
         let mut work = 0;
         for used in &log {
             let (segment, live) = (&used.segment, used.live());
@@ -104,6 +114,7 @@ impl Inner {
             if !is_here {
                 freed.now_bytes += len;
             } else if self.is_worth_it(live - dead, len)
+                && compactor.would_take(segment.base(), live - dead)
                 && segment.sealed_end().is_some_and(|end| end <= below)
             {
                 freed.soon_bytes += dead;
@@ -128,6 +139,10 @@ impl Inner {
     pub(crate) fn compact_once(&self, pace: &mut Pace<'_>) -> Result<bool, StorageError> {
         self.check()?;
         self.check_marked()?;
+        if self.log.unpinned().is_none() {
+            // The end of the copy asks for another look.
+            return Ok(false);
+        }
         let Some(found) = self.mostly_dead()? else { return Ok(false) };
         let (segment, live) = (&found.segment, found.live());
         let base = segment.base();
@@ -158,7 +173,14 @@ impl Inner {
             self.log.drop_rewritten();
             return Ok(true);
         }
+        let Some(unpinned) = self.log.unpinned() else {
+            drop(checkpoint);
+            self.log.drop_rewritten();
+            self.compactor.lock().seen.remove(&base);
+            return Ok(false);
+        };
         let freed = self.log.replace(segment, rewritten)?;
+        drop(unpinned);
         drop(checkpoint);
         tracing::info!(segment = %segment.path.display(), live, freed, "a segment of the log was compacted");
         Ok(true)
@@ -168,6 +190,8 @@ impl Inner {
     fn mostly_dead(&self) -> Result<Option<SegmentUse>, StorageError> {
         let below = self.checkpoint.lock().log;
         let mut uses = self.log_use();
+        let is_here = |base: &LogPosition| uses.iter().any(|used| used.segment.base() == *base);
+        self.compactor.lock().seen.retain(|base, _| is_here(base));
         // A start tells where a segment ends by the one behind it.
         uses.pop();
         // What nobody needs at the front goes with the next checkpoint.
@@ -178,11 +202,7 @@ impl Inner {
                 continue;
             }
             let (live, len) = (used.live(), used.segment.file_len()?);
-            let seen = self.compactor.lock().seen.get(&used.segment.base()).copied();
-            if !self.is_worth_it(live, len) {
-                continue;
-            }
-            if seen.is_some_and(|seen| !is_mostly_dead(live, seen)) {
+            if !self.is_worth_it(live, len) || !self.compactor.lock().would_take(used.segment.base(), live) {
                 continue;
             }
             let share = live.saturating_mul(1000) / len;
@@ -483,6 +503,7 @@ mod tests {
                 }
                 assert_eq!(record.offset, QueueOffset(read));
                 read += 1;
+                Ok(())
             })
             .unwrap();
         assert_eq!(read, 3);

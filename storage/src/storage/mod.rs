@@ -13,6 +13,7 @@
 mod braked;
 mod checkpoint;
 mod compaction;
+mod copy;
 mod open;
 mod options;
 #[cfg(test)]
@@ -41,11 +42,12 @@ use self::{
 };
 use crate::{
     catalogue::{Catalogue, DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry},
+    compress::Compression,
     env::Space,
-    error::StorageError,
+    error::{Fault, StorageError},
     format::record::RecordView,
     journal::{JournalDone, JournalEntry, Wait},
-    lock::DataDirectory,
+    lock::{DataDirectory, Feature},
     log::{
         appender::{Append, AppendDone, Appender, Intake, Topics, WrittenFrame},
         flusher::{FlushQueue, JournalWriter},
@@ -58,7 +60,10 @@ use crate::{
     recovery::{Cut, Fence},
 };
 
-pub use self::options::StorageOptions;
+pub use self::{
+    copy::{Copied, CopyProgress, CopyWatch},
+    options::StorageOptions,
+};
 
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// The builder takes so much at once, and a start replays so much at once.
@@ -237,6 +242,8 @@ pub(crate) struct Inner {
     compactor_wanted: Condvar,
     /// Rows have ended, or topics, since the compactor has looked for segments that are mostly dead.
     has_ended: AtomicBool,
+    /// The directory is being copied.
+    is_copied: AtomicBool,
     /// Held over a checkpoint, and while a compacted segment takes its place.
     checkpoint: Mutex<LastCheckpoint>,
 
@@ -273,7 +280,7 @@ impl ReadRecords for LogReader {
     fn visit(
         &self,
         positions: &mut dyn Iterator<Item = LogPosition>,
-        visit: &mut dyn FnMut(&RecordView<'_>),
+        visit: &mut dyn FnMut(&RecordView<'_>) -> Result<(), Fault>,
     ) -> Result<(), StorageError> {
         Self::visit(self, positions, visit)
     }
@@ -421,6 +428,7 @@ impl Storage {
     /// If the name is taken, or the catalogue cannot be written.
     pub fn create_topic(&self, new: NewTopic) -> Result<Arc<TopicEntry>, StorageError> {
         let inner = &self.handle.inner;
+        inner.may_compress(new.compression)?;
         let topic = inner.change(|catalogue| catalogue.create_topic(new))?;
         add_queues(&inner.queues, &topic);
         Ok(topic)
@@ -436,10 +444,13 @@ impl Storage {
         id: TopicId,
         queues: u32,
         class: DurabilityClass,
+        compression: Compression,
         attributes: String,
     ) -> Result<Arc<TopicEntry>, StorageError> {
         let inner = &self.handle.inner;
-        let topic = inner.change(|catalogue| catalogue.alter_topic(id, queues, class, attributes))?;
+        inner.may_compress(compression)?;
+        let topic =
+            inner.change(|catalogue| catalogue.alter_topic(id, queues, class, compression, attributes))?;
         add_queues(&inner.queues, &topic);
         Ok(topic)
     }
@@ -690,6 +701,17 @@ impl Inner {
             self.flush_filled.notify_all();
             self.room.notify_all();
         }
+    }
+
+    /// Has the directory say what a reader of compressed bodies must know, before there is any.
+    fn may_compress(&self, compression: Compression) -> Result<(), StorageError> {
+        if compression.is_none() {
+            return Ok(());
+        }
+        self.check()?;
+        let mut directory = self.directory.lock();
+        let directory = directory.as_mut().ok_or(StorageError::Closed)?;
+        directory.need(self.options.env.as_ref(), &self.dir, Feature::CompressedBodies)
     }
 
     /// Changes the catalogue; a failed sync there is as bad as in the log.

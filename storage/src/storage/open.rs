@@ -464,6 +464,7 @@ impl Opening {
             compactor_wanted: Condvar::new(),
             // A stop may have come before the last rows that ended were seen to.
             has_ended: AtomicBool::new(true),
+            is_copied: AtomicBool::new(false),
             checkpoint: Mutex::new(last),
             low_space: AtomicBool::new(false),
             is_marked: AtomicBool::new(false),

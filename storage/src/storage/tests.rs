@@ -19,6 +19,7 @@ use weir_columns::{Kind, KindSet, Value};
 use super::{Events, Storage, open::read_checkpoint, options::StorageOptions};
 use crate::{
     catalogue::{DurabilityClass, NewTopic},
+    compress::Compression,
     env::read_file,
     error::StorageError,
     journal::{JournalEntry, SelectorKind, Wait},
@@ -339,7 +340,7 @@ fn a_failed_sync_fails_the_storage_whoever_meets_it() {
         let (storage, env, sync, _) = stepped(StorageOptions::small());
         let change = |size| {
             let attributes = "x".repeat(size);
-            storage.alter_topic(sync, 2, DurabilityClass::Sync, attributes)
+            storage.alter_topic(sync, 2, DurabilityClass::Sync, Compression::None, attributes)
         };
         change(600 << 10).unwrap();
         env.fail(SimCall::Sync, after, io::ErrorKind::StorageFull);
@@ -543,7 +544,7 @@ fn kinds_of_properties_only_grow_and_stay() {
     // Enough changes that the catalogue is summed up.
     for _ in 0..8 {
         let entry = storage.topic(topic).unwrap();
-        storage.alter_topic(topic, entry.queues, entry.class, "{}".to_owned()).unwrap();
+        storage.alter_topic(topic, entry.queues, entry.class, Compression::None, "{}".to_owned()).unwrap();
     }
     env.kill();
     drop(storage);

@@ -14,7 +14,7 @@ use crate::{
     journal::{JournalBuffer, JournalDone, JournalEntry, Wait},
     limits::JOURNAL_HELD_BYTES_MAX,
     log::{
-        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, batch_len},
+        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, ready},
         flusher::{HeldJournal, Waiting},
         segment::FrameLogShared,
     },
@@ -30,7 +30,7 @@ impl Inner {
     // ---- the appender
 
     pub(super) fn append(&self, messages: Vec<Append>, done: AppendDone) {
-        let Some((bytes, done)) = self.admit(&messages, done) else { return };
+        let Some(batch) = self.admit(messages, done) else { return };
         let mut intake = self.intake.lock();
         let deadline = Instant::now() + self.options.busy_after;
         while let Some(busy) = self.overload(&intake) {
@@ -39,10 +39,10 @@ impl Inner {
             }
             if self.room.wait_until(&mut intake, deadline).timed_out() && self.overload(&intake).is_some() {
                 drop(intake);
-                return done(Err(busy));
+                return (batch.done)(Err(busy));
             }
         }
-        self.take_in(intake, Batch { messages, bytes, done });
+        self.take_in(intake, batch);
     }
 
     /// As [`append`](Self::append), unless it would wait: then the batch is given back.
@@ -51,23 +51,26 @@ impl Inner {
         messages: Vec<Append>,
         done: AppendDone,
     ) -> Result<(), (Vec<Append>, AppendDone)> {
-        let Some((bytes, done)) = self.admit(&messages, done) else { return Ok(()) };
-        let intake = self.intake.lock();
-        if self.overload(&intake).is_some() {
+        if self.overload(&self.intake.lock()).is_some() {
             return Err((messages, done));
         }
-        self.take_in(intake, Batch { messages, bytes, done });
+        if let Some(batch) = self.admit(messages, done) {
+            self.take_in(self.intake.lock(), batch);
+        }
         Ok(())
     }
 
-    /// Returns the length of the records of a batch, unless it could be answered at once.
-    fn admit(&self, messages: &[Append], done: AppendDone) -> Option<(u64, AppendDone)> {
+    /// Returns a batch as the appender takes it, unless it could be answered at once. Compresses what is to be.
+    fn admit(&self, messages: Vec<Append>, done: AppendDone) -> Option<Batch> {
         if messages.is_empty() {
             done(Ok(Vec::new()));
             return None;
         }
-        match self.check().and_then(|()| self.check_space()).and_then(|()| batch_len(messages)) {
-            Ok(bytes) => Some((bytes, done)),
+        let compression =
+            |topic| self.catalogue.topic(topic).map(|topic| topic.compression).unwrap_or_default();
+        let admitted = self.check().and_then(|()| self.check_space());
+        match admitted.and_then(|()| ready(messages, compression)) {
+            Ok((messages, bytes)) => Some(Batch { messages, bytes, done }),
             Err(error) => {
                 done(Err(error));
                 None

@@ -11,7 +11,9 @@ use crate::{
         segment::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind},
     },
     limits::CHECKPOINT_BYTES_MAX,
-    lock::{FORMAT, FORMAT_BYTES_MAX, FORMAT_VERSION, KEY, KEY_FILE_LEN, parse_format, parse_key},
+    lock::{
+        FORMAT, FORMAT_BYTES_MAX, FORMAT_VERSION, KEY, KEY_FILE_LEN, check_format, parse_format, parse_key,
+    },
     log::segment::segment_base,
     storage::CHECKPOINT,
 };
@@ -32,9 +34,7 @@ fn optional<T>(result: Result<T, StorageError>) -> Result<Option<T>, StorageErro
 impl Verifier<'_> {
     pub(super) fn format(&mut self) -> Result<(), StorageError> {
         let names = self.env.list(self.dir).map_err(StorageError::io("list", self.dir))?;
-        if !names.iter().any(|name| name == FORMAT) {
-            return Err(StorageError::Foreign { path: self.dir.to_owned() });
-        }
+        check_format(&names, self.dir)?;
         let path = self.dir.join(FORMAT);
         let parsed = match read_file(self.env.as_ref(), &path, FORMAT_BYTES_MAX) {
             Ok(bytes) => {
@@ -46,11 +46,10 @@ impl Verifier<'_> {
             Err(error) => return Err(error),
         };
         match parsed {
-            Ok((found, _)) if found > FORMAT_VERSION => {
-                let path = self.dir.to_owned();
-                return Err(StorageError::Newer { path, found, supported: FORMAT_VERSION });
+            Ok(format) => {
+                format.check(self.dir)?;
+                self.uuid = format.uuid;
             }
-            Ok((_, uuid)) => self.uuid = uuid,
             Err((fault, len)) => {
                 self.find(Finding {
                     path,

@@ -147,6 +147,10 @@ impl Verifier<'_> {
                         return Ok(());
                     }
                 };
+                if let Err(fault) = record.body() {
+                    let bytes = bytes_of(segment, &(here..LogPosition(here.0 + u64::from(record.size))));
+                    verifier.log_finding(segment, bytes, format!("a record: {fault}"));
+                }
                 at += padded(u64::from(record.size)) as usize;
                 records += 1;
                 verifier.found.records += 1;

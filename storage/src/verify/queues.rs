@@ -313,6 +313,7 @@ impl Verifier<'_> {
                 if !same || record.size != sizes.value(row) {
                     wrong.push(row);
                 }
+                Ok(())
             });
             done += visited;
             for row in wrong {

@@ -17,7 +17,7 @@ use crate::{
         checkpoint::Checkpoint,
         segment::{SEGMENT_HEADER_LEN, SegmentKind},
     },
-    lock::{FORMAT, create_key, lock},
+    lock::{check_format, create_key, lock},
     log::segment::segment_base,
     offset::LogPosition,
     storage::CHECKPOINT,
@@ -138,9 +138,7 @@ impl RepairLock {
     /// If a process has it, if it is none, or if it cannot be read.
     pub fn take(env: &Arc<dyn Env>, dir: &Path, clock: &dyn Clock) -> Result<Self, StorageError> {
         let names = env.list(dir).map_err(StorageError::io("list", dir))?;
-        if !names.iter().any(|name| name == FORMAT) {
-            return Err(StorageError::Foreign { path: dir.to_owned() });
-        }
+        check_format(&names, dir)?;
         let lock = lock(env.as_ref(), dir, clock)?;
         Ok(Self { env: Arc::clone(env), dir: dir.to_owned(), _lock: lock })
     }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use weir_storage::{
-    Append, DurabilityClass, Env, JournalEntry, Message, NewGroup, Open, QueueId, QueueOffset, SimCall,
-    Storage, StorageError, StorageOptions, TopicId, Wait,
+    Append, Compression, DurabilityClass, Env, FORMAT_VERSION, JournalEntry, Message, NewGroup, Open,
+    QueueId, QueueOffset, SimCall, Storage, StorageError, StorageOptions, TopicId, Wait,
 };
 
 use crate::support::{
@@ -65,7 +65,8 @@ fn the_format_file_is_checked() {
             *bytes = if fixed { format!("{checked}crc32c {crc:08x}\n") } else { text }.into_bytes();
         });
         let error = place.try_open().unwrap_err();
-        assert_eq!(matches!(error, StorageError::Newer { found: 9, supported: 1, .. }), newer, "{error}");
+        let is_newer = matches!(error, StorageError::NeedsNewer { needed: 9, supported: FORMAT_VERSION, .. });
+        assert_eq!(is_newer, newer, "{error}");
         assert_eq!(matches!(error, StorageError::Corrupt { .. }), !newer, "{error}");
     }
 }
@@ -283,7 +284,8 @@ fn callers_are_told_what_they_asked_too_much_of() {
     assert_eq!(append(&storage, topic, 0).unwrap().offset, QueueOffset(0));
     let taken = storage.create_topic(new_topic("t", DurabilityClass::Async)).unwrap_err();
     assert_eq!(taken.to_string(), "topic t exists already");
-    let fewer = storage.alter_topic(topic, 0, DurabilityClass::Sync, String::new()).unwrap_err();
+    let fewer =
+        storage.alter_topic(topic, 0, DurabilityClass::Sync, Compression::None, String::new()).unwrap_err();
     assert!(matches!(fewer, StorageError::FewerQueues { queues: 1, asked: 0, .. }));
     storage.create_group(NewGroup { name: "g".into(), ..NewGroup::default() }).unwrap();
     assert!(storage.create_group(NewGroup { name: "g".into(), ..NewGroup::default() }).is_err());

@@ -3,8 +3,8 @@
 use std::{sync::Arc, thread};
 
 use weir_storage::{
-    DurabilityClass, GroupId, JournalEntry, NewGroup, NewTopic, Part, QueueId, QueueOffset, Storage,
-    StorageError, StorageOptions, TopicId, Wait,
+    Compression, DurabilityClass, GroupId, JournalEntry, NewGroup, NewTopic, Part, QueueId, QueueOffset,
+    Storage, StorageError, StorageOptions, TopicId, Wait,
 };
 
 use crate::support::{
@@ -28,7 +28,8 @@ fn topics_and_groups_live_on_and_their_ids_are_never_given_twice() {
     wait_visible(&storage, second.id, 7);
     storage.set_first_offset(second.id, QUEUE, QueueOffset(7)).unwrap();
     storage.set_first_offset(second.id, QUEUE, QueueOffset(3)).unwrap();
-    let altered = storage.alter_topic(first.id, 5, DurabilityClass::Sync, "{}".into()).unwrap();
+    let altered =
+        storage.alter_topic(first.id, 5, DurabilityClass::Sync, Compression::None, "{}".into()).unwrap();
     storage.delete_group(group.id).unwrap();
     place.kill(storage);
 
@@ -79,7 +80,9 @@ fn many_changes_of_the_catalogue_are_summed_up() {
     let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
     let size = || place.files("catalogue").len();
     for round in 0..1200_u64 {
-        storage.alter_topic(topic, 1, DurabilityClass::Sync, format!("{round}{attributes}")).unwrap();
+        storage
+            .alter_topic(topic, 1, DurabilityClass::Sync, Compression::None, format!("{round}{attributes}"))
+            .unwrap();
     }
     assert_eq!(size(), 1, "older segments are unlinked");
     let bytes = {

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod compaction;
+mod copies;
 mod damage;
+mod formats;
 mod heal;
 mod lives;
 mod salvage;

@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use weir_sql_tests::toolchain::Program;
 
-use crate::{Checked, Outcome, broker::{self, Weir}};
+use crate::{
+    Checked, Outcome,
+    broker::{self, Weir},
+};
 
 const CSV_MAX: Duration = Duration::from_secs(60);
 const CHECK_MAX: Duration = Duration::from_secs(20 * 60);

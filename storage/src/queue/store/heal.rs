@@ -114,7 +114,10 @@ impl CheckpointWriter<'_> {
             Some(rows.into_iter().map(move |row| LogPosition(positions.value(row))))
         });
         match positions {
-            Some(mut positions) => log.visit(&mut positions, &mut |record| rows.add(record))?,
+            Some(mut positions) => log.visit(&mut positions, &mut |record| {
+                rows.add(record);
+                Ok(())
+            })?,
             None => log.scan(entry.first_position..=entry.last_position, &mut |record| rows.add(record))?,
         }
         rows.lose_to(entry.end(), entry.last_position, entry.store_time_max);
