@@ -37,9 +37,10 @@ fn read(storage: &Storage, topic: TopicId) -> Result<(), StorageError> {
         };
         let mut row = 0;
         block.visit_records(0..block.len(), |record| {
-            assert_eq!(record.body(), (block.base().0 + row).to_le_bytes());
+            assert_eq!(*record.body()?, (block.base().0 + row).to_le_bytes());
             assert_eq!(record.topic, topic);
             row += 1;
+            Ok(())
         })?;
         for row in [0, block.len() / 2, block.len() - 1] {
             assert_eq!(
