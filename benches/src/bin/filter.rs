@@ -182,6 +182,7 @@ fn store(data: &std::path::Path, rows: usize) -> Result<(Vec<String>, TopicId)> 
             queues: 1,
             class: DurabilityClass::Async,
             attributes: String::new(),
+            ..NewTopic::default()
         })?
         .id;
     let mut messages = Messages::new(1, 16);
