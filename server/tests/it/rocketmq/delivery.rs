@@ -434,9 +434,7 @@ async fn a_fifo_group_gets_the_messages_of_a_message_group_one_after_the_other()
     let client = weir.client().await;
     let mut stream = Telemetry::open(&client).await;
     stream.send(consumer(ClientType::PushConsumer, FilterType::Sql, "TRUE")).await;
-    let Some(weir_server::rocketmq::proto::settings::PubSub::Subscription(told)) =
-        stream.settings().await.pub_sub
-    else {
+    let Some(proto::settings::PubSub::Subscription(told)) = stream.settings().await.pub_sub else {
         panic!("a consumer's settings are answered with a consumer's")
     };
     assert_eq!(told.fifo, Some(true));
