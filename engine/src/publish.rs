@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused() {
         for result in [
-            with(|message| message.message_type = MessageType::Fifo),
+            with(|message| message.message_type = MessageType::Delay),
             with(|message| message.message_type = MessageType::Transaction),
             with(|message| message.delivery_time_ms = Some(0)),
             with(|message| message.priority = Some(1)),
