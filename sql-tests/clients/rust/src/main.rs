@@ -61,7 +61,9 @@ async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let mut producer = Producer::new(option, arguments.client_option()?)?;
     producer.start().await?;
     let numbers: Vec<usize> = (0..count).collect();
-    for batch in numbers.chunks(BATCH) {
+    // The client takes no batch of several message groups.
+    let at_once = if lines > 0 { 1 } else { BATCH };
+    for batch in numbers.chunks(at_once) {
         let messages = batch.iter().map(|n| message(topic, *n, lines)).collect::<Result<Vec<_>, _>>()?;
         let receipts = producer.batch_send(messages).await?;
         assert_eq!(receipts.len(), batch.len(), "a receipt for each message");
