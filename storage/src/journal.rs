@@ -15,6 +15,9 @@ use crate::{
     offset::{GroupId, QueueId, QueueOffset, TopicId},
 };
 
+/// A frame takes no more entries of one call behind this. A snapshot has many; what must not be torn apart is short.
+const CALL_BYTES_TARGET: u64 = 4 * FRAME_BYTES_TARGET;
+
 /// How long a caller of the journal waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -157,19 +160,24 @@ impl JournalBuffer {
     }
 
     pub(crate) fn push(&mut self, entries: &[JournalEntry], wait: Wait, done: Option<JournalDone>) {
+        // What is said together is written together, in one frame, as far as it is no snapshot: a crash between two
+        // frames would keep half of it.
+        let mut target = FRAME_BYTES_TARGET;
         for entry in entries {
-            self.encode(|out| encode_entry(out, entry));
+            self.encode(target, |out| encode_entry(out, entry));
+            target = CALL_BYTES_TARGET;
         }
         self.waiting.extend(done.map(|done| (wait, done)));
     }
 
     pub(crate) fn push_cut(&mut self, cut: &QueueCut) {
-        self.encode(|out| encode_cut(out, cut.topic, cut.queue, cut.end));
+        self.encode(FRAME_BYTES_TARGET, |out| encode_cut(out, cut.topic, cut.queue, cut.end));
     }
 
-    fn encode(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds an entry to the last frame, or begins another one behind `target` bytes.
+    fn encode(&mut self, target: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         let chunk = match self.chunks.last_mut() {
-            Some(chunk) if (chunk.frame.len() as u64) < FRAME_BYTES_TARGET => chunk,
+            Some(chunk) if (chunk.frame.len() as u64) < target => chunk,
             _ => {
                 self.chunks.push(Chunk { frame: vec![0; FRAME_HEADER_LEN], entries: 0 });
                 self.chunks.last_mut().expect("it was just pushed")

@@ -11,7 +11,8 @@ use weir_storage::{JournalEntry, QueueId, QueueOffset, StoredMessage};
 use super::{
     batch::{Batch, Taken},
     receive::Reading,
-    state::Phase,
+    search::BYTES_TARGET,
+    state::{Phase, bit},
     subscription::{lease_row, millis_u32, wait_of},
 };
 use crate::error::EngineError;
@@ -23,10 +24,10 @@ impl Reading {
     /// Returns what the receive of the same name has in its hands, with leases that begin now; nothing if there was
     /// none, or all of it is done.
     pub(super) async fn again(&self) -> Result<Option<Batch>, EngineError> {
-        if self.attempt_id.is_none() || !self.subscription.spec.load().fifo {
+        let Some(attempt_id) = self.attempt_id.as_ref().filter(|_| self.subscription.spec.load().fifo) else {
             return Ok(None);
-        }
-        let held = self.held();
+        };
+        let held = self.held(attempt_id);
         if held.is_empty() {
             return Ok(None);
         }
@@ -35,27 +36,35 @@ impl Reading {
         Ok(Some(self.lease_again(messages)).filter(|batch| !batch.rows.is_empty()))
     }
 
-    /// Returns the rows that were given to the receive of this name, and the numbers of their leases.
-    fn held(&self) -> Vec<(Place, u64)> {
+    /// Returns rows that were given to the receive of this name, as many as a receive takes, and the numbers of their
+    /// leases.
+    fn held(&self, attempt_id: &str) -> Vec<(Place, u64)> {
         let state = self.subscription.lock();
         let wanted = |queue: &QueueId| self.queue.is_none_or(|only| only == *queue);
         let mut held = Vec::new();
         for (queue, known) in state.queues.iter().filter(|(queue, _)| wanted(queue)) {
             let rows = known.open().iter().filter(|(_, row)| {
-                row.attempt_id.as_deref() == self.attempt_id.as_deref()
+                row.attempt_id.as_deref() == Some(attempt_id)
+                    && row.yes & bit(self.slot) != 0
                     && matches!(row.phase, Phase::Leased { .. })
             });
+            let rows = rows.take(self.want - held.len());
             held.extend(rows.map(|(offset, row)| ((*queue, *offset), row.lease)));
         }
         held
     }
 
     fn read(&self, held: Vec<(Place, u64)>) -> Result<Vec<(Place, u64, StoredMessage)>, EngineError> {
-        let mut messages = Vec::with_capacity(held.len());
+        let mut messages: Vec<(Place, u64, StoredMessage)> = Vec::with_capacity(held.len());
+        let mut bytes = 0;
         for ((queue, offset), lease) in held {
+            if bytes >= BYTES_TARGET {
+                break;
+            }
             let Some(view) = self.core.storage.view(self.subscription.topic.id, queue) else { continue };
             // What is lost stays in its line until the lease ends.
             if let Some(message) = self.core.read_row(&view, offset)? {
+                bytes += message.message.body.len();
                 messages.push(((queue, offset), lease, message));
             }
         }
@@ -89,7 +98,7 @@ impl Reading {
             until_ms: self.core.wall_at(until, now),
             length_ms: millis_u32(length),
             client: renewal.as_ref().map(|renewal| renewal.client.to_string()).unwrap_or_default(),
-            attempt_id: self.attempt_id.clone(),
+            attempt_id: self.attempt_id.as_deref().map(str::to_owned),
         };
         let entries: Vec<_> = rows.into_iter().map(entry).collect();
         if !entries.is_empty() {

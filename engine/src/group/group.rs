@@ -357,6 +357,8 @@ impl Core {
         let (id, attributes) = (group.id, attributes(&spec)?);
         self.blocking(move |storage| storage.alter_group(id, attributes)).await?;
         group.spec.store(Arc::new(spec));
+        // What waited in line may not have to any more.
+        self.subscriptions().iter().filter(|of| of.group == id).for_each(|of| of.waiters.wake_all());
         Ok(group.describe(self))
     }
 

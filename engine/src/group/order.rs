@@ -27,7 +27,7 @@ impl Line {
     }
 
     /// The line of a row of which nobody can say where it stands, for its record is lost: its own.
-    fn of_lost(offset: QueueOffset) -> Self {
+    pub(super) fn of_lost(offset: QueueOffset) -> Self {
         Self(BuildHasherDefault::<DefaultHasher>::new().hash_one(offset.0))
     }
 
@@ -69,8 +69,9 @@ pub(super) fn unlined(known: &QueueState) -> Vec<QueueOffset> {
     rows.map(|(offset, _)| *offset).collect()
 }
 
-/// Returns up to `want` ready rows for the selector in `slot` that may be handed out together, in order.
-pub(super) fn take(known: &QueueState, slot: u8, want: usize) -> Vec<QueueOffset> {
+/// Returns up to `want` ready rows for the selector in `slot` that may be handed out together, in order, with the lines
+/// in which they stand.
+pub(super) fn take(known: &QueueState, slot: u8, want: usize) -> Vec<(QueueOffset, Option<Line>)> {
     let mut taken = Vec::new();
     let mut held = HashSet::new();
     for (offset, row) in known.open() {
@@ -83,7 +84,7 @@ pub(super) fn take(known: &QueueState, slot: u8, want: usize) -> Vec<QueueOffset
             continue;
         }
         if row.phase == Phase::Ready && row.yes & bit(slot) != 0 {
-            taken.push(*offset);
+            taken.push((*offset, Some(line)));
         } else {
             held.insert(line);
         }
@@ -127,7 +128,7 @@ mod tests {
     }
 
     fn taken(queue: &QueueState, want: usize) -> Vec<u64> {
-        take(queue, 0, want).into_iter().map(|offset| offset.0).collect()
+        take(queue, 0, want).into_iter().map(|(offset, _)| offset.0).collect()
     }
 
     #[test]

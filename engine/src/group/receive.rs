@@ -63,7 +63,8 @@ pub struct ReceiveRequest {
     pub wait: Duration,
     /// Who asks: renewed leases live as long as this client does.
     pub client: String,
-    /// Names this call, if the client retries it under the same name.
+    /// Names this call, if the client retries it under the same name. In a FIFO group such a retry gets what the call
+    /// was given; an empty name is none.
     pub attempt_id: Option<String>,
 }
 
@@ -133,7 +134,7 @@ impl Broker {
             want: request.max_messages.min(RECEIVE_MESSAGES_MAX),
             lease: request.lease,
             client: request.client.as_str().into(),
-            attempt_id: request.attempt_id,
+            attempt_id: attempt_id(&request.client, request.attempt_id.as_deref()),
         };
         reading.until(core.time.now() + request.wait.min(POLL_MAX)).await
     }
@@ -168,18 +169,24 @@ fn check_request(
     }
 }
 
+/// Returns the name under which a client retries a receive, which no other client can use.
+fn attempt_id(client: &str, id: Option<&str>) -> Option<Arc<str>> {
+    id.filter(|id| !id.is_empty()).map(|id| format!("{client}\n{id}").into())
+}
+
 /// A receive under way.
 #[derive(Clone)]
 pub(super) struct Reading {
     pub(super) core: Arc<Core>,
     pub(super) subscription: Arc<Subscription>,
-    slot: u8,
+    pub(super) slot: u8,
     selector: Selector,
     pub(super) queue: Option<QueueId>,
-    want: usize,
+    pub(super) want: usize,
     lease: LeaseTime,
     client: Arc<str>,
-    pub(super) attempt_id: Option<String>,
+    /// With the name of the client.
+    pub(super) attempt_id: Option<Arc<str>>,
 }
 
 /// One visit of the queues, by one thread or several.
@@ -232,9 +239,6 @@ impl Reading {
     async fn until(self, deadline: Duration) -> Result<Vec<Delivered>, EngineError> {
         let core = Arc::clone(&self.core);
         let subscription = Arc::clone(&self.subscription);
-        if let Some(batch) = self.again().await? {
-            return batch.deliver().await;
-        }
         let place = subscription
             .waiters
             .enter(self.slot, self.queue)
@@ -245,6 +249,10 @@ impl Reading {
             // A slot that was freed may have another selector by now, whose wake-ups are not for this one.
             if *core.closing.borrow() || !subscription.holds(self.slot, &self.selector) {
                 return Ok(Vec::new());
+            }
+            // Each time, as a call of the same name may be under way that nobody hears any more.
+            if let Some(batch) = self.again().await? {
+                return batch.deliver().await;
             }
             let mut more = false;
             if subscription.has_work(&core, self.slot, self.queue) {
@@ -337,17 +345,25 @@ impl Reading {
     ) -> Result<(), EngineError> {
         let Some((hold, work)) = self.begin(queue)? else { return Ok(()) };
         let is_fifo = self.subscription.spec.load().fifo;
-        let order = if is_fifo { Some(self.line_up(&hold, &work.view)?) } else { None };
         // Rows that cannot be judged stay where they are, and hold up nobody else.
         let mut failed = match work.unknown.is_empty() {
             true => None,
             false => self.judge(&hold, &work.view, &work.unknown).err(),
         };
+        let order = if is_fifo { Some(self.line_up(&hold, &work.view)) } else { None };
+        // Nobody can say what may go before a row whose place is not known.
+        let (order, is_in_doubt) = match order {
+            Some(Err(error)) => {
+                failed = failed.or(Some(error));
+                (None, true)
+            }
+            order => (order.transpose()?, false),
+        };
         let taken = self.take_ready(&hold, &work.view, &round.allowance, is_fifo)?;
         let mut found = None;
         let mut has_caught_up = false;
         let end = work.view.range().end;
-        if work.room > 0 && !round.allowance.is_spent() {
+        if work.room > 0 && !round.allowance.is_spent() && !is_in_doubt {
             let taken_steps = Cell::new(0);
             let on_step = || {
                 taken_steps.set(taken_steps.get() + 1);
@@ -360,7 +376,6 @@ impl Reading {
             visit.more |= came.next < end && came.failed.is_none();
             has_caught_up = came.failed.is_none() && came.next >= end;
             failed = failed.or(came.failed.take());
-            self.miss(&hold, &came.ended);
             found = Some(came);
         }
         self.commit(hold, taken, found, visit)?;
@@ -503,9 +518,16 @@ impl Reading {
             hold.queue_state(&mut state).map(|known| order::unlined(known)).unwrap_or_default()
         };
         let mut lines = Vec::with_capacity(unlined.len());
+        let mut failed = None;
         for offset in unlined {
-            if let Some((block, row)) = row_at(view, offset)? {
-                lines.push((offset, Line::of_row(&block, row)?));
+            let line = match row_at(view, offset) {
+                Ok(Some((block, row))) => Line::of_row(&block, row).map_err(EngineError::from),
+                Ok(None) => Ok(Line::of_lost(offset)),
+                Err(error) => Err(error),
+            };
+            match line {
+                Ok(line) => lines.push((offset, line)),
+                Err(error) => failed = Some(error),
             }
         }
         let mut state = self.subscription.lock();
@@ -515,7 +537,10 @@ impl Reading {
                 row.line = Some(line);
             }
         }
-        Ok(Order { held: order::held(known), ..Order::default() })
+        match failed {
+            None => Ok(Order { held: order::held(known), ..Order::default() }),
+            Some(error) => Err(error),
+        }
     }
 
     /// Takes rows that are ready for this selector, and reads their messages.
@@ -526,24 +551,24 @@ impl Reading {
         allowance: &Allowance,
         is_fifo: bool,
     ) -> Result<Vec<Read>, EngineError> {
-        let offsets: Vec<QueueOffset> = {
+        let offsets: Vec<(QueueOffset, Option<Line>)> = {
             let mut state = self.subscription.lock();
             let Some(known) = hold.queue_state(&mut state) else { return Ok(Vec::new()) };
             let mut offsets: Vec<_> = if is_fifo {
                 order::take(known, self.slot, self.want)
             } else {
                 let ready = known.ready().filter(|(_, row)| row.yes & bit(self.slot) != 0);
-                ready.map(|(offset, _)| offset).take(self.want).collect()
+                ready.map(|(offset, _)| (offset, None)).take(self.want).collect()
             };
             offsets.truncate(allowance.take(offsets.len()));
-            offsets.iter().for_each(|offset| known.set_phase(*offset, Phase::InHand));
+            offsets.iter().for_each(|(offset, _)| known.set_phase(*offset, Phase::InHand));
             offsets
         };
-        hold.in_hand.lock().extend(&offsets);
+        hold.in_hand.lock().extend(offsets.iter().map(|(offset, _)| *offset));
         let count = offsets.len();
         if count > 1 {
             // What cannot be opened is told of below.
-            for offset in &offsets {
+            for (offset, _) in &offsets {
                 if let Ok(Some((block, row))) = row_at(view, *offset) {
                     block.will_need_records([row]);
                 }
@@ -551,7 +576,12 @@ impl Reading {
         }
         let mut taken = Vec::new();
         let mut lost = Vec::new();
-        for offset in offsets {
+        let mut failed = Vec::new();
+        for (offset, line) in offsets {
+            // Not before those that stand in line before it.
+            if line.is_some_and(|line| failed.contains(&line)) {
+                continue;
+            }
             match self.core.read_row(view, offset) {
                 Ok(Some(message)) => {
                     allowance.add_bytes(message.message.body.len());
@@ -562,9 +592,7 @@ impl Reading {
                 // stand in line behind it.
                 Err(error) => {
                     tracing::error!(%error, queue = %hold.queue, %offset, "a message cannot be read for its redelivery");
-                    if is_fifo {
-                        break;
-                    }
+                    failed.extend(line);
                 }
             }
         }
@@ -592,21 +620,6 @@ impl Reading {
         Ok(taken)
     }
 
-    /// Counts rows that ended after they were found, before they could be read.
-    fn miss(&self, hold: &Hold<'_>, ended: &[QueueOffset]) {
-        if ended.is_empty() {
-            return;
-        }
-        let first = self.core.range(self.subscription.topic.id, hold.queue).start;
-        let mut state = self.subscription.lock();
-        if let Some(known) = hold.queue_state(&mut state) {
-            // Those before the cursor have been counted when it moved there.
-            let cursor = known.span(self.slot).unwrap_or_default().cursor;
-            let unjudged = ended.iter().filter(|offset| **offset >= cursor).count() as u64;
-            self.subscription.note_missed(known, hold.queue, Missed { unjudged, open: 0 }, first);
-        }
-    }
-
     /// Makes what was read the member's.
     fn commit(
         &self,
@@ -627,8 +640,10 @@ impl Reading {
             return Ok(());
         };
         let next = found.as_ref().map(|found| found.next);
-        let (read, order) = found.map(|found| (found.rows, found.order)).unwrap_or_default();
+        let (read, order, ended) =
+            found.map(|found| (found.rows, found.order, found.ended)).unwrap_or_default();
         let order = order.unwrap_or_default();
+        let attempt_id = self.attempt_id.as_ref().filter(|_| is_fifo);
         let mut rows = Vec::with_capacity(taken.len() + read.len());
         // Lines of which a row was put off while it was in hand: what stands behind it waits for it.
         let mut put_off = Vec::new();
@@ -652,7 +667,7 @@ impl Reading {
                 // It was acknowledged while it was read.
                 None => continue,
             };
-            row.attempt_id = self.attempt_id.as_deref().filter(|_| is_fifo).map(Arc::from);
+            row.attempt_id = attempt_id.cloned();
             rows.push(lease_row(offset, &row));
             visit.batch.rows.push(Taken { queue: hold.queue, lease, attempt: row.attempt, length, message });
             known.insert(offset, row);
@@ -661,6 +676,7 @@ impl Reading {
         let mut entries = Vec::new();
         if let Some(next) = next {
             entries.extend(self.block(known, &order, hold.queue, next, now));
+            self.miss(known, hold.queue, &ended);
             known.advance(self.slot, next);
         }
         if let Some(last) = rows.iter().filter(|row| row.slot == self.slot).map(|row| row.offset).max()
@@ -680,7 +696,7 @@ impl Reading {
                 until_ms: self.core.wall_at(until, now),
                 length_ms: millis_u32(length),
                 client: renewal.map(|renewal| renewal.client.to_string()).unwrap_or_default(),
-                attempt_id: self.attempt_id.clone(),
+                attempt_id: attempt_id.map(|id| id.as_ref().to_owned()),
             };
             // Nobody may be left to hear it.
             let done = Box::new(move |result| drop(done.send(result)));
@@ -697,6 +713,17 @@ impl Reading {
         drop(state);
         drop(hold);
         Ok(())
+    }
+
+    /// Counts rows that ended after they were found, before they could be read. To be called before the cursor moves.
+    fn miss(&self, known: &mut QueueState, queue: QueueId, ended: &[QueueOffset]) {
+        if !ended.is_empty() {
+            let first = self.core.range(self.subscription.topic.id, queue).start;
+            // Those before the cursor have been counted when it moved there.
+            let cursor = known.span(self.slot).unwrap_or_default().cursor;
+            let unjudged = ended.iter().filter(|offset| **offset >= cursor).count() as u64;
+            self.subscription.note_missed(known, queue, Missed { unjudged, open: 0 }, first);
+        }
     }
 
     /// Opens rows that have to wait in line, as far as the cursor passes them. Returns the entry for them.

@@ -81,7 +81,9 @@ impl Replay {
                     let attempt = u32::from(row.attempt);
                     if let Some(known) = queue.row_mut(row.offset) {
                         known.attempt = attempt;
-                        known.lease = lease;
+                        if std::mem::replace(&mut known.lease, lease) != lease {
+                            known.attempt_id = None;
+                        }
                     } else {
                         queue.insert(row.offset, Row::new(attempt, lease, row.slot));
                         queue.advance(row.slot, row.offset.plus(1));

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Bytes of bodies behind which a receive takes no further message.
-const BYTES_TARGET: usize = 32 << 20;
+pub(super) const BYTES_TARGET: usize = 32 << 20;
 
 /// What there is to do in a queue.
 pub(super) struct Work {

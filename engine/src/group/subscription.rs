@@ -603,7 +603,9 @@ impl Subscription {
             let range = core.range(self.topic.id, queue);
             let known = state.queue(queue, range.start);
             self.pass_judged(known, queue, range.end);
+            let open = known.open().len();
             self.follow_retention(known, queue, range.start);
+            self.wake_if_done(known, queue, open);
         }
         let live = state.selectors.live(now, &core.clients);
         let queues = state.queues.iter().map(|(queue, known)| {

@@ -161,6 +161,10 @@ async fn a_receive_made_again_gets_the_same_messages_uncounted() {
     assert_eq!(numbers(&weir.broker.receive(named(&weir, "two", 9)).await.unwrap()), [3]);
     ack(&weir, &again).await;
     assert_eq!(numbers(&weir.broker.receive(named(&weir, "one", 9)).await.unwrap()), [2]);
+    // Another client has names of its own, and no name at all is none.
+    let other = ReceiveRequest { client: "d".to_owned(), ..named(&weir, "one", 9) };
+    assert!(weir.broker.receive(other).await.unwrap().is_empty());
+    assert!(weir.broker.receive(named(&weir, "", 9)).await.unwrap().is_empty());
     // In other groups the name of a receive means nothing.
     let change = GroupChange { fifo: Some(false), ..GroupChange::default() };
     weir.broker.alter_group(&group("g"), change).await.unwrap();
@@ -269,4 +273,114 @@ async fn members_at_the_same_time_keep_the_order() {
         }
         assert_eq!(*done.lock(), wanted, "seed {seed}");
     }
+}
+
+/// One call after the other, with leases that end, restarts, kills and power losses: nothing is given out before what
+/// precedes it is done or in the same hands, nothing is lost, and nothing that is done comes again.
+#[tokio::test]
+async fn order_outlives_crashes() {
+    const SEEDS: u64 = 40;
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let (first, count) = match number("WEIR_SEED") {
+        Some(seed) => (seed, 1),
+        None => (number("WEIR_FIRST_SEED").unwrap_or(0), number("WEIR_SEEDS").unwrap_or(SEEDS)),
+    };
+    let mut crashes = 0;
+    for seed in (0..count).map(|n| first.wrapping_add(n)) {
+        println!("WEIR_SEED={seed}");
+        crashes += lived_through(seed).await;
+    }
+    assert!(crashes > 2 * count, "{crashes} crashes in {count} runs");
+}
+
+/// Returns how often the broker crashed.
+async fn lived_through(seed: u64) -> u64 {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut weir, env) = Fixture::on_sim(seed).await;
+    weir.topic(2).await;
+    let spec = GroupSpec { fifo: true, max_attempts: 10_000, ..GroupSpec::default() };
+    weir.broker.create_group(&group("g"), spec).await.unwrap();
+    let mut lines: BTreeMap<(u32, usize), BTreeSet<u64>> = BTreeMap::new();
+    let mut of_row: BTreeMap<Row, (u32, usize)> = BTreeMap::new();
+    let mut done: BTreeSet<Row> = BTreeSet::new();
+    // What is in somebody's hands, and when that ends.
+    let mut held: BTreeMap<Row, (String, Duration)> = BTreeMap::new();
+    let (mut crashes, mut idle) = (0, 0);
+    for step in 0.. {
+        // In the end all of it comes.
+        let is_over = step > 120;
+        if is_over && done.len() == of_row.len() {
+            break;
+        }
+        assert!(idle < 50, "seed {seed}: {} of {} are done, and no more comes", done.len(), of_row.len());
+        let now = weir_engine::Clock::monotonic(&*weir.clock);
+        match random.random_range(0..100) {
+            0..25 if !is_over => {
+                let chosen: Vec<usize> =
+                    (0..random.random_range(1..8)).map(|_| random.random_range(0..4)).collect();
+                let name = |line: &usize| if *line == 0 { String::new() } else { format!("line {line}") };
+                let messages = chosen.iter().map(|line| message(0, &name(line))).collect();
+                let published = weir.broker.publish(&topic("t"), messages).await.unwrap();
+                for (line, row) in chosen.into_iter().zip(published) {
+                    let (line, row) = ((row.queue.0, line), (row.queue.0, row.offset.0));
+                    lines.entry(line).or_default().insert(row.1);
+                    of_row.insert(row, line);
+                }
+            }
+            0..60 => {
+                let max_messages = random.random_range(1..9);
+                let request = ReceiveRequest { max_messages, lease: lease(20), ..weir.request("TRUE") };
+                let batch = weir.broker.receive(request).await.unwrap();
+                idle = if batch.is_empty() { idle } else { 0 };
+                let mut in_hand = BTreeSet::new();
+                for one in batch {
+                    let row = (one.message.queue.0, one.message.offset.0);
+                    let before = lines[&of_row[&row]].range(..row.1).map(|offset| (row.0, *offset));
+                    let missing: Vec<Row> =
+                        before.filter(|row| !done.contains(row) && !in_hand.contains(row)).collect();
+                    assert!(missing.is_empty(), "seed {seed}: {row:?} came before {missing:?}");
+                    assert!(!done.contains(&row), "seed {seed}: {row:?} is done");
+                    let is_leased = held.get(&row).is_some_and(|(_, until)| now < *until);
+                    assert!(!is_leased, "seed {seed}: {row:?} is leased");
+                    in_hand.insert(row);
+                    held.insert(row, (one.handle, now + one.lease));
+                }
+            }
+            60..85 => {
+                let rows: Vec<Row> = held.keys().copied().collect();
+                let Some(row) = rows.get(random.random_range(0..rows.len().max(1))) else { continue };
+                let (handle, _) = held.remove(row).unwrap();
+                if random.random_bool(0.8) {
+                    // The lease may be over, and the message in other hands.
+                    let result = weir.broker.acknowledge(&group("g"), &topic("t"), &[handle]).await;
+                    if result[0].is_ok() {
+                        done.insert(*row);
+                    }
+                } else {
+                    let later = Duration::from_secs(random.random_range(0..5));
+                    let _ = weir.broker.change_invisible(&group("g"), &topic("t"), &handle, later).await;
+                }
+            }
+            85..93 => {
+                weir.advance(random.random_range(1..25));
+                settle().await;
+                idle += u32::from(is_over);
+            }
+            _ if is_over => {}
+            _ => {
+                match random.random_range(0..3) {
+                    0 => weir.broker.close().await.unwrap(),
+                    1 => env.kill(),
+                    _ => {
+                        env.lose_power();
+                        // Leases of class `sync` are durable before their messages are out.
+                    }
+                }
+                crashes += 1;
+                weir.broker = weir_engine::Broker::open(weir.options.clone()).await.unwrap();
+            }
+        }
+    }
+    weir.broker.close().await.unwrap();
+    crashes
 }

@@ -335,6 +335,10 @@ impl Inner {
             // A snapshot would be refused.
             return Ok(());
         }
+        if self.flush.lock().refused {
+            // The journal lacks what was refused; a snapshot has it.
+            writer.rotate_soon();
+        }
         match writer.begin_rotation() {
             Ok(true) => {
                 // What was refused before is in the snapshot if it happened at all.
