@@ -30,6 +30,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const STREAMS_MAX: u32 = 4096;
 /// How long calls under way may take to end once the broker is stopping.
 const DRAIN: Duration = Duration::from_secs(4);
+/// How long reads under way may take to end by themselves when storage has failed, before the others are cut.
+const FINISH: Duration = Duration::from_secs(3);
 /// How long storage may take to write what is outstanding. Together with `DRAIN` it stays below 10 s.
 const CLOSE: Duration = Duration::from_secs(5);
 
@@ -136,10 +138,13 @@ pub async fn serve(broker: Broker, listeners: Vec<Listener>, mut stop: Stop) -> 
     };
     // First no new connections, then an end to long polls and streams, so that the calls under way can finish.
     end.send_replace(true);
+    let mut draining = Box::pin(join_all(servers));
+    // What can be read is as good as ever, and this is the last chance. Nobody can write any more.
+    let is_drained = failure.is_some() && timeout(FINISH, &mut draining).await.is_ok();
     let closed = timeout(CLOSE, broker.close());
-    let drained = timeout(DRAIN, join_all(servers));
-    let (closed, drained) = tokio::join!(closed, drained);
-    if drained.is_err() {
+    let drained = async { is_drained || timeout(DRAIN, draining).await.is_ok() };
+    let (closed, is_drained) = tokio::join!(closed, drained);
+    if !is_drained {
         tracing::warn!("some calls did not end in time and are cut");
     }
     match (failure, closed) {

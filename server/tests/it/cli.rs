@@ -1,6 +1,7 @@
 //! The binary as a user meets it: every command, its exit code and its JSON, and what a start and a stop do.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
@@ -522,16 +523,42 @@ fn a_broker_whose_disk_fails_ends_with_its_own_code_and_keeps_what_it_acknowledg
         .unwrap();
     let broker = Served::over(process, &path);
     assert_eq!(broker.run(&["topic", "create", "t", "--queues", "1"]).code, 0);
-    let store = || broker.run_with_input(&["produce", "t", "-"], "{\"body\":\"x\"}\n");
-    assert_eq!(store().code, 0);
+    // Long enough that an answer with all of them does not fit into what the network buffers.
+    const ROWS: usize = 300;
+    let body = "x".repeat(100_000);
+    let lines: String = (0..ROWS).map(|row| format!("{{\"body\":\"{row} {body}\"}}\n")).collect();
+    assert_eq!(broker.run_with_input(&["produce", "t", "-"], &lines).code, 0);
+    // A read that is under way: it has begun, and waits until somebody takes its rows.
+    let mut reader = weir()
+        .args(["pull", "t", "--server", &broker.uri])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut rows = BufReader::new(reader.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&rows.next().unwrap().unwrap()).unwrap();
+    assert!(first.is_object());
     fs::write(&fails, "").unwrap();
     // The broker may have met the fault by itself, and be gone.
-    let ran = store();
+    let ran = broker.run_with_input(&["produce", "t", "-"], "{\"body\":\"refused\"}\n");
     assert!(ran.code != 0, "{ran:?}");
+    assert_eq!(1 + rows.map(|row| row.unwrap()).count(), ROWS, "the read goes on to its end");
+    let mut err = String::new();
+    reader.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(reader.wait().unwrap().code(), Some(0), "{err}");
     assert_eq!(broker.ended(STOP_MAX), Some(74));
+
     let broker = Served::start(&path);
-    let count = broker.json(&["query", "SELECT count(*) AS n FROM t"]);
-    assert!(count[0]["n"].as_u64().unwrap() >= 1, "{count}");
+    let pulled = broker.run(&["pull", "t"]);
+    let numbers: BTreeSet<String> = pulled
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["body"].as_str().unwrap().to_owned())
+        .filter_map(|body| body.split_once(' ').map(|(number, _)| number.to_owned()))
+        .collect();
+    assert_eq!(pulled.out.lines().count(), ROWS);
+    let expected: BTreeSet<String> = (0..ROWS).map(|row| row.to_string()).collect();
+    assert_eq!(numbers, expected, "everything that was acknowledged is there");
     broker.stop();
 }
 
