@@ -30,7 +30,7 @@ use crate::{
     offset::{Epoch, FilePosition, LogPosition},
 };
 
-/// So many damaged ranges are told apart at one start; behind them the last one grows.
+/// So many new damaged ranges are told apart at one start; behind them the last one grows.
 const NEW_FENCES_MAX: usize = 10_000;
 /// So many damaged records are remembered with what they seem to have been.
 const HINTS_MAX: usize = 100_000;
@@ -103,7 +103,6 @@ pub(crate) fn find_end(
         kind: settings.kind,
         position: known.from,
         known,
-        found_ranges: Vec::new(),
         found: Found {
             segments: Segments::default(),
             end: known.from,
@@ -190,8 +189,6 @@ fn restore(
 
 struct Finder<'a> {
     kind: SegmentKind,
-    /// All damage met, known before or not.
-    found_ranges: Vec<Range<LogPosition>>,
     /// Up to here everything has been looked at.
     position: LogPosition,
     known: &'a Known,
@@ -264,22 +261,24 @@ impl Finder<'_> {
         if range.is_empty() {
             return;
         }
-        if self.found.new_fences.len() >= NEW_FENCES_MAX
-            && let (Some(last), Some(found)) =
-                (self.found_ranges.last_mut(), self.found.new_fences.last_mut())
-        {
-            // Whatever is whole in between is given up: a file so badly damaged must not take memory without bound.
-            last.end = last.end.max(range.end);
-            found.range.end = last.end;
+        if self.known.fences.cover(&range) {
             return;
         }
-        self.found_ranges.push(range.clone());
-        let last = self.found.new_fences.last_mut();
-        if let Some(last) = last.filter(|last| last.range.end == range.start && last.path == *path) {
-            last.range.end = range.end;
-        } else if !self.known.fences.cover(&range) {
-            self.found.new_fences.push(Fence { range, path: path.to_owned(), position, fault });
+        let is_full = self.found.new_fences.len() >= NEW_FENCES_MAX;
+        match self.found.new_fences.last_mut() {
+            Some(last) if last.range.end == range.start && last.path == *path => last.range.end = range.end,
+            // Whatever is whole in between is given up: a file so badly damaged must not take memory without bound.
+            Some(last) if is_full && last.range.start <= range.start => {
+                last.range.end = last.range.end.max(range.end);
+            }
+            _ => self.found.new_fences.push(Fence { range, path: path.to_owned(), position, fault }),
         }
+    }
+
+    /// Returns all damage, known before or not.
+    fn fences(&self) -> Fences {
+        let new = self.found.new_fences.iter().map(|fence| &fence.range);
+        Fences::new(self.known.fences.ranges().iter().chain(new).cloned().collect())
     }
 
     /// Checks every record of a compacted segment. It is complete, or would not have its name.
@@ -416,8 +415,7 @@ impl Finder<'_> {
             self.is_long_enough(segment)?;
         }
         let end = self.found.end;
-        let ranges = self.known.fences.ranges().iter().chain(&self.found_ranges).cloned().collect();
-        self.found.fences = Fences::new(ranges);
+        self.found.fences = self.fences();
         let untouched = self.known.clean
             && self.found.new_fences.is_empty()
             && self.found.cut.is_none()
@@ -442,8 +440,7 @@ impl Finder<'_> {
         // Of the last frame the zeros may be missing that pad it.
         let held = held.next_multiple_of(FRAME_ALIGNMENT as u64);
         let lacks = LogPosition(segment.base().0 + held)..self.known.durable.min(segment.limit());
-        let met = Fences::new(self.found_ranges.clone());
-        if lacks.start < lacks.end && !met.cover(&lacks) {
+        if lacks.start < lacks.end && !self.fences().cover(&lacks) {
             let at = segment.header.file_position(lacks.start);
             self.fence(lacks, &segment.path, at, Fault::Truncated);
         }
@@ -471,4 +468,54 @@ fn make_durable(segment: &SegmentFile, durable: LogPosition, end: LogPosition) -
         at = header.end();
     }
     segment.cut(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn range(start: u64) -> Range<LogPosition> {
+        LogPosition(start)..LogPosition(start + 8)
+    }
+
+    #[test]
+    fn beyond_the_bound_only_the_last_new_fence_grows() {
+        let known = range(10_000_000);
+        let known = Known { fences: Fences::new(vec![known]), ..Known::default() };
+        let found = Found {
+            segments: Segments::default(),
+            end: LogPosition(0),
+            fences: known.fences.clone(),
+            new_fences: Vec::new(),
+            hints: Vec::new(),
+            cut: None,
+            durable: LogPosition(0),
+            log_durable: LogPosition(0),
+            epoch: Epoch(0),
+            store_time_ms: i64::MIN,
+        };
+        let mut finder = Finder { kind: SegmentKind::Log, position: LogPosition(0), known: &known, found };
+        let fence = |finder: &mut Finder<'_>, start| {
+            finder.fence(range(start), Path::new("a"), FilePosition(0), Fault::Checksum);
+        };
+        for number in 0..NEW_FENCES_MAX as u64 {
+            fence(&mut finder, number * 100);
+        }
+        let before = finder.found.new_fences.clone();
+        // One that an earlier start has told of already costs nothing of what is whole before it.
+        fence(&mut finder, 10_000_000);
+        assert_eq!(finder.found.new_fences, before);
+        assert_eq!(finder.found.end, LogPosition(10_000_008));
+        fence(&mut finder, 10_000_100);
+        fence(&mut finder, 10_000_200);
+        assert_eq!(finder.found.new_fences.len(), NEW_FENCES_MAX);
+        assert_eq!(finder.found.new_fences[..NEW_FENCES_MAX - 1], before[..NEW_FENCES_MAX - 1]);
+        let last = finder.found.new_fences.last().unwrap().range.clone();
+        assert_eq!(last, LogPosition((NEW_FENCES_MAX as u64 - 1) * 100)..LogPosition(10_000_208));
+        // What a file lacks below is no part of the last one.
+        fence(&mut finder, 50);
+        assert!(finder.fences().cover(&range(50)) && !finder.fences().cover(&range(20)));
+    }
 }

@@ -103,7 +103,7 @@ impl LogReader {
     }
 
     /// Gives the records that begin within a range of positions to `visit`, in order, and some around them: whole frames
-    /// are read.
+    /// are read. What has been unlinked or compacted away of the range is passed over.
     pub(crate) fn scan(
         &self,
         range: RangeInclusive<LogPosition>,
@@ -111,7 +111,9 @@ impl LogReader {
     ) -> Result<(), StorageError> {
         let (first, last) = (*range.start(), *range.end());
         let no_record = || StorageError::NoRecord { position: first };
-        let segment = self.shared.segments.at(first).ok_or_else(no_record)?;
+        let goes_on = |segment: &Arc<SegmentFile>| segment.sealed_end().is_none_or(|end| end > first);
+        let segment = self.shared.segments.all().into_iter().find(goes_on).ok_or_else(no_record)?;
+        let first = first.max(segment.base());
         let mut start = first;
         if segment.tail().is_none() {
             // Frames are found from the beginning of their segment on.

@@ -28,7 +28,7 @@ pub(crate) struct Salvaged {
 }
 
 /// Finds what can be read of a frame that is damaged, and was durable once. If its header is damaged, too, it goes up
-/// to `resume`, where the next whole frame begins.
+/// to the next whole header, or to `resume`, where the next whole frame begins.
 ///
 /// Without a header the records are found all the same: the first one lies where it always does, and each has a
 /// checksum that covers its position.
@@ -41,7 +41,11 @@ pub(crate) fn salvage(
 ) -> Result<Salvaged, StorageError> {
     let payload_at = LogPosition(here.0 + FRAME_HEADER_LEN as u64);
     let header: Option<FrameHeader> = window.header(here)?.ok();
-    let end = header.map_or(resume, |header| header.end());
+    let end = match header {
+        Some(header) => header.end(),
+        // Only this process knows the salt that its checksum begins with: no client can have sent it.
+        None => window.next_header(here, resume)?.unwrap_or(resume),
+    };
     let all = vec![DamagedPart { range: here..end, fault }];
     let lost = Salvaged { end, damaged: all, has_header: header.is_some(), hints: Vec::new() };
     let holds_records = match header {

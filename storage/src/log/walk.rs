@@ -128,6 +128,23 @@ impl<'a> Window<'a> {
         Ok(frames)
     }
 
+    /// Returns where the first frame with a valid header begins behind a position and before `end`; its payload may be
+    /// damaged.
+    pub(crate) fn next_header(
+        &mut self,
+        after: LogPosition,
+        end: LogPosition,
+    ) -> Result<Option<LogPosition>, StorageError> {
+        let mut at = LogPosition(after.0 + FRAME_ALIGNMENT as u64);
+        while let Some(candidate) = self.next_candidate(at)?.filter(|candidate| *candidate < end) {
+            if self.header(candidate)?.is_ok() {
+                return Ok(Some(candidate));
+            }
+            at = LogPosition(candidate.0 + FRAME_ALIGNMENT as u64);
+        }
+        Ok(None)
+    }
+
     /// Returns the first valid frame behind a position.
     fn next_frame(&mut self, after: LogPosition) -> Result<Option<FrameHeader>, StorageError> {
         let mut at = LogPosition(after.0 + FRAME_ALIGNMENT as u64);

@@ -321,6 +321,11 @@ impl Queues {
         self.run_bytes.get()
     }
 
+    /// Returns about how many bytes of memory rows have given back since the start because they went into files.
+    pub(crate) fn filed_bytes(&self) -> u64 {
+        self.run_bytes.filed()
+    }
+
     /// Returns what is visible of a queue now.
     pub(crate) fn view(&self, topic: TopicId, queue: QueueId) -> Option<QueueView> {
         self.queue(topic, queue).map(|queue| QueueView::new(queue.snapshot.load_full()))

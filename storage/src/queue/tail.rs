@@ -48,17 +48,23 @@ impl Run {
 #[derive(Clone, Debug)]
 pub(crate) struct RunBytes {
     now: Arc<AtomicU64>,
+    /// How many have gone into files since the start.
+    filed: Arc<AtomicU64>,
     /// While they take more, runs are merged as soon as there are two of like size.
     many: u64,
 }
 
 impl RunBytes {
     pub(crate) fn new(many: u64) -> Self {
-        Self { now: Arc::default(), many }
+        Self { now: Arc::default(), filed: Arc::default(), many }
     }
 
     pub(crate) fn get(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn filed(&self) -> u64 {
+        self.filed.load(Ordering::Relaxed)
     }
 
     fn replace(&self, old: usize, new: usize) {
@@ -204,7 +210,9 @@ impl RunList {
     /// Lets go of the frozen runs, which lie in files now if `written`.
     pub(crate) fn thaw(&mut self, written: bool) {
         if written {
-            self.count(0, bytes_of(&self.runs[..self.frozen]));
+            let filed = bytes_of(&self.runs[..self.frozen]);
+            self.all.filed.fetch_add(filed as u64, Ordering::Relaxed);
+            self.count(0, filed);
             self.runs.drain(..self.frozen);
         }
         self.frozen = 0;

@@ -779,6 +779,58 @@ fn a_damaged_block_stays_in_a_shared_file_that_is_mostly_dead() {
     bench.view(1, 0).segments()[0].block(0).unwrap_err();
 }
 
+/// Whatever is damaged in the files, rows go into new ones: memory must not grow with every checkpoint.
+#[test]
+fn rows_go_into_files_beside_damaged_ones() {
+    let mut met = 0;
+    for at in (64..40_000).step_by(331) {
+        let bench = Bench::new();
+        let rows = BLOCK_ROWS as u64 + 40;
+        let counts = [rows, 60, 60];
+        let add_queues = |bench: &Bench| {
+            for queue in 0..3 {
+                bench.queues.add_queue(TopicId(1), QueueId(queue), SYNC, QueueOffset(0));
+            }
+        };
+        add_queues(&bench);
+        let mut checkpoint = QueuesCheckpoint::default();
+        for queue in 0..3 {
+            bench.append_rows(1, queue, 0..counts[queue as usize]);
+            checkpoint = bench.checkpoint();
+        }
+        let mut touched = 0;
+        for path in bench.files() {
+            let mut bytes = fs::read(&path).unwrap();
+            // The footer is at the end; a start reads it.
+            let Some(byte) = bytes.get_mut(at) else { continue };
+            *byte ^= 1;
+            touched += 1;
+            fs::write(&path, &bytes).unwrap();
+        }
+        if touched == 0 {
+            continue;
+        }
+        let end = bench.log.end();
+        let (bench, opened) = bench.reopen(Some(&checkpoint), end);
+        if opened.rebuild {
+            continue;
+        }
+        add_queues(&bench);
+        for round in 0..8_u64 {
+            // At last enough for large blocks to become one.
+            let more = if round == 7 { BLOCK_ROWS as u64 } else { 20 };
+            for queue in 0..3 {
+                let next = bench.queues.next_offset(TopicId(1), QueueId(queue)).0;
+                bench.append_rows(1, queue, next..next + more);
+            }
+            bench.queues.checkpoint(bench.log.end()).unwrap();
+            assert_eq!(bench.queues.run_bytes(), 0, "byte {at}, round {round}");
+        }
+        met += usize::from(bench.queues.is_damaged());
+    }
+    assert!(met > 10, "{met}");
+}
+
 /// A name may have a column in one block and lie in the rest of another.
 #[test]
 fn statistics_say_nothing_of_a_block_that_keeps_the_property_in_its_rest() {

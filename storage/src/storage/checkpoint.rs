@@ -99,8 +99,9 @@ impl Inner {
         if let Some(next) = next {
             self.write_checkpoint(&next, mark)?;
             *last = next;
-            self.queues.retire();
         }
+        // What no queue needs any more is not listed in either case.
+        self.queues.retire();
         if mark == Mark::Running {
             self.remove_unreachable_log(log)?;
         }

@@ -513,6 +513,33 @@ fn a_long_log_is_replayed_on_a_full_disk() {
 }
 
 #[test]
+fn a_checkpoint_that_could_take_no_row_is_not_followed_by_another_at_once() {
+    let (storage, _, sync, relaxed) =
+        stepped(StorageOptions { unfiled_bytes_max: 1000, ..StorageOptions::small() });
+    let inner = storage.inner();
+    let take_wanted = || std::mem::take(&mut inner.keeper.lock().wanted);
+    let add = |topic, number| {
+        let answer = send(&storage, topic, number);
+        inner.append_once();
+        inner.build_once();
+        answer
+    };
+    let _answer = add(relaxed, 1);
+    assert!(take_wanted());
+    // Nothing of it is durable yet.
+    inner.keep_once(true);
+    assert!(inner.queues.run_bytes() > 0 && !take_wanted());
+    inner.flush_once(true);
+    let _answer = add(sync, 2);
+    assert!(take_wanted());
+    inner.keep_once(true);
+    assert!(inner.queues.run_bytes() > 0 && take_wanted(), "some rows went into files, and some are left");
+    inner.flush_once(true);
+    inner.keep_once(true);
+    assert!(inner.queues.run_bytes() == 0 && !take_wanted());
+}
+
+#[test]
 fn nothing_is_written_after_a_close() {
     let (storage, env, _, _) = stepped(StorageOptions::small());
     storage.close().unwrap();

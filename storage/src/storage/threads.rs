@@ -510,16 +510,23 @@ impl Inner {
             since_checkpoint += tick;
             if wanted || since_checkpoint >= self.options.checkpoint_interval {
                 since_checkpoint = Duration::ZERO;
-                let made = if wanted { self.checkpoint(Mark::Running) } else { self.checkpoint_if_moved() };
-                match made {
-                    // Rows that came meanwhile; publishers may wait for room, so that nobody else would ask for it.
-                    Ok(()) if self.is_unfiled_due() => self.want_checkpoint(),
-                    Ok(()) => {}
-                    Err(error) => tracing::warn!(%error, "cannot make a checkpoint"),
-                }
-                self.make_room();
+                self.keep_once(wanted);
             }
         }
+    }
+
+    /// Makes a checkpoint, and asks for another one if rows have come meanwhile that should be in files, too.
+    pub(crate) fn keep_once(&self, wanted: bool) {
+        let filed = self.queues.filed_bytes();
+        let made = if wanted { self.checkpoint(Mark::Running) } else { self.checkpoint_if_moved() };
+        match made {
+            // Publishers may wait for room, so that nobody else would ask for it. But one that has taken nothing into
+            // files would be followed by another such one at once.
+            Ok(()) if self.is_unfiled_due() && self.queues.filed_bytes() > filed => self.want_checkpoint(),
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, "cannot make a checkpoint"),
+        }
+        self.make_room();
     }
 
     pub(super) fn look_at_space(&self) {

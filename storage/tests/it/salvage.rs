@@ -171,6 +171,39 @@ fn a_last_frame_that_nothing_proves_is_dropped_as_a_whole() {
     assert_eq!(append(&storage, killed.topic, 0).unwrap().offset, QueueOffset(0));
 }
 
+/// One sector that holds the end of a frame and the header of the next one, and another bad one in the latter's payload.
+#[test]
+fn a_frame_behind_one_without_header_keeps_its_records() {
+    let place = Place::new();
+    let storage = place.open();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Sync)).unwrap().id;
+    let batches: Vec<_> =
+        (0..4).map(|batch| append_at_once(&storage, topic, batch * 10..batch * 10 + 10)).collect();
+    wait_visible(&storage, topic, 40);
+    place.kill(storage);
+    let header = batches[1][0].position.0 - 64;
+    place.flip(LogPosition(header + 20));
+    place.flip(LogPosition(header + 64 + 10));
+    place.flip(LogPosition(batches[2][5].position.0 + 150));
+    let found = look(&place);
+    let lost: Vec<_> =
+        found.findings.iter().map(|finding| (finding.bytes.start - 4096, finding.remedy)).collect();
+    let expected = [header, batches[2][5].position.0].map(|position| (position, Remedy::Fenced));
+    assert_eq!(lost, expected, "{:?}", found.findings);
+    let mut expected = numbers(0..40);
+    expected[10..20].fill(None);
+    expected[25] = None;
+    for fences in [2, 0] {
+        let storage = place.open();
+        assert_eq!(storage.report().fences.len(), fences, "{:?}", storage.report());
+        assert_eq!(rows(&storage, topic), expected);
+        place.kill(storage);
+    }
+    assert!(look(&place).findings.iter().all(|finding| finding.remedy == Remedy::Known));
+    place.env.lose(Path::new("/data/checkpoint"));
+    assert_eq!(rows(&place.open(), topic), expected, "from the log alone");
+}
+
 #[test]
 fn damage_in_the_journal_is_reported_once() {
     let place = Place::new();

@@ -1,19 +1,27 @@
 //! Damage of every kind is found, and costs no more than it must.
 
+#![expect(clippy::disallowed_methods, reason = "one test looks at real files")]
+
 use std::{
+    fs,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
     time::Duration,
 };
 
 use weir_columns::{ColumnRef, Rows, Value};
 use weir_storage::{
-    Append, DurabilityClass, Env, Finding, GroupId, InspectFilter, Inspection, JournalEntry, Message,
-    NewGroup, NewTopic, Part, QueueId, QueueOffset, Remedy, RepairLock, SimEnv, Storage, StorageError,
-    StorageOptions, TopicId, Verified, VirtualClock, Wait, plan_repair, verify,
+    Append, DiskEnv, DurabilityClass, Env, Events, Finding, GroupId, InspectFilter, Inspection, JournalEntry,
+    Message, NewGroup, NewTopic, Part, QueueId, QueueOffset, Remedy, RepairLock, SimEnv, Storage,
+    StorageError, StorageOptions, TopicId, Verified, VirtualClock, Wait, plan_repair, verify,
 };
 
-use crate::support::{Place, journal, new_topic};
+use crate::support::{Place, QUEUE, append, journal, new_topic};
 
 /// A small part of a directory is looked at in every bit's neighbourhood; of zeros and of long files every so
 /// many bytes.
@@ -493,4 +501,112 @@ fn every_view_shows_what_is_there() {
     assert_eq!(frames, 8);
     assert_eq!(blocks, [("orders".to_owned(), 1, 0, 12, "ok".to_owned())]);
     assert!(columns.ends_with(&["n".to_owned(), "region".to_owned()]), "{columns:?}");
+}
+
+/// A backup job may look at a directory that is at work. What changes under it is no damage.
+#[test]
+fn a_directory_at_work_gives_no_finding() {
+    const LOOKS: usize = 200;
+    const LOOKS_MAX: usize = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = StorageOptions {
+        log_segment_bytes_min: 64 << 10,
+        log_segment_bytes_max: 64 << 10,
+        zero_ahead_bytes: 16 << 10,
+        journal_segment_bytes: 16 << 10,
+        journal_zero_ahead_bytes: 4 << 10,
+        journal_rotate_bytes: 16 << 10,
+        checkpoint_bytes: 64 << 10,
+        checkpoint_interval: Duration::from_millis(10),
+        compaction_interval: Duration::from_millis(3),
+        compaction_bytes_min: 8 << 10,
+        recent_bytes_max: 1,
+        ..StorageOptions::small()
+    };
+    let told = Arc::new(Rotating::default());
+    let storage = Storage::open(dir.path(), options, Arc::clone(&told) as _).unwrap();
+    let new = |name: &str| storage.create_topic(new_topic(name, DurabilityClass::Async)).unwrap().id;
+    let (ends, stays) = (new("ends"), new("stays"));
+    let (stop, rotations) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut compacted = false;
+    thread::scope(|scope| {
+        let (storage, stop, rotations) = (&storage, &stop, &rotations);
+        let publisher = scope.spawn(move || {
+            let mut number = 0;
+            while !stop.load(Ordering::Acquire) {
+                append(storage, ends, number).unwrap();
+                if number % 20 == 0 {
+                    append(storage, stays, number / 20).unwrap();
+                }
+                if number % 100 == 99 {
+                    let end = storage.view(ends, QUEUE).unwrap().range().end;
+                    storage.set_first_offset(ends, QUEUE, end).unwrap();
+                }
+                number += 1;
+            }
+        });
+        let catalogue = scope.spawn(move || {
+            for number in 0.. {
+                if stop.load(Ordering::Acquire) {
+                    return;
+                }
+                let topic = storage.create_topic(new_topic("passes", DurabilityClass::Sync)).unwrap().id;
+                append(storage, topic, number).unwrap();
+                storage.delete_topic(topic).unwrap();
+                let name = format!("g{number}");
+                let group = storage.create_group(NewGroup { name, ..NewGroup::default() }).unwrap().id;
+                storage.delete_group(group).unwrap();
+            }
+        });
+        let acker = scope.spawn(move || {
+            let offsets: Vec<_> = (0..200).map(QueueOffset).collect();
+            let entry = JournalEntry::Ack { group: GroupId(1), topic: stays, queue: QUEUE, offsets };
+            while !stop.load(Ordering::Acquire) {
+                journal(storage, entry.clone(), Wait::Durable).unwrap();
+                if told.rotate.swap(false, Ordering::AcqRel) {
+                    // What the journal must still say.
+                    journal(storage, entry.clone(), Wait::Written).unwrap();
+                    storage.journal_rotated();
+                    rotations.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+        });
+        let looking = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let env: Arc<dyn Env> = Arc::new(DiskEnv);
+            for look in 0..LOOKS_MAX {
+                let published = storage.view(ends, QUEUE).unwrap().range().end.0;
+                if look >= LOOKS && compacted && published >= 3000 && rotations.load(Ordering::Acquire) > 4 {
+                    return;
+                }
+                let found = verify(&env, dir.path(), &mut |_| {}).unwrap();
+                assert_eq!(found.findings, [], "look {look}");
+                let log = fs::read_dir(dir.path().join("log")).unwrap();
+                let is_compacted = |path: &Path| fs::read(path).is_ok_and(|bytes| bytes.get(13) == Some(&1));
+                compacted |= log.map(|entry| entry.unwrap().path()).any(|path| is_compacted(&path));
+            }
+            panic!("in {LOOKS_MAX} looks not everything has happened: {compacted} {rotations:?}");
+        }));
+        stop.store(true, Ordering::Release);
+        publisher.join().unwrap();
+        catalogue.join().unwrap();
+        acker.join().unwrap();
+        looking.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    storage.close().unwrap();
+}
+
+/// Notes that the journal wants to be told what it must still say.
+#[derive(Default)]
+struct Rotating {
+    rotate: AtomicBool,
+}
+
+impl Events for Rotating {
+    fn visible(&self, _: TopicId, _: QueueId, _: QueueOffset) {}
+    fn rotate_journal(&self) {
+        self.rotate.store(true, Ordering::Release);
+    }
+    fn failed(&self, error: &StorageError) {
+        panic!("{error}");
+    }
 }

@@ -22,7 +22,8 @@ impl Queues {
     ///
     /// # Errors
     ///
-    /// If the log cannot be read where it is needed, or a file cannot be written; then everything stays as it was.
+    /// If a file cannot be written; then everything stays as it was. A queue for which the log cannot be read where it is
+    /// needed stays as it was alone.
     pub(crate) fn heal(&self) -> Result<(), StorageError> {
         if !self.is_damaged() {
             return Ok(());
@@ -42,7 +43,14 @@ impl Queues {
 
 impl CheckpointWriter<'_> {
     fn heal(mut self, queues: &[Arc<Queue>]) -> Result<Vec<Change>, StorageError> {
-        let built = queues.iter().try_for_each(|queue| self.heal_queue(queue));
+        let built = queues.iter().try_for_each(|queue| {
+            let parts = self.build_queue(queue).unwrap_or_else(|error| {
+                tracing::warn!(%error, topic = %queue.topic, queue = %queue.queue,
+                    "damaged blocks of a consume queue cannot be built anew beside the others");
+                None
+            });
+            parts.map_or(Ok(()), |parts| self.put_queue(queue, parts))
+        });
         let finished = built.and_then(|()| self.finish());
         if finished.is_err() {
             self.undo();
@@ -50,27 +58,28 @@ impl CheckpointWriter<'_> {
         finished
     }
 
-    fn heal_queue(&mut self, queue: &Arc<Queue>) -> Result<(), StorageError> {
+    /// Builds what is damaged of a queue, and writes nothing yet; `None` if all of it is whole.
+    fn build_queue(&mut self, queue: &Queue) -> Result<Option<Vec<Part>>, StorageError> {
         let (segments, first) = {
             let mut state = queue.state.lock();
             state.drop_expired();
             let is_damaged = state.segments.iter().any(|segment| segment.file().is_damaged());
             if state.removed || !is_damaged {
-                return Ok(());
+                return Ok(None);
             }
             (Arc::clone(&state.segments), state.first)
         };
-        let mut pieces = Vec::with_capacity(segments.len());
+        let mut parts = Vec::with_capacity(segments.len());
         for segment in segments.iter() {
             if !segment.file().is_damaged() {
-                pieces.push(Piece::Ready(Arc::clone(segment)));
+                parts.push(Part::Whole(Arc::clone(segment)));
                 continue;
             }
             let mut blocks = Vec::with_capacity(segment.blocks());
             for number in 0..segment.blocks() {
                 let entry = segment.entry(number);
                 // The log need not hold rows that have ended.
-                if pieces.is_empty() && blocks.is_empty() && entry.end() <= first {
+                if parts.is_empty() && blocks.is_empty() && entry.end() <= first {
                     continue;
                 }
                 match whole_block(segment, number) {
@@ -78,16 +87,26 @@ impl CheckpointWriter<'_> {
                     Err(error) => {
                         tracing::warn!(%error, topic = %queue.topic, queue = %queue.queue, rows = entry.rows,
                             first = %entry.base, "a damaged block of a consume queue is built anew from the log");
-                        self.rebuild(queue, segment, number, &mut blocks)?;
+                        self.rebuild(queue, segment, number, first, &mut blocks)?;
                     }
                 }
             }
-            if segment.is_shared() {
-                for block in &blocks {
-                    pieces.push(self.put_small(block)?);
+            parts.push(Part::Built { blocks, is_shared: segment.is_shared() });
+        }
+        Ok(Some(parts))
+    }
+
+    fn put_queue(&mut self, queue: &Arc<Queue>, parts: Vec<Part>) -> Result<(), StorageError> {
+        let mut pieces = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Part::Whole(segment) => pieces.push(Piece::Ready(segment)),
+                Part::Built { blocks, is_shared: false } => self.put_segments(queue, &blocks, &mut pieces)?,
+                Part::Built { blocks, is_shared: true } => {
+                    for block in &blocks {
+                        pieces.push(self.put_small(block)?);
+                    }
                 }
-            } else {
-                self.put_segments(queue, &blocks, &mut pieces)?;
             }
         }
         self.changes.push((Arc::clone(queue), pieces, false));
@@ -99,6 +118,7 @@ impl CheckpointWriter<'_> {
         queue: &Queue,
         segment: &Segment,
         number: usize,
+        first: QueueOffset,
         out: &mut Vec<Arc<Block>>,
     ) -> Result<(), StorageError> {
         let entry = segment.entry(number);
@@ -109,7 +129,10 @@ impl CheckpointWriter<'_> {
         let mut rows = Rows { entry: &entry, builder, names, base, next: base, built };
         let positions = segment.block(number).ok().and_then(|block| {
             let positions = block.positions().ok()?.clone();
-            let is_there = |row: &usize| block.lost().is_none_or(|lost| !lost.value(*row));
+            // The log need not hold rows that have ended: they become lost ones, which nobody sees.
+            let is_there = |row: &usize| {
+                entry.base.plus(*row as u64) >= first && block.lost().is_none_or(|lost| !lost.value(*row))
+            };
             let rows: Vec<usize> = (0..block.len()).filter(is_there).collect();
             Some(rows.into_iter().map(move |row| LogPosition(positions.value(row))))
         });
@@ -129,6 +152,12 @@ impl CheckpointWriter<'_> {
         }
         Ok(())
     }
+}
+
+/// What a queue consists of once it is whole again.
+enum Part {
+    Whole(Arc<Segment>),
+    Built { blocks: Vec<Arc<Block>>, is_shared: bool },
 }
 
 /// The rows of a block on their way into new ones.
