@@ -97,6 +97,8 @@ pub(crate) fn ready(
 pub(crate) struct Intake {
     batches: VecDeque<Batch>,
     pub(crate) bytes: u64,
+    /// So many publishers wait for room.
+    pub(crate) waiting: usize,
     pub(crate) closed: bool,
 }
 
