@@ -17,6 +17,8 @@ mod copy;
 mod open;
 mod options;
 #[cfg(test)]
+mod pinned;
+#[cfg(test)]
 mod tests;
 mod threads;
 
