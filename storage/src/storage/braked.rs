@@ -151,10 +151,8 @@ fn batches_that_are_refused_or_cannot_be_written_make_room() {
         inner.append_once();
         env.fail_no_more();
     });
-    while_one_waits(&storage, sync, relaxed, || {
-        storage.delete_topic(sync).unwrap();
-        inner.append_once();
-    });
+    // Batches of a topic that is gone by the time when they would be written.
+    while_one_waits(&storage, TopicId(99), relaxed, || inner.append_once());
 }
 
 #[test]
