@@ -650,13 +650,14 @@ pub(crate) fn read_piece(
     projection.read(block, rows, &logged)
 }
 
-/// How many of `rows` have about `bytes` in the log, at least one.
+/// How many of `rows` have about `bytes` of messages, at least one. What a row takes in the log is not enough: a body
+/// that the broker compressed takes a thousand times as much once it is read.
 pub(crate) fn affordable(block: &Block, rows: &[u32], bytes: usize) -> Result<usize, EngineError> {
-    let sizes = block.record_sizes()?;
+    let (sizes, bodies) = (block.record_sizes()?, block.body_sizes()?);
     let mut sum = 0_usize;
     let fitting = rows.iter().take_while(|row| {
-        let fits = sum < bytes;
-        sum += sizes.value(**row as usize) as usize;
+        let (fits, row) = (sum < bytes, **row as usize);
+        sum = sum.saturating_add(sizes.value(row).max(bodies.value(row)) as usize);
         fits
     });
     Ok(fitting.count().max(1).min(rows.len()))

@@ -144,9 +144,10 @@ pub(crate) fn to_flight(error: EngineError) -> Status {
         EngineError::Copy(error) => match error {
             StorageError::CopyExists { .. } => tonic::Code::AlreadyExists,
             StorageError::CopyInside { .. } => tonic::Code::InvalidArgument,
-            StorageError::CopyUnderWay { .. } | StorageError::NoSpace { .. } => {
-                tonic::Code::ResourceExhausted
-            }
+            StorageError::CopyUnderWay { .. }
+            | StorageError::CopyTooLarge { .. }
+            | StorageError::CopyLowSpace { .. }
+            | StorageError::NoSpace { .. } => tonic::Code::ResourceExhausted,
             StorageError::CopyCancelled { .. } => tonic::Code::Cancelled,
             _ => tonic::Code::Internal,
         },

@@ -52,7 +52,10 @@ impl Compression {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Packed {
     pub(crate) compression: Compression,
+    /// No longer than needed: it may wait, and counts as its length.
     pub(crate) bytes: Bytes,
+    /// The length of the body that the producer sent.
+    pub(crate) full_len: usize,
 }
 
 thread_local! {
@@ -86,8 +89,13 @@ pub(crate) fn pack(message: &Message, compression: Compression) -> Option<Packed
             packer.as_mut()?.compress_to_buffer(body, bytes.as_mut_slice()).ok()
         })?,
     };
-    bytes.truncate(len);
-    (len <= max).then(|| Packed { compression, bytes: bytes.into() })
+    if len > max {
+        return None;
+    }
+    // A copy: the buffer is as long as the body, and would be kept with what is in it.
+    let bytes = bytes.get(..len)?;
+    let bytes = Bytes::copy_from_slice(bytes);
+    Some(Packed { compression, bytes, full_len: body.len() })
 }
 
 /// Returns a body of `len` bytes as the producer sent it. No more than that is ever allocated, whatever `stored` says.
@@ -136,6 +144,7 @@ mod tests {
             for len in [BODY_BYTES_MIN, 1000, 200_000, 4 << 20] {
                 let packed = packed(text(len), compression).unwrap();
                 assert!(packed.bytes.len() <= len * 7 / 8 && packed.compression == compression);
+                assert_eq!(packed.full_len, len);
                 let read = unpack(&packed.bytes, compression, u32::try_from(len).unwrap()).unwrap();
                 assert!(*read == text(len), "{compression:?} {len}");
             }
@@ -152,6 +161,15 @@ mod tests {
         }
         assert_eq!(packed(text(1000), Compression::None), None);
         assert!(matches!(unpack(b"as it is", Compression::None, 8), Ok(Cow::Borrowed(b"as it is"))));
+    }
+
+    #[test]
+    fn what_is_kept_is_no_larger_than_it_says() {
+        for compression in BOTH {
+            let bytes = packed(text(1 << 20), compression).unwrap().bytes;
+            let (len, kept) = (bytes.len(), bytes.try_into_mut().unwrap().capacity());
+            assert!(len < 50_000 && kept == len, "{compression:?}: {len} in {kept}");
+        }
     }
 
     #[test]

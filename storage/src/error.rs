@@ -115,6 +115,33 @@ pub enum StorageError {
         path: PathBuf,
     },
 
+    /// There is no room for the copy. Nothing was copied.
+    #[error(
+        "{} would take {needed} bytes, and {free} are free there: free some space, or name a directory on another disk",
+        path.display()
+    )]
+    CopyTooLarge {
+        /// Where the copy was to be.
+        path: PathBuf,
+        /// Bytes of its files that cannot be shared with the data directory.
+        needed: u64,
+        /// Bytes that are free there.
+        free: u64,
+    },
+
+    /// The disk of the data directory runs low, and nothing can be freed on it while a copy is made.
+    #[error(
+        "the disk of {} has too little free space left, and none can be freed while a checkpoint is made: {} is not \
+         there; try again when there is room",
+        dir.display(), path.display()
+    )]
+    CopyLowSpace {
+        /// Where the copy was to be.
+        path: PathBuf,
+        /// The data directory.
+        dir: PathBuf,
+    },
+
     /// Whoever asked for the copy broke it off.
     #[error("cancelled; {} is not there", path.display())]
     CopyCancelled {

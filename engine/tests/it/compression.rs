@@ -134,3 +134,44 @@ async fn a_topic_may_change_how_it_compresses() {
     assert_eq!(weir.broker.topic(&topic("t")).unwrap().compression, Compression::Lz4);
     check(&weir, "g2").await;
 }
+
+/// A body that the broker compresses a thousandfold counts as what a reader gets.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_are_bounded_by_bodies_as_they_were_sent() {
+    const BODY: usize = 256 << 10;
+    const BODIES: usize = 96;
+    let weir = Fixture::new().await;
+    let spec = TopicSpec { queues: 1, compression: Compression::Zstd, ..TopicSpec::default() };
+    weir.broker.create_topic(&topic("t"), spec).await.unwrap();
+    let zeros = Message { body: vec![0; BODY].into(), ..Message::default() };
+    for _ in 0..BODIES / 32 {
+        weir.broker.publish(&topic("t"), vec![zeros.clone(); 32]).await.unwrap();
+    }
+    while weir.broker.topic(&topic("t")).unwrap().queues[0].end.0 < BODIES as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let stored = weir.broker.topic(&topic("t")).unwrap().log_bytes;
+    assert!(stored < (BODIES * BODY / 500) as u64, "{stored}");
+
+    let request = PullRequest {
+        columns: Some(vec![PullColumn("body".to_owned())]),
+        batch_bytes: 1 << 20,
+        ..PullRequest::new(topic("t"))
+    };
+    let mut ways = vec![("a pull".to_owned(), pulled(&weir.broker, &request).await)];
+    let sql = ["SELECT body FROM t", "SELECT body FROM t WHERE CAST(body AS VARCHAR) <> 'x'"];
+    for sql in sql.map(str::to_owned) {
+        let plan = SqlRequest { sql: sql.clone(), ..SqlRequest::default() };
+        let plan = weir.broker.plan_sql(plan).await.unwrap();
+        let (_, batches) = weir.broker.run_sql(plan.ticket).await.unwrap();
+        ways.push((sql, batches.try_collect().await.unwrap()));
+    }
+    for (way, batches) in ways {
+        let rows: Vec<usize> = batches.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(rows.iter().sum::<usize>(), BODIES, "{way}");
+        // The row that crosses the bound is in it.
+        assert!(rows.iter().all(|rows| rows * BODY <= (1 << 20) + BODY), "{way}: {rows:?}");
+        let bodies = batches.iter().flat_map(|batch| batch.column(0).as_binary::<i32>());
+        assert!(bodies.flatten().all(|body| body.len() == BODY && body.iter().all(|byte| *byte == 0)));
+    }
+}

@@ -170,8 +170,8 @@ pub(crate) fn record_len(message: &Message) -> Result<u64, StorageError> {
 }
 
 /// Returns the length of a record, which would be `len`, if `packed` takes the place of its body.
-pub(crate) fn stored_len(len: u64, message: &Message, packed: Option<&Packed>) -> u64 {
-    packed.map_or(len, |packed| len - message.body.len() as u64 + packed.bytes.len() as u64)
+pub(crate) fn stored_len(len: u64, packed: Option<&Packed>) -> u64 {
+    packed.map_or(len, |packed| len - packed.full_len as u64 + packed.bytes.len() as u64)
 }
 
 /// Returns the length of the record that describes a topic, without padding.
@@ -194,7 +194,7 @@ fn value_len(value: &Value) -> u64 {
 }
 
 /// Appends the record of a message that [`record_len`] accepted, with its padding; with `packed` in the place of its
-/// body, if there is that.
+/// body, if there is that: then the message need not have it any more.
 pub(crate) fn encode_message(
     out: &mut Vec<u8>,
     place: &RecordPlace,
@@ -207,13 +207,14 @@ pub(crate) fn encode_message(
         out[start + COMPRESSION_AT] = packed.compression as u8;
     }
     let body = packed.map_or(&message.body, |packed| &packed.bytes);
+    let full_len = packed.map_or(message.body.len(), |packed| packed.full_len);
     let fields_at = out.len();
     fields_of(message, &mut |id, parts| put_field(out, id, parts));
     let properties_at = out.len();
     put_properties(out, &message.properties);
     let body_at = out.len();
     out.extend_from_slice(body);
-    let lengths = [properties_at - fields_at, body_at - properties_at, body.len(), message.body.len()];
+    let lengths = [properties_at - fields_at, body_at - properties_at, body.len(), full_len];
     finish_record(out, start, place.position, lengths);
 }
 
@@ -855,10 +856,12 @@ mod tests {
             };
             let packed = pack(&message, compression);
             let mut bytes = Vec::new();
-            encode_message(&mut bytes, &PLACE, &message, packed.as_ref());
+            // As the body waits: without the one that was sent.
+            let waiting = Message { body: Bytes::new(), ..message.clone() };
+            encode_message(&mut bytes, &PLACE, &waiting, packed.as_ref());
             assert_eq!(
                 bytes.len() as u64,
-                padded(stored_len(record_len(&message).unwrap(), &message, packed.as_ref()))
+                padded(stored_len(record_len(&message).unwrap(), packed.as_ref()))
             );
             assert!(bytes.len() < 1000);
             let view = RecordView::decode(&bytes, PLACE.position).unwrap();

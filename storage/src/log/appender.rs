@@ -50,6 +50,7 @@ pub type AppendDone = Box<dyn FnOnce(Result<Vec<Appended>, StorageError>) + Send
 
 /// A message that is about to be stored.
 pub(crate) struct Ready {
+    /// Without its body where another is stored in its place.
     pub(crate) append: Append,
     /// What is stored in the place of its body.
     pub(crate) packed: Option<Packed>,
@@ -64,7 +65,8 @@ pub(crate) struct Batch {
 }
 
 /// Compresses bodies as their topics say; also returns how long the records are, if a log can hold them. What is too large
-/// without compression is too large with it.
+/// without compression is too large with it. Of a body only what is stored is kept: what waits takes as much memory as it
+/// counts.
 pub(crate) fn ready(
     messages: Vec<Append>,
     compression: impl Fn(TopicId) -> Compression,
@@ -78,9 +80,12 @@ pub(crate) fn ready(
         return Err(StorageError::TooLarge { what: "the batch in bytes", size, max: BATCH_BYTES_MAX });
     }
     let mut bytes = 0;
-    let ready = messages.into_iter().zip(lens).map(|(append, len)| {
+    let ready = messages.into_iter().zip(lens).map(|(mut append, len)| {
         let packed = pack(&append.message, compression(append.topic));
-        bytes += padded(stored_len(len, &append.message, packed.as_ref()));
+        bytes += padded(stored_len(len, packed.as_ref()));
+        if packed.is_some() {
+            append.message.body = Bytes::new();
+        }
         Ready { append, packed }
     });
     let ready = ready.collect();
@@ -92,6 +97,8 @@ pub(crate) fn ready(
 pub(crate) struct Intake {
     batches: VecDeque<Batch>,
     pub(crate) bytes: u64,
+    /// So many publishers wait for room.
+    pub(crate) waiting: usize,
     pub(crate) closed: bool,
 }
 
@@ -373,4 +380,28 @@ fn check_batch(batch: &Batch, topics: &dyn Topics, known: &mut Known) -> Result<
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_keeps_no_body_but_the_one_that_is_stored() {
+        let append = |body: Vec<u8>| Append {
+            topic: TopicId(1),
+            queue: QueueId(0),
+            message: Message { body: body.into(), ..Message::default() },
+        };
+        for compression in [Compression::Lz4, Compression::Zstd] {
+            let appends = vec![append(vec![0; 4 << 20]), append(b"short".to_vec())];
+            let (ready, bytes) = ready(appends, |_| compression).unwrap();
+            let held = |ready: &Ready| {
+                ready.append.message.body.len() + ready.packed.as_ref().map_or(0, |packed| packed.bytes.len())
+            };
+            let held: usize = ready.iter().map(held).sum();
+            assert!(held as u64 <= bytes && bytes < 40_000, "{compression:?}: {held} counted as {bytes}");
+            assert_eq!(ready[1].append.message.body, "short");
+        }
+    }
 }

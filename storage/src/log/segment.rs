@@ -491,6 +491,8 @@ pub(crate) struct FrameLogShared {
     next_capacity: AtomicU64,
     /// Segments stay as they are while somebody copies them. Held while one is unlinked or replaced.
     pinned: Mutex<bool>,
+    /// Below this position segments would have gone while they were pinned; 0 if none.
+    refused: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -618,6 +620,7 @@ impl FrameLog {
             next: Mutex::new(None),
             next_capacity: AtomicU64::new(0),
             pinned: Mutex::new(false),
+            refused: AtomicU64::new(0),
             settings,
         };
         let next = last_capacity.map_or(shared.settings.segment_bytes_min, |last| shared.after(last));
@@ -797,9 +800,14 @@ impl FrameLogShared {
         Some(self.pinned.lock()).filter(|pinned| !**pinned)
     }
 
-    /// Unlinks the segments that end at or before a position; those that are pinned go with a later call.
+    /// Unlinks the segments that end at or before a position; those that are pinned go with a later call, of this or of
+    /// [`remove_refused`](Self::remove_refused).
     pub(crate) fn remove_before(&self, position: LogPosition) -> Result<u64, StorageError> {
-        let Some(_unpinned) = self.unpinned() else { return Ok(0) };
+        let pinned = self.pinned.lock();
+        if *pinned {
+            self.refused.fetch_max(position.0, Ordering::AcqRel);
+            return Ok(0);
+        }
         let mut freed = 0;
         for segment in self.segments.take_before(position) {
             freed += segment.file_len()?;
@@ -810,5 +818,13 @@ impl FrameLogShared {
             self.env.sync_dir(dir).map_err(StorageError::io("sync", dir))?;
         }
         Ok(freed)
+    }
+
+    /// Unlinks the segments that would have gone while they were pinned.
+    pub(crate) fn remove_refused(&self) -> Result<(), StorageError> {
+        match self.refused.swap(0, Ordering::AcqRel) {
+            0 => Ok(()),
+            position => self.remove_before(LogPosition(position)).map(drop),
+        }
     }
 }

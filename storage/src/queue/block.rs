@@ -233,6 +233,16 @@ impl Block {
         self.words(Fixed::Size).map_err(|damage| self.damaged(damage))
     }
 
+    /// Returns the length of each row's body as its producer sent it, in bytes: what reading it takes, however short
+    /// its record is because the broker compressed it. 0 for a lost row.
+    ///
+    /// # Errors
+    ///
+    /// If the column is damaged.
+    pub fn body_sizes(&self) -> Result<UInt32Array, StorageError> {
+        self.words(Fixed::BodySize).map_err(|damage| self.damaged(damage))
+    }
+
     /// Returns what the records of all rows take in the log, in bytes.
     pub fn record_bytes(&self) -> u64 {
         self.header().record_bytes

@@ -1,6 +1,12 @@
 //! Tests of how publishers are braked while the consume queues or the memory are behind.
 
-use std::{path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -15,7 +21,7 @@ use crate::{
     log::appender::Append,
     message::Message,
     offset::{QueueId, QueueOffset, TopicId},
-    sim::SimEnv,
+    sim::{SimCall, SimEnv},
 };
 
 /// Holds up the builder in its first call.
@@ -68,7 +74,7 @@ fn publishers_wait_for_a_builder_that_is_behind_and_go_on_when_it_is_not() {
         assert!(!publisher.is_finished(), "nothing held it up");
         thread::yield_now();
     }
-    // The builder is held up, so from here on nothing makes room.
+    // The builder is held up, or will be once it has taken what there is.
     let behind = |ends: LogEnds| ends.written.0 - ends.built.0;
     for _ in 0..1_000 {
         let intake = storage.inner().intake.lock().bytes;
@@ -76,7 +82,10 @@ fn publishers_wait_for_a_builder_that_is_behind_and_go_on_when_it_is_not() {
         assert!(intake + behind(storage.ends()) < 2 * unbuilt_bytes_max);
         thread::yield_now();
     }
-    assert!(storage.is_overloaded() && !publisher.is_finished());
+    while !storage.is_overloaded() {
+        assert!(!publisher.is_finished(), "nothing held it up");
+        thread::yield_now();
+    }
     drop(opener);
     assert_eq!(publisher.join().unwrap(), (0..most).collect::<Vec<_>>());
     storage.close().unwrap();
@@ -95,6 +104,75 @@ fn put(storage: &Storage, topic: TopicId, queue: u32) -> Option<StorageError> {
     inner.flush_once(true);
     inner.build_once();
     refused.lock().take()
+}
+
+/// Fills the intake with messages of `topic` until a publisher of `other` waits for room, which gets a day for it;
+/// then lets `act` do something that makes room, and waits until the publisher has been let in.
+fn while_one_waits(storage: &Storage, topic: TopicId, other: TopicId, act: impl FnOnce()) {
+    let inner = storage.inner();
+    let mut answers = Vec::new();
+    while !storage.is_overloaded() {
+        answers.push(send(storage, topic, 0));
+    }
+    let (publisher, (told, was_told)) = (storage.clone(), mpsc::channel());
+    let publisher = thread::spawn(move || {
+        let answer = send(&publisher, other, 1);
+        told.send(()).unwrap();
+        answer
+    });
+    while inner.intake.lock().waiting == 0 {
+        assert!(!publisher.is_finished(), "nothing held it up");
+        thread::yield_now();
+    }
+    act();
+    assert!(!storage.is_overloaded(), "there is room");
+    // A bound on how long a test that has failed hangs.
+    let let_in = was_told.recv_timeout(Duration::from_secs(20));
+    // Whatever came of it, the thread must end.
+    inner.make_room();
+    let answer = publisher.join().unwrap();
+    assert!(let_in.is_ok(), "nobody told the publisher that there is room");
+    inner.append_once();
+    inner.flush_once(true);
+    assert!(answer.try_recv().unwrap().is_ok());
+}
+
+fn patient() -> StorageOptions {
+    let busy_after = Duration::from_secs(86_400);
+    StorageOptions { unsynced_bytes_max: 2_000, busy_after, ..StorageOptions::small() }
+}
+
+#[test]
+fn batches_that_are_refused_or_cannot_be_written_make_room() {
+    let (storage, env, sync, relaxed) = stepped(patient());
+    let inner = storage.inner();
+    while_one_waits(&storage, sync, relaxed, || {
+        env.fail(SimCall::Write, 0, io::ErrorKind::Other);
+        inner.append_once();
+        env.fail_no_more();
+    });
+    // Batches of a topic that is gone by the time when they would be written.
+    while_one_waits(&storage, TopicId(99), relaxed, || inner.append_once());
+}
+
+#[test]
+fn nobody_overtakes_publishers_that_wait() {
+    let (storage, _, sync, relaxed) = stepped(patient());
+    let inner = storage.inner();
+    let try_now = || {
+        let batch = vec![Append { topic: relaxed, queue: QueueId(0), message: Message::default() }];
+        storage.append_now(batch, Box::new(|_| {})).is_ok()
+    };
+    assert!(try_now());
+    while_one_waits(&storage, sync, relaxed, || {
+        assert!(!try_now());
+        inner.append_once();
+        // Makes room, and tells nobody yet.
+        inner.log.sync().unwrap();
+        assert!(!storage.is_overloaded() && !try_now(), "the one that waits comes first");
+        inner.make_room();
+    });
+    assert!(try_now());
 }
 
 /// Rows of many queues take more memory than log.
@@ -122,4 +200,17 @@ fn rows_that_take_much_memory_ask_for_a_checkpoint_and_brake_publishers_until_it
     storage.checkpoint().unwrap();
     assert!(put(&storage, wide, 0).is_none(), "there is room again");
     assert_eq!(storage.view(wide, QueueId(0)).unwrap().range().end, QueueOffset(5));
+}
+
+/// Whoever makes it: the call of an operator, a copy, the end of a topic.
+#[test]
+fn each_checkpoint_makes_room() {
+    let (busy_after, unfiled_bytes_max) = (Duration::from_secs(86_400), 30_000);
+    let (storage, ..) = stepped(StorageOptions { busy_after, unfiled_bytes_max, ..StorageOptions::small() });
+    let wide = storage.create_topic(NewTopic { queues: 1_000, ..topic("wide") }).unwrap().id;
+    let mut queues = 0..;
+    while !storage.is_overloaded() {
+        assert!(put(&storage, wide, queues.next().unwrap()).is_none());
+    }
+    while_one_waits(&storage, wide, wide, || storage.checkpoint().unwrap());
 }

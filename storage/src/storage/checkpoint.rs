@@ -73,6 +73,9 @@ impl Inner {
         if self.log.segments.all().iter().any(|segment| segment.sealed_end().is_some_and(is_passed)) {
             self.has_ended.store(true, Ordering::Release);
         }
+        drop(last);
+        // Rows in memory have gone into files.
+        self.make_room();
         made
     }
 

@@ -79,9 +79,10 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// If `target` exists or lies in the data directory, another copy is being made, `watch` breaks it off, the storage
-    /// is closed meanwhile, or a file cannot be read or written. Then what was made is removed; what is left of it
-    /// after a crash is refused by name.
+    /// If `target` exists or lies in the data directory, another copy is being made, there is no room for it, `watch`
+    /// breaks it off, the free space of the data directory falls below its bound or the storage is closed meanwhile, or
+    /// a file cannot be read or written. Then what was made is removed; what is left of it after a crash is refused by
+    /// name.
     pub fn copy_to(&self, target: &Path, watch: &mut CopyWatch<'_>) -> Result<Copied, StorageError> {
         self.handle.inner.copy_to(target, watch)
     }
@@ -100,6 +101,8 @@ impl Storage {
     ) -> Result<Copied, StorageError> {
         let names = options.env.list(dir).map_err(StorageError::io("list", dir))?;
         check_format(&names, dir)?;
+        // Nothing is appended, and nothing would free space: a full disk is no reason not to make a copy elsewhere.
+        let options = StorageOptions { free_bytes_min: 0, ..options };
         let storage = Self::open_stepped(dir, options, Arc::new(Nobody))?;
         let copied = storage.copy_to(target, watch);
         let closed = storage.close();
@@ -140,7 +143,10 @@ impl<'a> Pin<'a> {
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
         self.set(false);
-        // What stayed for the copy goes with the next checkpoint.
+        if let Err(error) = self.0.remove_refused() {
+            tracing::warn!(%error, "cannot remove what stayed for a checkpoint of the data directory");
+        }
+        // What else stayed for the copy goes with the next checkpoint.
         self.0.is_due.store(true, Ordering::Release);
         self.0.has_ended.store(true, Ordering::Release);
         self.0.is_copied.store(false, Ordering::Release);
@@ -224,6 +230,19 @@ impl Inner {
         Ok(frames.durable())
     }
 
+    /// Unlinks the segments of journal and catalogue that would have gone while they were pinned: nothing but the next
+    /// rotation, or summing up, would do it otherwise.
+    fn remove_refused(&self) -> Result<(), StorageError> {
+        // Held, so that no close gives the directory away meanwhile.
+        let _last = self.checkpoint.lock();
+        if self.check().and_then(|()| self.check_open()).is_err() {
+            // Whoever opens it next reads them once more.
+            return Ok(());
+        }
+        self.journal.remove_refused()?;
+        self.catalogue.frames().remove_refused()
+    }
+
     /// Returns an error if there is no more sense in a copy.
     fn check_copied(&self) -> Result<(), StorageError> {
         self.check()?;
@@ -284,8 +303,16 @@ impl Copying<'_, '_> {
         self.write(&marker, said.as_bytes(), Open::Create)?;
         let target = self.target;
         self.env().sync_dir(target).map_err(StorageError::io("sync", target))?;
+        // What can be linked first, in no time: then it is known how much room the rest takes.
+        let mut rest = Vec::new();
         for part in &plan.parts {
-            self.part(part)?;
+            if !self.link_part(part)? {
+                rest.push(part);
+            }
+        }
+        self.check_room(rest.iter().map(|part| part.len).sum())?;
+        for part in rest {
+            self.copy(part)?;
         }
         self.write(&target.join(KEY), &plan.key, Open::CreatePrivate)?;
         self.files.push(target.join(CHECKPOINT));
@@ -316,18 +343,35 @@ impl Copying<'_, '_> {
         Ok(())
     }
 
-    fn part(&mut self, part: &Part) -> Result<(), StorageError> {
-        let (from, to) = (self.inner.dir.join(&part.path), self.target.join(&part.path));
+    /// Links a file of the copy, if it can be, or makes at least its directory.
+    fn link_part(&mut self, part: &Part) -> Result<bool, StorageError> {
+        let (from, to) = self.paths(part);
         if let Some(dir) = to.parent() {
             self.dir(dir.to_owned())?;
         }
         self.watch()?;
-        if part.is_final && self.link(&from, &to)? {
-            self.copied.linked_bytes += part.len;
-            self.progress.done += part.len;
-            return Ok(());
+        if !part.is_final || !self.link(&from, &to)? {
+            return Ok(false);
         }
-        self.copy(&from, &to, part.len)
+        self.copied.linked_bytes += part.len;
+        self.progress.done += part.len;
+        Ok(true)
+    }
+
+    /// Returns where a file is, and where it is in the copy.
+    fn paths(&self, part: &Part) -> (PathBuf, PathBuf) {
+        (self.inner.dir.join(&part.path), self.target.join(&part.path))
+    }
+
+    /// Refuses a copy of so many bytes if there is no room for them, before hours have gone into it.
+    fn check_room(&self, needed: u64) -> Result<(), StorageError> {
+        match self.env().space(self.target) {
+            Ok(space) if space.free < needed => {
+                Err(StorageError::CopyTooLarge { path: self.target.to_owned(), needed, free: space.free })
+            }
+            // If nobody knows, a write tells.
+            _ => Ok(()),
+        }
     }
 
     fn link(&mut self, from: &Path, to: &Path) -> Result<bool, StorageError> {
@@ -351,7 +395,10 @@ impl Copying<'_, '_> {
         }
     }
 
-    fn copy(&mut self, from: &Path, to: &Path, len: u64) -> Result<(), StorageError> {
+    fn copy(&mut self, part: &Part) -> Result<(), StorageError> {
+        let (from, to) = self.paths(part);
+        let (from, to, len) = (from.as_path(), to.as_path(), part.len);
+        self.watch()?;
         let source = self.env().open(from, Open::Read).map_err(StorageError::io("open", from))?;
         self.files.push(to.to_owned());
         let file = self.env().open(to, Open::Create).map_err(StorageError::io("create", to))?;
@@ -379,6 +426,11 @@ impl Copying<'_, '_> {
 
     fn watch(&mut self) -> Result<(), StorageError> {
         self.inner.check_copied()?;
+        // As long as the copy goes on, retention and compaction free nothing, and the broker takes nothing.
+        if self.inner.low_space.load(Ordering::Relaxed) {
+            let (path, dir) = (self.target.to_owned(), self.inner.dir.clone());
+            return Err(StorageError::CopyLowSpace { path, dir });
+        }
         match (self.watch)(self.progress) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(StorageError::CopyCancelled { path: self.target.to_owned() }),

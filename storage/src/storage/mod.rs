@@ -17,6 +17,8 @@ mod copy;
 mod open;
 mod options;
 #[cfg(test)]
+mod pinned;
+#[cfg(test)]
 mod tests;
 mod threads;
 
@@ -560,7 +562,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// If it would have to wait, it does nothing, and the batch comes back with what was to be told.
+    /// If it would have to wait, or others wait already, it does nothing, and the batch comes back with what was to be
+    /// told.
     pub fn append_now(&self, batch: Vec<Append>, done: AppendDone) -> Result<(), (Vec<Append>, AppendDone)> {
         self.handle.inner.append_now(batch, done)
     }

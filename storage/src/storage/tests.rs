@@ -32,7 +32,7 @@ use crate::{
 
 /// Keeps what it is told.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     visible: Mutex<HashMap<(TopicId, QueueId), QueueOffset>>,
     rotations: AtomicU64,
     failures: Mutex<Vec<String>>,
@@ -185,7 +185,7 @@ fn what_was_acknowledged_is_there_after_close_and_after_a_kill() {
 }
 
 /// Storage whose journal rotates soon; opens the directory again after the first time.
-fn small_journal(env: &SimEnv) -> (Storage, Arc<Told>) {
+pub(super) fn small_journal(env: &SimEnv) -> (Storage, Arc<Told>) {
     let options = StorageOptions {
         env: Arc::new(env.clone()),
         journal_segment_bytes: 64 << 10,
@@ -198,7 +198,7 @@ fn small_journal(env: &SimEnv) -> (Storage, Arc<Told>) {
     (storage, told)
 }
 
-fn selector(group: u32, text: &str) -> JournalEntry {
+pub(super) fn selector(group: u32, text: &str) -> JournalEntry {
     JournalEntry::Selector {
         group: GroupId(group),
         topic: TopicId(1),
@@ -211,7 +211,7 @@ fn selector(group: u32, text: &str) -> JournalEntry {
 }
 
 /// Writes so much that a rotation begins.
-fn begin_rotation(storage: &Storage, told: &Told) -> Vec<JournalEntry> {
+pub(super) fn begin_rotation(storage: &Storage, told: &Told) -> Vec<JournalEntry> {
     let old: Vec<_> = (0..5).map(|group| selector(group, "old")).collect();
     storage.journal(old.clone(), Wait::Durable, None);
     storage.inner().flush_once(false);

@@ -37,7 +37,10 @@ impl Inner {
             if intake.closed || self.failure.get().is_some() {
                 break;
             }
-            if self.room.wait_until(&mut intake, deadline).timed_out() && self.overload(&intake).is_some() {
+            intake.waiting += 1;
+            let has_waited = self.room.wait_until(&mut intake, deadline).timed_out();
+            intake.waiting -= 1;
+            if has_waited && self.overload(&intake).is_some() {
                 drop(intake);
                 return (batch.done)(Err(busy));
             }
@@ -45,14 +48,17 @@ impl Inner {
         self.take_in(intake, batch);
     }
 
-    /// As [`append`](Self::append), unless it would wait: then the batch is given back.
+    /// As [`append`](Self::append), unless it would wait, or overtake those who do: then the batch is given back.
     pub(super) fn append_now(
         &self,
         messages: Vec<Append>,
         done: AppendDone,
     ) -> Result<(), (Vec<Append>, AppendDone)> {
-        if self.overload(&self.intake.lock()).is_some() {
-            return Err((messages, done));
+        {
+            let intake = self.intake.lock();
+            if intake.waiting > 0 || self.overload(&intake).is_some() {
+                return Err((messages, done));
+            }
         }
         if let Some(batch) = self.admit(messages, done) {
             self.take_in(self.intake.lock(), batch);
@@ -150,10 +156,12 @@ impl Inner {
         let mut appender = self.appender.lock();
         let batches = self.intake.lock().take();
         if let Err(error) = self.check() {
-            return batches.into_iter().for_each(|batch| (batch.done)(Err(error.clone())));
+            batches.into_iter().for_each(|batch| (batch.done)(Err(error.clone())));
+            return self.make_room();
         }
         match appender.append(batches, self, self.options.clock.wall_ms()) {
-            None => {}
+            // There is nothing that would make room once it is durable, or built.
+            None => self.make_room(),
             Some(Outcome::Written(frame, written)) => self.pass_on(frame, written),
             Some(Outcome::Failed(error, dones)) => {
                 if let StorageError::Failed { .. } = &error {
@@ -162,6 +170,7 @@ impl Inner {
                 for done in dones {
                     done(Err(error.clone()));
                 }
+                self.make_room();
             }
         }
     }

@@ -23,9 +23,9 @@ use crate::support::{Place, QUEUE, Told, append, journal, new_topic, numbers, ro
 
 const TARGET: &str = "/copy";
 
-/// The disk of the machine, without second names: as if the copy were on another file system.
+/// The disk of the machine, without second names: as if the copy were on another file system, with so much room.
 #[derive(Debug)]
-struct NoLinks(DiskEnv);
+struct NoLinks(DiskEnv, u64);
 
 impl Env for NoLinks {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn EnvFile>> {
@@ -56,7 +56,8 @@ impl Env for NoLinks {
         self.0.lock(path, content)
     }
     fn space(&self, dir: &Path) -> io::Result<Space> {
-        self.0.space(dir)
+        let Space { total, .. } = self.0.space(dir)?;
+        Ok(Space { free: self.1, total })
     }
     fn random(&self, out: &mut [u8]) -> io::Result<()> {
         self.0.random(out)
@@ -229,7 +230,7 @@ fn copies_made_under_load_hold_all_that_was_acknowledged_before() {
 
 #[test]
 fn copies_to_another_file_system_hold_all_that_was_acknowledged_before() {
-    copies_are_whole_under_load(Arc::new(NoLinks(DiskEnv)), false);
+    copies_are_whole_under_load(Arc::new(NoLinks(DiskEnv, u64::MAX)), false);
 }
 
 /// A place with two sealed segments and more, and its topic.
@@ -327,12 +328,33 @@ fn what_cannot_be_copied_leaves_nothing() {
         })
         .unwrap();
     assert!(matches!(second, Some(Err(StorageError::CopyUnderWay { .. }))), "{second:?}");
-    // The disk fills up while the last segments are copied.
     storage.checkpoint().unwrap();
-    place.env.set_capacity(Some(place.env.used() + 6000));
-    let full = storage.copy_to(Path::new("/full"), &mut go_on).unwrap_err();
-    assert!(matches!(full, StorageError::NoSpace { .. }), "{full}");
-    assert!(!place.env.paths().iter().any(|path| path.starts_with("/full")));
+    // There is no room for the last segments, or none is left while they are copied.
+    for is_late in [false, true] {
+        let fill = || place.env.set_capacity(Some(place.env.used() + 6000));
+        if !is_late {
+            fill();
+        }
+        let mut is_full = !is_late;
+        let full = storage.copy_to(Path::new("/full"), &mut |_| {
+            // The journal is never linked.
+            if !is_full && place.env.paths().iter().any(|path| path.starts_with("/full/journal")) {
+                fill();
+                is_full = true;
+            }
+            ControlFlow::Continue(())
+        });
+        let full = full.unwrap_err();
+        match full {
+            StorageError::NoSpace { .. } => assert!(is_late, "{full}"),
+            StorageError::CopyTooLarge { needed, free, .. } => {
+                assert!(!is_late && needed > free && free <= 6000, "{full}");
+            }
+            _ => panic!("{full}"),
+        }
+        place.env.set_capacity(None);
+        assert!(!place.env.paths().iter().any(|path| path.starts_with("/full")));
+    }
     place.env.set_capacity(None);
     storage.copy_to(Path::new("/full"), &mut go_on).unwrap();
     // Nobody unlinks what is gone from the original only.
@@ -345,6 +367,38 @@ fn what_cannot_be_copied_leaves_nothing() {
         let copy = open_at(&place.env, &place.options, path).unwrap();
         assert_eq!(rows(&copy, topic), numbers(0..150), "{path}");
     }
+}
+
+#[test]
+fn a_copy_for_which_another_file_system_has_no_room_is_refused_before_it_is_made() {
+    let (dir, free) = (tempfile::tempdir().unwrap(), 200_000);
+    let options = StorageOptions {
+        env: Arc::new(NoLinks(DiskEnv, free)),
+        log_segment_bytes_min: 128 << 10,
+        log_segment_bytes_max: 128 << 10,
+        ..StorageOptions::small()
+    };
+    let (data, target) = (dir.path().join("data"), dir.path().join("copy"));
+    let storage = Storage::open(&data, options, Arc::new(Told::default())).unwrap();
+    let topic = storage.create_topic(new_topic("t", DurabilityClass::Async)).unwrap().id;
+    for number in 0.. {
+        append(&storage, topic, number).unwrap();
+        if storage.ends().written.0 > 2 * free {
+            break;
+        }
+    }
+    let mut done = 0;
+    let refused = storage.copy_to(&target, &mut |progress| {
+        done = progress.done;
+        ControlFlow::Continue(())
+    });
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(error, StorageError::CopyTooLarge { needed, free: said, .. } if needed > 2 * free && said == free),
+        "{error}"
+    );
+    assert!(done == 0 && !target.exists(), "nothing was copied");
+    storage.close().unwrap();
 }
 
 #[test]
