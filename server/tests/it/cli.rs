@@ -542,7 +542,8 @@ fn a_broker_whose_disk_fails_ends_with_its_own_code_and_keeps_what_it_acknowledg
     // The broker may have met the fault by itself, and be gone.
     let ran = broker.run_with_input(&["produce", "t", "-"], "{\"body\":\"refused\"}\n");
     assert!(ran.code != 0, "{ran:?}");
-    assert_eq!(1 + rows.map(|row| row.unwrap()).count(), ROWS, "the read goes on to its end");
+    let rest: Vec<String> = rows.map(Result::unwrap).collect();
+    assert_eq!(1 + rest.len(), ROWS, "the read goes on to its end");
     let mut err = String::new();
     reader.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!(reader.wait().unwrap().code(), Some(0), "{err}");
