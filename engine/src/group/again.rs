@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use tokio::sync::oneshot;
 use weir_storage::{JournalEntry, QueueId, QueueOffset, StoredMessage};
 
 use super::{
@@ -102,11 +101,7 @@ impl Reading {
         };
         let entries: Vec<_> = rows.into_iter().map(entry).collect();
         if !entries.is_empty() {
-            let (done, written) = oneshot::channel();
-            // Nobody may be left to hear it.
-            let done = Box::new(move |result| drop(done.send(result)));
-            self.core.storage.journal(entries, wait_of(&self.subscription.topic), Some(done));
-            batch.written.push(written);
+            batch.journal(entries, wait_of(&self.subscription.topic));
             self.subscription.arm(&self.core, &mut state, until);
         }
         batch

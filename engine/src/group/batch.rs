@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
-use weir_storage::{QueueId, StorageError, StoredMessage};
+use weir_storage::{JournalEntry, QueueId, StorageError, StoredMessage, Wait};
 
 use super::{
     receive::Delivered,
@@ -37,6 +37,15 @@ impl Batch {
             rows: Vec::new(),
             written: Vec::new(),
         }
+    }
+
+    /// Hands the leases of messages to the journal.
+    pub(super) fn journal(&mut self, leases: Vec<JournalEntry>, wait: Wait) {
+        let (done, written) = oneshot::channel();
+        // Nobody may be left to hear it.
+        let done = Box::new(move |result| drop(done.send(result)));
+        self.core.storage.journal(leases, wait, Some(done));
+        self.written.push(written);
     }
 
     /// Returns the messages once the journal has their leases.

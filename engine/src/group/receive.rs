@@ -16,7 +16,7 @@ use std::{
 };
 
 use arrow_buffer::BooleanBuffer;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use weir_columns::{ColumnRef, Rows, System};
 use weir_filter::{Predicate, Selector};
 use weir_storage::{
@@ -686,8 +686,7 @@ impl Reading {
             known.set_journaled(self.slot, last.plus(1));
         }
         if !rows.is_empty() {
-            let (done, written) = oneshot::channel();
-            let entry = JournalEntry::Lease {
+            entries.push(JournalEntry::Lease {
                 group: self.subscription.group,
                 topic: self.subscription.topic.id,
                 queue: hold.queue,
@@ -697,14 +696,10 @@ impl Reading {
                 length_ms: millis_u32(length),
                 client: renewal.map(|renewal| renewal.client.to_string()).unwrap_or_default(),
                 attempt_id: attempt_id.map(|id| id.as_ref().to_owned()),
-            };
-            // Nobody may be left to hear it.
-            let done = Box::new(move |result| drop(done.send(result)));
+            });
             // What is out of order for good after a power loss must not have been seen before it.
             let wait = if is_fifo { wait_of(&self.subscription.topic) } else { Wait::Written };
-            entries.push(entry);
-            self.core.storage.journal(entries, wait, Some(done));
-            visit.batch.written.push(written);
+            visit.batch.journal(entries, wait);
             self.subscription.arm(&self.core, &mut state, until);
         } else {
             self.core.note(entries);

@@ -80,8 +80,14 @@ pub(crate) fn ready(
         return Err(StorageError::TooLarge { what: "the batch in bytes", size, max: BATCH_BYTES_MAX });
     }
     let mut bytes = 0;
+    // Nearly all batches are of one topic, which is looked up once.
+    let mut known: Option<(TopicId, Compression)> = None;
     let ready = messages.into_iter().zip(lens).map(|(mut append, len)| {
-        let packed = pack(&append.message, compression(append.topic));
+        let (_, method) = match known {
+            Some(known) if known.0 == append.topic => known,
+            _ => *known.insert((append.topic, compression(append.topic))),
+        };
+        let packed = pack(&append.message, method);
         bytes += padded(stored_len(len, packed.as_ref()));
         if packed.is_some() {
             append.message.body = Bytes::new();

@@ -17,7 +17,7 @@ use weir_columns::{Column, ColumnRef, Kind, Rows, System, Value, Values};
 use crate::{
     error::{Fault, StorageError},
     format::{
-        block::{BlockHeader, ColumnEntry, Damage, Fixed},
+        block::{BlockHeader, ColumnEntry, Damage, Fixed, Shape},
         record::{RecordView, padded},
     },
     message::{BodyEncoding, StoredMessage},
@@ -357,6 +357,21 @@ impl Block {
     /// Returns all columns: fixed ones first, then properties by name. Those in the rest are not among them.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Result<(usize, ColumnEntry), Damage>> {
         (0..self.header().columns as usize).map(|number| Ok((number, self.image.entry(number)?)))
+    }
+
+    /// Takes every column once, so that its checksum and structure are checked.
+    pub(crate) fn check_columns(&self) -> Result<(), Damage> {
+        for column in self.entries() {
+            let (number, column) = column?;
+            match column.shape {
+                Shape::Long => self.image.longs(number, &column).map(|_| ()),
+                Shape::Word => self.image.words(number, &column).map(|_| ()),
+                Shape::Bits => self.image.bits(number, &column).map(|_| ()),
+                Shape::Rest => self.image.rest(number, &column).map(|_| ()),
+                _ => self.image.column(number, &column).map(|_| ()),
+            }?;
+        }
+        Ok(())
     }
 
     pub(crate) fn damaged(&self, damage: Damage) -> StorageError {

@@ -535,7 +535,6 @@ impl Inner {
             Ok(()) => {}
             Err(error) => tracing::warn!(%error, "cannot make a checkpoint"),
         }
-        self.make_room();
     }
 
     pub(super) fn look_at_space(&self) {

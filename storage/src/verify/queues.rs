@@ -12,7 +12,7 @@ use crate::{
     format::{
         block::{
             BLOCK_HEADER_LEN, BlockEntry, BlockHeader, COLUMN_ENTRY_LEN, ColumnEntry, Damage,
-            FILE_HEADER_LEN, FileHeader, FileKind, Fixed, Shape, StatisticsEntry, TAIL_LEN, Tail,
+            FILE_HEADER_LEN, FileHeader, FileKind, Fixed, StatisticsEntry, TAIL_LEN, Tail,
         },
         segment::SegmentKind,
     },
@@ -477,17 +477,7 @@ fn name_of(bytes: &[u8], header: &BlockHeader, number: usize, entry: &ColumnEntr
 /// Takes every column once, so that its structure is checked, and compares the block with its entry.
 fn check_columns(block: &Block, entry: &BlockEntry) -> Result<(), String> {
     let said = |damage: Damage| format!("{} is wrong at {} of the block", damage.what, damage.at);
-    for column in block.entries() {
-        let (number, column) = column.map_err(said)?;
-        match column.shape {
-            Shape::Long => block.image().longs(number, &column).map(|_| ()),
-            Shape::Word => block.image().words(number, &column).map(|_| ()),
-            Shape::Bits => block.image().bits(number, &column).map(|_| ()),
-            Shape::Rest => block.image().rest(number, &column).map(|_| ()),
-            _ => block.image().column(number, &column).map(|_| ()),
-        }
-        .map_err(said)?;
-    }
+    block.check_columns().map_err(said)?;
     for fixed in [Fixed::Position, Fixed::StoreTime, Fixed::Size, Fixed::BodySize] {
         if block.image().find(Some(fixed), b"").map_err(said)?.is_none() {
             return Err(format!("the column {fixed:?} is missing"));

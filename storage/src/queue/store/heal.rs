@@ -9,7 +9,7 @@ use super::{Change, CheckpointWriter, Names, Piece, Queue, Queues, add_row};
 use crate::{
     error::StorageError,
     format::{
-        block::{BlockEntry, Damage, Fixed, Shape},
+        block::{BlockEntry, Damage, Fixed},
         record::RecordView,
     },
     offset::{LogPosition, QueueOffset},
@@ -218,19 +218,9 @@ impl Rows<'_> {
 fn whole_block(segment: &Segment, number: usize) -> Result<Arc<Block>, StorageError> {
     let block = segment.block(number)?;
     let check = |block: &Block| -> Result<(), Damage> {
-        for column in block.entries() {
-            let (number, column) = column?;
-            match column.shape {
-                Shape::Long => block.image().longs(number, &column).map(|_| ()),
-                Shape::Word => block.image().words(number, &column).map(|_| ()),
-                Shape::Bits => block.image().bits(number, &column).map(|_| ()),
-                Shape::Rest => block.image().rest(number, &column).map(|_| ()),
-                _ => block.image().column(number, &column).map(|_| ()),
-            }?;
-        }
+        block.check_columns()?;
         block.record_positions()?;
-        block.words(Fixed::Size)?;
-        Ok(())
+        block.words(Fixed::Size).map(|_| ())
     };
     check(&block).map_err(|damage| block.damaged(damage))?;
     Ok(block)
