@@ -294,7 +294,15 @@ async fn by_selector(broker: &Broker, topic: &TopicName, text: &str) -> Option<F
     Some(found)
 }
 
-pub(crate) async fn by_sql(broker: &Broker, sql: &str) -> Result<Found, EngineError> {
+/// Returns the rows of topic `t`, by queue and offset, for which SQL says that a selector's text is TRUE.
+pub(crate) async fn truth(broker: &Broker, text: &str) -> Result<BTreeSet<(u32, u64)>, EngineError> {
+    // In SQL, a property that is called like a system column has another name.
+    let text = text.replace("body", "\"prop.body\"");
+    let found = by_sql(broker, &format!("SELECT queue_id, queue_offset FROM t WHERE {text}")).await?;
+    Ok(found.into_iter().map(|(queue, offset)| (queue as u32, offset as u64)).collect())
+}
+
+async fn by_sql(broker: &Broker, sql: &str) -> Result<Found, EngineError> {
     let plan = broker.plan_sql(SqlRequest { sql: sql.to_owned(), ..SqlRequest::default() }).await?;
     let (_, batches) = broker.run_sql(plan.ticket).await?;
     let batches: Vec<_> = batches.try_collect().await?;

@@ -24,7 +24,7 @@ use weir_engine::{
 use weir_storage::SimEnv;
 
 use crate::{
-    agreement::{NAMES, SORTS, by_sql, condition, value},
+    agreement::{NAMES, SORTS, condition, truth, value},
     fixture::{Fixture, group, lease, settle, topic},
 };
 
@@ -123,20 +123,12 @@ impl Run {
             if names_column
                 && is_new
                 && self.weir.broker.parse_selector(&text).is_ok()
-                && self.truth(&text).await.is_ok()
+                && truth(&self.weir.broker, &text).await.is_ok()
             {
                 self.selectors.push(text);
             }
         }
         self.selectors.push("TRUE".to_owned());
-    }
-
-    /// Returns the rows of the log for which SQL says that a text is TRUE.
-    async fn truth(&self, text: &str) -> Result<BTreeSet<Row>, EngineError> {
-        let text = text.replace("body", "\"prop.body\"");
-        let found =
-            by_sql(&self.weir.broker, &format!("SELECT queue_id, queue_offset FROM t WHERE {text}")).await?;
-        Ok(found.into_iter().map(|(queue, offset)| (queue as u32, offset as u64)).collect())
     }
 
     /// Publishes one message for each probability with which it has a property.
@@ -351,7 +343,7 @@ impl Run {
     async fn check(&self) -> Counts {
         let mut truths = Vec::new();
         for text in &self.selectors {
-            truths.push(self.truth(text).await.unwrap());
+            truths.push(truth(&self.weir.broker, text).await.unwrap());
         }
         let log = self.log().await;
         let mut counts = Counts::default();

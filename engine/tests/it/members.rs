@@ -4,7 +4,7 @@
 //! comes once more than it was given back. `checker.rs` has leases, restarts and power losses, one call after another.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_engine::{Broker, Message, ReceiveRequest, TopicSpec};
 
 use crate::{
-    agreement::{NAMES, SORTS, by_sql, condition, value},
+    agreement::{NAMES, SORTS, condition, truth, value},
     fixture::{Fixture, group, settle, topic},
 };
 
@@ -122,14 +122,6 @@ impl Shared {
             tokio::task::yield_now().await;
         }
     }
-
-    /// Returns the rows of the log for which SQL says that a text is TRUE.
-    async fn truth(&self, text: &str) -> Option<BTreeSet<Row>> {
-        let text = text.replace("body", "\"prop.body\"");
-        let sql = format!("SELECT queue_id, queue_offset FROM t WHERE {text}");
-        let found = by_sql(&self.broker, &sql).await.ok()?;
-        Some(found.into_iter().map(|(queue, offset)| (queue as u32, offset as u64)).collect())
-    }
 }
 
 async fn run(seed: u64) -> (usize, usize) {
@@ -147,7 +139,7 @@ async fn run(seed: u64) -> (usize, usize) {
     // Every name is a column, so that SQL knows it.
     let all = (0..QUEUES).map(|_| shared.message(&mut random, 1.0)).collect();
     let first = weir.broker.publish(&topic("t"), all).await.unwrap();
-    while shared.truth("queue_id >= 0").await.is_none_or(|rows| rows.len() < first.len()) {
+    while !truth(&weir.broker, "queue_id >= 0").await.is_ok_and(|rows| rows.len() >= first.len()) {
         tokio::task::yield_now().await;
     }
     while shared.selectors.len() < SELECTORS {
@@ -155,7 +147,7 @@ async fn run(seed: u64) -> (usize, usize) {
         if NAMES.iter().any(|name| text.contains(name))
             && !shared.selectors.contains(&text)
             && weir.broker.parse_selector(&text).is_ok()
-            && shared.truth(&text).await.is_some()
+            && truth(&weir.broker, &text).await.is_ok()
         {
             shared.selectors.push(text);
         }
@@ -185,7 +177,7 @@ async fn run(seed: u64) -> (usize, usize) {
     }
     let ends = || weir.broker.topic(&topic("t")).unwrap().queues;
     let stored: u64 = ends().iter().map(|queue| queue.end.0).sum();
-    while shared.truth("queue_id >= 0").await.is_none_or(|rows| (rows.len() as u64) < stored) {
+    while !truth(&weir.broker, "queue_id >= 0").await.is_ok_and(|rows| rows.len() as u64 >= stored) {
         tokio::task::yield_now().await;
     }
     shared.published.store(true, Ordering::Release);
@@ -201,7 +193,7 @@ async fn run(seed: u64) -> (usize, usize) {
     }
     let mut truths = Vec::new();
     for text in &shared.selectors {
-        truths.push(shared.truth(text).await.unwrap());
+        truths.push(truth(&weir.broker, text).await.unwrap());
     }
     let seen = shared.seen.lock();
     let described = weir.broker.group(&group("g")).unwrap().topics;
