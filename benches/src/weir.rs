@@ -7,6 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use tempfile::NamedTempFile;
+
+/// However full the disk of the machine is, no message ends before its time.
+const CONFIG: &str = "retention-disk-percent = 100\n";
 
 /// A running `weir serve`; ends when dropped.
 #[derive(Debug)]
@@ -23,8 +27,12 @@ impl Weir {
     /// If it does not start and say that it is ready.
     pub fn start(data: &Path) -> Result<Self> {
         let program = std::env::current_exe()?.with_file_name("weir");
+        let config = NamedTempFile::new()?;
+        std::fs::write(&config, CONFIG)?;
         let mut child = Command::new(&program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--auto-create-topics", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--auto-create-topics", "--config"])
+            .arg(config.path())
+            .arg("--data")
             .arg(data)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

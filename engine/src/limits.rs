@@ -101,7 +101,7 @@ pub const RETENTION_DEFAULT: Duration = Duration::from_secs(72 * 60 * 60);
 /// How much longer rows are retained that a group still needs, by default.
 pub const RETENTION_HOLD_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows end before their time while more than this share of the disk is in use, in percent.
-pub const RETENTION_DISK_PERCENT_DEFAULT: u8 = 80;
+pub const RETENTION_DISK_PERCENT_DEFAULT: u8 = 90;
 /// How often a message is delivered before it goes to the dead-letter topic.
 pub const ATTEMPTS_DEFAULT: u32 = 16;
 /// A lease whose client names no length.

@@ -148,6 +148,7 @@ impl Weir {
         let options = BrokerOptions {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             storage: StorageOptions::small(),
+            retention_disk_percent: 100,
             ..BrokerOptions::new(dir.path().join("data"))
         };
         Ok(Self { broker: Broker::open(options).await?, clock, _dir: dir })

@@ -64,6 +64,7 @@ async fn a_broker_delivers_what_the_original_does() {
             clock: Arc::new(VirtualClock::new(START_MS)) as Arc<dyn Clock>,
             storage: StorageOptions::small(),
             selector_limits: LIMITS,
+            retention_disk_percent: 100,
             ..BrokerOptions::new(dir.path().join("data"))
         };
         let left_out = lines.iter().filter(|line| !is_stored(line)).count();

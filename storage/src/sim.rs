@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::env::{Env, EnvFile, Hold, Locking, Open, Space};
 
@@ -37,6 +37,8 @@ pub enum SimCall {
 #[derive(Clone)]
 pub struct SimEnv {
     disk: Arc<Mutex<Disk>>,
+    /// The life of the process that has this handle, if it is one of a process.
+    life: Option<u64>,
 }
 
 impl fmt::Debug for SimEnv {
@@ -114,7 +116,24 @@ impl SimEnv {
             power_fails_after: None,
             is_off: false,
         };
-        Self { disk: Arc::new(Mutex::new(disk)) }
+        Self { disk: Arc::new(Mutex::new(disk)), life: None }
+    }
+
+    /// Returns the disk as a process sees it that starts now: nothing works through it once that has ended, by
+    /// [`kill`](Self::kill) or [`lose_power`](Self::lose_power). Threads of a process that a test has killed may go on
+    /// for a while.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        Self { disk: Arc::clone(&self.disk), life: Some(self.disk.lock().life) }
+    }
+
+    /// Locks the disk for a call that comes from a process.
+    fn of_process(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let disk = self.disk.lock();
+        if self.life.is_some_and(|life| life != disk.life) {
+            return Err(io::Error::other("this process is gone"));
+        }
+        Ok(disk)
     }
 
     /// Kills the process: files opened so far cannot be used any more; everything written stays.
@@ -341,7 +360,7 @@ fn put(out: &mut Vec<u8>, at: u64, bytes: &[u8]) {
 
 impl Env for SimEnv {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn EnvFile>> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Open)?;
         let known = disk.names.get(path).copied();
         let number = match (how, known) {
@@ -359,14 +378,14 @@ impl Env for SimEnv {
     }
 
     fn make_dir(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Name)?;
         disk.dirs.extend(path.ancestors().map(Path::to_owned));
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Read)?;
         if !disk.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
@@ -378,7 +397,7 @@ impl Env for SimEnv {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Name)?;
         let number = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         disk.change_names(vec![(from.to_owned(), None), (to.to_owned(), Some(number))]);
@@ -386,7 +405,7 @@ impl Env for SimEnv {
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Name)?;
         let number = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         if disk.names.contains_key(to) {
@@ -397,7 +416,7 @@ impl Env for SimEnv {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Name)?;
         let file = *disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         let len = disk.files[file].bytes.len() as u64;
@@ -407,7 +426,7 @@ impl Env for SimEnv {
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Name)?;
         if disk.names.keys().chain(&disk.dirs).any(|inside| inside.parent() == Some(path)) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
@@ -417,7 +436,7 @@ impl Env for SimEnv {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Name)?;
         let concerns =
             |change: &NameChange| change.0.iter().any(|(changed, _)| changed.parent() == Some(path));
@@ -433,7 +452,7 @@ impl Env for SimEnv {
     }
 
     fn lock(&self, path: &Path, content: &str) -> io::Result<Locking> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.of_process()?;
         disk.call(SimCall::Open)?;
         if let Some(holder) = disk.locks.get(path) {
             return Ok(Locking::Taken(holder.clone()));

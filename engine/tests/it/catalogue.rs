@@ -1,12 +1,12 @@
 //! Topics and groups: making, changing, finding and deleting them; what publishing asks of them; retention.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use weir_columns::Value;
 use weir_engine::{
     Broker, BrokerOptions, Compression, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart,
     Message, PullFrom, PullRequest, QueueId, QueueOffset, ReceiveRequest, RetryPolicy, TopicChange,
-    TopicName, TopicSpec, limits::RETENTION_DISK_PERCENT_DEFAULT,
+    TopicName, TopicSpec,
 };
 use weir_filter::Dialect;
 use weir_storage::SimEnv;
@@ -245,10 +245,9 @@ async fn a_group_that_falls_behind_is_told_how_much_it_missed() {
     assert!(refused.to_string().contains("10"), "{refused}");
 }
 
-/// Puts a broker on a simulated disk, of which it may fill as much as by default.
-fn on_disk(options: &mut BrokerOptions, env: &SimEnv) {
-    options.storage.env = Arc::new(env.clone());
-    options.retention_disk_percent = RETENTION_DISK_PERCENT_DEFAULT;
+/// May fill four fifths of its disk.
+fn four_fifths(options: &mut BrokerOptions) {
+    options.retention_disk_percent = 80;
 }
 
 /// Publishes 7 MB, more than one segment of the log, and returns the next number.
@@ -263,7 +262,7 @@ async fn fill_log(weir: &Fixture, t: &TopicName, first: i64) -> i64 {
 #[tokio::test]
 async fn the_oldest_rows_end_while_the_disk_is_too_full() {
     let env = SimEnv::new(5);
-    let weir = Fixture::with(|options| on_disk(options, &env)).await;
+    let weir = Fixture::on(&env, four_fifths).await;
     let (t, kept) = (weir.topic(2).await, topic("kept"));
     let spec = TopicSpec { queues: 1, retention: None, ..TopicSpec::default() };
     weir.broker.create_topic(&kept, spec).await.unwrap();
@@ -359,7 +358,7 @@ fn log_segments(env: &SimEnv) -> usize {
 #[tokio::test]
 async fn few_rows_end_though_unlinked_files_give_no_room_back() {
     let env = SimEnv::new(6);
-    let weir = Fixture::with(|options| on_disk(options, &env)).await;
+    let weir = Fixture::on(&env, four_fifths).await;
     let t = weir.topic(1).await;
     let next = fill_log(&weir, &t, 0).await;
     fill_log(&weir, &t, next).await;
@@ -376,7 +375,7 @@ async fn few_rows_end_though_unlinked_files_give_no_room_back() {
 #[tokio::test]
 async fn rows_end_though_a_block_is_damaged() {
     let env = SimEnv::new(7);
-    let mut weir = Fixture::with(|options| on_disk(options, &env)).await;
+    let mut weir = Fixture::on(&env, four_fifths).await;
     let t = weir.topic(1).await;
     for first in (0..10_000).step_by(500) {
         let body = |number| Message { body: vec![0; 1000].into(), ..numbered(number) };
@@ -387,7 +386,7 @@ async fn rows_end_though_a_block_is_damaged() {
     let damaged = env.paths().iter().find(is_queue).cloned().unwrap();
     // The header of the first block.
     env.damage(&damaged, |bytes| bytes[64 + 8] ^= 1);
-    weir.broker = Broker::open(weir.options.clone()).await.unwrap();
+    weir.broker = Broker::open(weir.starting()).await.unwrap();
     let before = log_segments(&env);
     env.set_capacity(Some((env.used() - 1) * 100 / 80));
     pass_minutes(&weir, 2).await;

@@ -246,7 +246,7 @@ impl Run {
             1 => self.env.kill(),
             _ => return self.lose_power().await,
         }
-        self.weir.broker = Broker::open(self.weir.options.clone()).await.unwrap();
+        self.weir.broker = Broker::open(self.weir.starting()).await.unwrap();
         self.events.push(Event::Restarted);
     }
 
@@ -261,7 +261,7 @@ impl Run {
             self.settle_one(group).await;
         }
         self.env.lose_power();
-        self.weir.broker = Broker::open(self.weir.options.clone()).await.unwrap();
+        self.weir.broker = Broker::open(self.weir.starting()).await.unwrap();
         let queues = self.weir.broker.topic(&topic("t")).unwrap().queues;
         let ends: Vec<u64> = queues.iter().map(|queue| queue.end.0).collect();
         for handles in &mut self.handles {

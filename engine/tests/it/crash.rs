@@ -12,7 +12,7 @@ impl Fixture {
     /// Opens the broker anew after `accident`, which ended the one before.
     async fn after(&mut self, accident: impl FnOnce()) {
         accident();
-        self.broker = Broker::open(self.options.clone()).await.unwrap();
+        self.broker = Broker::open(self.starting()).await.unwrap();
     }
 
     /// Receives and acknowledges until nothing is left, also what is leased.
@@ -270,7 +270,7 @@ async fn a_full_disk_refuses_messages_and_still_delivers() {
 #[tokio::test]
 async fn a_second_broker_on_the_same_directory_is_refused() {
     let weir = Fixture::new().await;
-    let error = Broker::open(weir.options.clone()).await.unwrap_err();
+    let error = Broker::open(weir.starting()).await.unwrap_err();
     assert!(error.to_string().contains("in use"), "{error}");
     weir.topic(1).await;
     weir.publish([1]).await;

@@ -75,7 +75,7 @@ async fn every_part_is_counted_for_itself() {
 async fn blocks_that_statistics_rule_out_are_counted() {
     let weir = filled(40_000).await;
     weir.broker.close().await.unwrap();
-    let broker = weir_engine::Broker::open(weir.options.clone()).await.unwrap();
+    let broker = weir_engine::Broker::open(weir.starting()).await.unwrap();
     let told = broker.explain_selector(&topic("t"), &selector("n < 10 OR n = -1"), true).await.unwrap();
     let [first, second] = &told.whole.parts[..] else { panic!("{told:?}") };
     assert!(told.blocks >= 2, "{told:?}");

@@ -16,6 +16,7 @@ pub(crate) struct Fixture {
     pub(crate) broker: Broker,
     pub(crate) clock: Arc<VirtualClock>,
     pub(crate) options: BrokerOptions,
+    sim: Option<SimEnv>,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -25,6 +26,10 @@ impl Fixture {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut BrokerOptions)) -> Self {
+        Self::start(None, change).await
+    }
+
+    async fn start(sim: Option<SimEnv>, change: impl FnOnce(&mut BrokerOptions)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(VirtualClock::new(START_MS));
         let mut options = BrokerOptions {
@@ -36,25 +41,39 @@ impl Fixture {
             ..BrokerOptions::new(dir.path().join("data"))
         };
         change(&mut options);
+        if let Some(env) = &sim {
+            options.storage.env = Arc::new(env.process());
+        }
         let broker = Broker::open(options.clone()).await.unwrap();
-        Self { broker, clock, options, _dir: Some(dir) }
+        Self { broker, clock, options, sim, _dir: Some(dir) }
     }
 
     /// A broker on a disk in memory, whose journal is written anew often.
     pub(crate) async fn on_sim(seed: u64) -> (Self, SimEnv) {
         let env = SimEnv::new(seed);
-        let disk = env.clone();
-        let weir = Self::with(move |options| {
-            options.storage.env = Arc::new(disk);
-            options.storage.journal_rotate_bytes = 8 << 10;
-        });
+        let weir = Self::on(&env, |options| options.storage.journal_rotate_bytes = 8 << 10);
         (weir.await, env)
+    }
+
+    /// A broker on a disk in memory.
+    pub(crate) async fn on(env: &SimEnv, change: impl FnOnce(&mut BrokerOptions)) -> Self {
+        Self::start(Some(env.clone()), change).await
+    }
+
+    /// Returns the options of a broker that starts now. On a disk in memory nothing works any more through those of one
+    /// that was killed, whose threads may go on for a while.
+    pub(crate) fn starting(&self) -> BrokerOptions {
+        let mut options = self.options.clone();
+        if let Some(env) = &self.sim {
+            options.storage.env = Arc::new(env.process());
+        }
+        options
     }
 
     /// Closes the broker and opens it again.
     pub(crate) async fn restart(&mut self) {
         self.broker.close().await.unwrap();
-        self.broker = Broker::open(self.options.clone()).await.unwrap();
+        self.broker = Broker::open(self.starting()).await.unwrap();
     }
 
     pub(crate) fn advance(&self, seconds: u64) {

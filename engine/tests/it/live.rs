@@ -219,8 +219,7 @@ async fn a_reset_into_a_list_and_before_it_misses_nothing() {
 #[tokio::test]
 async fn what_a_poll_has_passed_survives_a_kill() {
     let env = SimEnv::new(3);
-    let disk = env.clone();
-    let mut weir = Fixture::with(|options| options.storage.env = Arc::new(disk)).await;
+    let mut weir = Fixture::on(&env, |_| {}).await;
     weir.topic(1).await;
     weir.publish([0]).await;
     assert!(weir.receive("n = 5").await.is_empty());
@@ -237,7 +236,7 @@ async fn what_a_poll_has_passed_survives_a_kill() {
     assert_eq!(weir.broker.judged().1, by_receives);
     poll.abort();
     env.kill();
-    weir.broker = Broker::open(weir.options.clone()).await.unwrap();
+    weir.broker = Broker::open(weir.starting()).await.unwrap();
     assert_eq!(cursor(&weir, "g"), 11);
 }
 

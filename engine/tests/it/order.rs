@@ -377,7 +377,7 @@ async fn lived_through(seed: u64) -> u64 {
                     }
                 }
                 crashes += 1;
-                weir.broker = weir_engine::Broker::open(weir.options.clone()).await.unwrap();
+                weir.broker = weir_engine::Broker::open(weir.starting()).await.unwrap();
             }
         }
     }

@@ -366,7 +366,7 @@ impl Run {
         } else {
             self.env.kill();
         }
-        self.weir.broker = Broker::open(self.weir.options.clone()).await.unwrap();
+        self.weir.broker = Broker::open(self.weir.starting()).await.unwrap();
     }
 
     async fn step(&mut self) {

@@ -133,7 +133,10 @@ class Checks:
             print(f"FAILED  {name}: {why}", flush=True)
 
     def broker_start(self):
-        command = [self.weir, "serve", "--listen", "127.0.0.1:0", "--data", self.directory / "data"]
+        # However full the disk of the machine is, no flight ends before its time.
+        config = self.directory / "weir.toml"
+        config.write_text("retention-disk-percent = 100\n")
+        command = [self.weir, "serve", "--config", config, "--listen", "127.0.0.1:0", "--data", self.directory / "data"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         if not line.startswith("ready on "):

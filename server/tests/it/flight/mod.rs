@@ -43,7 +43,9 @@ struct Weir {
 
 impl Weir {
     async fn start(dir: &Path) -> Self {
-        let broker = Broker::open(BrokerOptions::new(dir)).await.unwrap();
+        let broker = Broker::open(BrokerOptions { retention_disk_percent: 100, ..BrokerOptions::new(dir) })
+            .await
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let context = Arc::new(ServerContext {

@@ -370,7 +370,11 @@ async fn a_restart_loses_nothing_and_repeats_nothing_acknowledged() {
 #[tokio::test]
 async fn a_namespace_is_the_same_from_the_resource_and_from_the_header() {
     let dir = directory();
-    let options = BrokerOptions { auto_create_topics: true, ..BrokerOptions::new(dir.path()) };
+    let options = BrokerOptions {
+        auto_create_topics: true,
+        retention_disk_percent: 100,
+        ..BrokerOptions::new(dir.path())
+    };
     let weir = Weir::start_with(options).await;
     let client = weir.client().await;
     let within = Some(Resource { resource_namespace: "shop".to_owned(), name: TOPIC.to_owned() });

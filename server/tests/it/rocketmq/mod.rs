@@ -38,7 +38,7 @@ struct Weir {
 impl Weir {
     /// Starts over `dir`, with a topic of four queues.
     async fn start(dir: &Path) -> Self {
-        Self::start_with(BrokerOptions::new(dir)).await
+        Self::start_with(BrokerOptions { retention_disk_percent: 100, ..BrokerOptions::new(dir) }).await
     }
 
     async fn start_with(options: BrokerOptions) -> Self {

@@ -45,7 +45,11 @@ async fn a_route_echoes_how_the_client_came_and_names_every_queue() {
 #[tokio::test]
 async fn a_topic_is_made_by_its_first_route_if_the_broker_may() {
     let dir = directory();
-    let options = BrokerOptions { auto_create_topics: true, ..BrokerOptions::new(dir.path()) };
+    let options = BrokerOptions {
+        auto_create_topics: true,
+        retention_disk_percent: 100,
+        ..BrokerOptions::new(dir.path())
+    };
     let weir = Weir::start_with(options).await;
     let client = weir.client().await;
     assert_eq!(route(&client, "new", Some(endpoints())).await.message_queues.len(), 4);

@@ -14,6 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(60);
 
+/// However full the disk of the machine is, no message ends before its time.
+const CONFIG: &str = "retention-disk-percent = 100\n";
+
 /// A running broker. It is killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Weir {
@@ -25,8 +28,12 @@ pub(crate) struct Weir {
 impl Weir {
     /// Starts the broker on a free port, and returns once it is ready.
     pub(crate) fn start(binary: &Path, data_dir: &Path) -> Result<Self> {
+        let config = data_dir.with_extension("toml");
+        std::fs::write(&config, CONFIG).context("cannot write the configuration")?;
         let mut process = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--auto-create-topics", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--auto-create-topics", "--config"])
+            .arg(&config)
+            .arg("--data")
             .arg(data_dir)
             .stdout(Stdio::piped())
             .spawn()
