@@ -272,9 +272,10 @@ impl RunBuilder {
         self.rest.clear();
     }
 
-    /// Begins a column for a merge: `None` if there is no room left and the property goes into the rest.
+    /// Begins a column for a merge, or goes on with it: `None` if there is no room left and the property goes into the
+    /// rest.
     pub(crate) fn merged_column(&mut self, name: &str) -> Option<usize> {
-        self.find_column(name).or_else(|| self.new_column(name, &mut |_| true))
+        self.column_of(name, &mut |_| true)
     }
 
     /// Says that hardly any value of a column comes twice, so that none is looked for.

@@ -218,22 +218,24 @@ fn add_facts(builder: &mut RunBuilder, block: &Block, rows: Range<usize>) -> Res
 fn add_column(builder: &mut RunBuilder, target: Target, column: &Column, moved: &Moved) {
     match column {
         Column::Dictionary { codes, values } => {
-            let mut map = vec![None; values.len()];
+            let mut map = CodeMap::new(values.len());
+            let map = map.codes();
             for row in moved.rows.clone() {
                 if codes.is_valid(row) {
-                    add_code(builder, target, values, &mut map, codes.value(row), moved.row(row));
+                    add_code(builder, target, values, map, codes.value(row), moved.row(row));
                 }
             }
         }
         Column::Sparse { rows, codes, values } => {
-            let mut map = vec![None; values.len()];
+            let mut map = CodeMap::new(values.len());
+            let map = map.codes();
             let from = rows.values().partition_point(|row| usize::from(*row) < moved.rows.start);
             for entry in from..rows.len() {
                 let row = usize::from(rows.value(entry));
                 if row >= moved.rows.end {
                     break;
                 }
-                add_code(builder, target, values, &mut map, codes.value(entry), moved.row(row));
+                add_code(builder, target, values, map, codes.value(entry), moved.row(row));
             }
         }
         Column::Plain { values, present } => {
@@ -254,6 +256,28 @@ fn add_column(builder: &mut RunBuilder, target: Target, column: &Column, moved: 
             }
         }
         Column::Hashed { .. } => {}
+    }
+}
+
+/// The codes of values in the block that is made, by their codes in the one that is read.
+enum CodeMap {
+    /// Blocks of a few rows, of which queues with little traffic have many, need no allocation for each column.
+    Few([Option<u16>; CodeMap::FEW], usize),
+    Many(Vec<Option<u16>>),
+}
+
+impl CodeMap {
+    const FEW: usize = 16;
+
+    fn new(codes: usize) -> Self {
+        if codes <= Self::FEW { Self::Few([None; Self::FEW], codes) } else { Self::Many(vec![None; codes]) }
+    }
+
+    fn codes(&mut self) -> &mut [Option<u16>] {
+        match self {
+            Self::Few(codes, len) => &mut codes[..*len],
+            Self::Many(codes) => codes,
+        }
     }
 }
 

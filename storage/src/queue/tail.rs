@@ -50,7 +50,7 @@ pub(crate) struct RunBytes {
     now: Arc<AtomicU64>,
     /// How many have gone into files since the start.
     filed: Arc<AtomicU64>,
-    /// While they take more, runs are merged as soon as there are two of like size.
+    /// While they take more, runs are merged as soon as there are four of like size.
     many: u64,
 }
 
@@ -75,7 +75,7 @@ impl RunBytes {
     /// Returns how many runs of like size become one. What a block takes beside its rows is that of dozens of rows,
     /// so that many queues with few rows each take less the fewer runs they have.
     fn merged(&self) -> usize {
-        if self.get() > self.many { 2 } else { MERGED }
+        if self.get() > self.many { 4 } else { MERGED }
     }
 }
 
