@@ -21,6 +21,7 @@ use weir_storage::{
 };
 
 use crate::{
+    account::Accounts,
     clients::Clients,
     error::EngineError,
     group::{Evaluator, Group, Judged, Replay, Subscription},
@@ -142,6 +143,7 @@ pub(crate) struct Core {
     pub(crate) epoch: Epoch,
     pub(crate) time: Time,
     pub(crate) signer: Signer,
+    accounts: Accounts,
     pub(crate) clients: Clients,
     pub(crate) timer: Timer,
     /// The threads on which rows are read.
@@ -356,6 +358,12 @@ impl Broker {
         self.core.signer.verify(purpose, signed)
     }
 
+    /// Returns who may call. A broker lets everybody in until accounts are [set](Accounts::set); whoever offers it to
+    /// others than its own process asks them.
+    pub fn accounts(&self) -> &Accounts {
+        &self.core.accounts
+    }
+
     /// Notes a sign of life of a client.
     pub fn client_alive(&self, client: &str) {
         self.core.clients.saw(client, self.core.time.now());
@@ -397,6 +405,7 @@ impl Core {
         Self {
             epoch: storage.epoch(),
             signer: Signer::new(*storage.key()),
+            accounts: Accounts::new(Signer::new(*storage.key()), time.clone()),
             clients: Clients::default(),
             timer: Timer::default(),
             reads: reading.pool.clone(),

@@ -2,6 +2,7 @@
 //!
 //! Usable in-process: see `examples/`. No protobuf, HTTP or command line in here.
 
+mod account;
 mod broker;
 mod clients;
 mod copy;
@@ -28,6 +29,7 @@ mod time;
 mod timer;
 mod topic;
 
+pub use account::{Account, AccountError, Accounts, Principal, Unauthenticated};
 pub use broker::{Broker, BrokerInfo, BrokerOptions};
 pub use error::{EngineError, HandleFault, LimitKind};
 pub use examine::{

@@ -1,6 +1,6 @@
 //! What a client may ask for. Every bound of the broker stands here, with its unit.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Characters of a topic's name.
 pub const TOPIC_NAME_CHARS_MAX: usize = 127;
@@ -93,6 +93,13 @@ pub const SQL_PLAN_TIME_MAX: Duration = Duration::from_secs(10);
 pub const QUERY_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 /// How long a SQL query waits for its turn.
 pub const QUERY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Accounts that a broker lets in.
+pub const ACCOUNTS_MAX: usize = 10_000;
+/// Bytes of the name of an account.
+pub const ACCOUNT_NAME_BYTES_MAX: usize = 128;
+/// Bytes of the secret of an account.
+pub const ACCOUNT_SECRET_BYTES: RangeInclusive<usize> = 8..=1024;
 
 /// Queues of a topic whose creator names no number.
 pub const QUEUES_DEFAULT: u32 = 4;

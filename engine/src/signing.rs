@@ -35,6 +35,17 @@ impl Signer {
         Some(bytes)
     }
 
+    /// Returns the tag alone.
+    pub(crate) fn tag(&self, purpose: &str, bytes: &[u8]) -> [u8; TAG_LEN] {
+        let tag = self.mac(purpose, bytes).finalize().into_bytes();
+        std::array::from_fn(|at| tag[at])
+    }
+
+    /// Returns whether this is the tag of `bytes`. Takes constant time.
+    pub(crate) fn is_tag_of(&self, purpose: &str, bytes: &[u8], tag: &[u8; TAG_LEN]) -> bool {
+        self.mac(purpose, bytes).verify_truncated_left(tag).is_ok()
+    }
+
     fn mac(&self, purpose: &str, bytes: &[u8]) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         // The length in front keeps apart what a longer purpose and shorter bytes would make equal.

@@ -37,7 +37,7 @@ pub struct Config {
     /// Creates groups that consumers name. Default: yes.
     pub auto_create_groups: bool,
     /// The oldest messages end while more than this share of the disk is in use; in percent, 100 for never.
-    /// Default: 80.
+    /// Default: 90.
     pub retention_disk_percent: Percent,
     /// How much longer messages are retained that a group is not done with. Default: 24h.
     #[serde(deserialize_with = "duration")]
@@ -47,7 +47,9 @@ pub struct Config {
     /// The language of selectors where neither group nor topic names one. Default: `sql92`.
     #[serde(deserialize_with = "dialect")]
     pub selector_dialect: Dialect,
-    /// Where to listen. Default: one listener at `127.0.0.1:8081` without TLS.
+    /// The file that says who may call, `docs/cli.md`. Default: everybody may.
+    pub accounts: Option<PathBuf>,
+    /// Where to listen. Default: one listener at `127.0.0.1:8081`.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
     /// Ad-hoc SQL and batch pull.
@@ -64,7 +66,7 @@ pub struct ListenerConfig {
     pub address: Address,
     /// How connections are protected, and with what.
     pub tls: TlsMode,
-    /// Certificate chain and key; set unless `tls` is off.
+    /// Certificate chain and key. Where plaintext and TLS are both taken, a certificate is made at each start without them.
     pub identity: Option<IdentityFiles>,
     /// Where clients reach this listener, if not at `address`.
     pub advertised: Option<Address>,
@@ -209,12 +211,16 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawListener {
     address: Address,
-    #[serde(default)]
+    #[serde(default = "both")]
     tls: TlsMode,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     advertised: Option<Address>,
     connections_max: Option<NonZeroU32>,
+}
+
+const fn both() -> TlsMode {
+    TlsMode::Both
 }
 
 const CONNECTIONS_MAX_DEFAULT: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
@@ -252,6 +258,9 @@ impl Config {
         if let Some(data) = &mut self.data {
             *data = base.join(&*data);
         }
+        if let Some(accounts) = &mut self.accounts {
+            *accounts = base.join(&*accounts);
+        }
         if let Some(dir) = &mut self.storage.checkpoint_dir {
             *dir = base.join(&*dir);
         }
@@ -273,6 +282,7 @@ impl Default for Config {
             retention_hold: RETENTION_HOLD_DEFAULT,
             retention_bytes: ByteCount::default(),
             selector_dialect: Dialect::default(),
+            accounts: None,
             listeners: Vec::new(),
             query: QueryConfig::default(),
             storage: StorageConfig::default(),
@@ -290,11 +300,11 @@ fn dialect<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Dialect, D::Erro
 }
 
 impl ListenerConfig {
-    /// Returns a plaintext listener at `address`.
-    pub fn plaintext(address: Address) -> Self {
+    /// Returns a listener at `address`, for plaintext and for TLS with a certificate of our own.
+    pub fn at(address: Address) -> Self {
         Self {
             address,
-            tls: TlsMode::Off,
+            tls: TlsMode::Both,
             identity: None,
             advertised: None,
             connections_max: CONNECTIONS_MAX_DEFAULT,
@@ -307,12 +317,15 @@ impl TryFrom<RawListener> for ListenerConfig {
 
     fn try_from(raw: RawListener) -> Result<Self, String> {
         let identity = match (raw.tls, raw.certificate, raw.key) {
-            (TlsMode::Off, None, None) => None,
+            (TlsMode::Off | TlsMode::Both, None, None) => None,
+            (TlsMode::On, None, None) => {
+                return Err("`tls = \"on\"` needs `certificate` and `key`, each a PEM file".to_owned());
+            }
             (TlsMode::Off, ..) => {
                 return Err("`certificate` and `key` need `tls = \"on\"` or `tls = \"both\"`".to_owned());
             }
             (_, Some(certificate), Some(key)) => Some(IdentityFiles { certificate, key }),
-            (..) => return Err("`tls` needs both `certificate` and `key`, each a PEM file".to_owned()),
+            (..) => return Err("`certificate` and `key` belong together, each a PEM file".to_owned()),
         };
         if raw.advertised.as_ref().is_some_and(|advertised| advertised.port == 0) {
             return Err("`advertised` needs the port that clients dial; 0 is none".to_owned());
@@ -517,8 +530,12 @@ mod tests {
             ("[storage]\nsegment-bytes = 9", "weir.toml:2:17: segment-bytes: a segment has"),
             ("[[listener]]\ntls = \"off\"", "weir.toml:1:1: missing field `address`"),
             ("[[listener]]\naddress = \"x\"", "weir.toml:2:11: address: \"x\" is not HOST:PORT"),
-            ("[[listener]]\naddress = \"x:1\"\ntls = \"on\"", "`tls` needs both `certificate` and `key`"),
-            ("[[listener]]\naddress = \"x:1\"\nkey = \"k\"", "`certificate` and `key` need `tls"),
+            ("[[listener]]\naddress = \"x:1\"\ntls = \"on\"", "needs `certificate` and `key`"),
+            ("[[listener]]\naddress = \"x:1\"\nkey = \"k\"", "`certificate` and `key` belong together"),
+            (
+                "[[listener]]\naddress = \"x:1\"\nkey = \"k\"\ncertificate = \"c\"\ntls = \"off\"",
+                "`certificate` and `key` need `tls",
+            ),
             ("[[listener]]\naddress = \"x:1\"\nadvertised = \"x:0\"", "`advertised` needs the port"),
             ("data = ", "weir.toml:1:"),
         ];

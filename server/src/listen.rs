@@ -6,7 +6,6 @@
 use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,20 +18,14 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        self, ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    },
-    server::TlsStream,
-};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::{
-    config::{IdentityFiles, ListenerConfig},
+    config::ListenerConfig,
     context::{Address, TlsMode},
+    identity::{Identity, IdentityError},
 };
 
 /// How long a client may take to send its first byte and to finish its TLS handshake.
@@ -77,20 +70,16 @@ pub enum ListenError {
     /// Others than this machine could reach the broker, and anybody could do anything.
     #[error(
         "{address} can be reached from other machines, and this broker has no accounts: anybody could read, \
-         write and delete. Listen on 127.0.0.1, or pass --insecure if the network keeps others away"
+         write and delete. Name an accounts file in the configuration, listen on 127.0.0.1, or pass --insecure if \
+         the network keeps others away"
     )]
     Insecure {
         /// The address.
         address: SocketAddr,
     },
     /// Certificate or key cannot be used.
-    #[error("cannot use {}: {message}", path.display())]
-    Identity {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
 /// Whether a broker without accounts may listen where other machines reach it.
@@ -108,6 +97,7 @@ pub struct Listener {
     local: SocketAddr,
     advertised: Address,
     mode: TlsMode,
+    identity: Option<Arc<Identity>>,
     acceptor: Option<TlsAcceptor>,
     permits: Arc<Semaphore>,
 }
@@ -152,7 +142,14 @@ impl Listener {
         if reach == Reach::Loopback && !is_loopback(address.ip()) {
             return Err(ListenError::Insecure { address });
         }
-        let acceptor = config.identity.as_ref().map(acceptor).transpose()?;
+        let identity = match (&config.identity, config.tls) {
+            (_, TlsMode::Off) => None,
+            (Some(files), _) => Some(Arc::new(Identity::of(files)?)),
+            (None, _) => {
+                tracing::debug!(%address, "no certificate is configured: one was made that proves nothing");
+                Some(Arc::new(Identity::self_signed(names(config))?))
+            }
+        };
         let socket = TcpListener::bind(address).await.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => ListenError::InUse { address },
             _ => ListenError::Bind { address, source },
@@ -163,7 +160,8 @@ impl Listener {
             local,
             advertised: config.advertised.clone().unwrap_or_else(|| advertised(&config.address, local)),
             mode: config.tls,
-            acceptor,
+            acceptor: identity.as_ref().map(Identity::acceptor),
+            identity,
             permits: Arc::new(Semaphore::new(config.connections_max.get() as usize)),
         })
     }
@@ -181,6 +179,11 @@ impl Listener {
     /// Returns how connections are protected.
     pub fn mode(&self) -> TlsMode {
         self.mode
+    }
+
+    /// Returns its certificate and key, if it takes TLS.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
     }
 
     /// Returns the URI by which clients of this machine reach it.
@@ -312,33 +315,27 @@ fn is_loopback(ip: IpAddr) -> bool {
     }
 }
 
+/// Returns the names that a certificate of our own is made for.
+fn names(config: &ListenerConfig) -> Vec<String> {
+    let hosts = [Some(&config.address), config.advertised.as_ref()];
+    let mut names: Vec<String> = hosts.into_iter().flatten().map(|address| address.host.clone()).collect();
+    names.extend(["localhost".to_owned(), host_name()]);
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
+}
+
 /// Returns the address to advertise where none is configured: as configured, with the port that is open.
 fn advertised(configured: &Address, local: SocketAddr) -> Address {
     if !local.ip().is_unspecified() {
         return Address::new(configured.host.clone(), local.port());
     }
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if name.trim().is_empty() { "localhost" } else { name.trim() };
-    Address::new(host, local.port())
-}
-
-fn acceptor(files: &IdentityFiles) -> Result<TlsAcceptor, ListenError> {
-    let wrong = |path: &Path, message: String| ListenError::Identity { path: path.to_owned(), message };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong(&files.certificate, error.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong(&files.certificate, "it holds no certificate in PEM form".to_owned()));
-    }
-    let key =
-        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, error.to_string()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| wrong(&files.certificate, format!("with key {}: {error}", files.key.display())))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Address::new(host_name(), local.port())
 }
 
 impl Connected for Connection {

@@ -6,7 +6,10 @@ use owo_colors::OwoColorize as _;
 use weir_engine::EngineError;
 
 use super::output::eprint_line;
-use crate::{config::ConfigError, flight::client::ClientError, listen::ListenError, status::Exit};
+use crate::{
+    accounts::AccountsError, config::ConfigError, flight::client::ClientError, listen::ListenError,
+    status::Exit,
+};
 
 /// A command could not do what it was asked. The message says what, where, and what to do.
 #[derive(Debug)]
@@ -101,6 +104,16 @@ impl From<ListenError> for Failure {
         let exit = match error {
             ListenError::Insecure { .. } => Exit::Usage,
             _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<AccountsError> for Failure {
+    fn from(error: AccountsError) -> Self {
+        let exit = match error {
+            AccountsError::Read { .. } => Exit::Failed,
+            _ => Exit::Usage,
         };
         Self::new(exit, error.to_string())
     }

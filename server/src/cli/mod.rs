@@ -66,6 +66,13 @@ pub struct Global {
     /// Certificates to trust with grpc+tls://, a PEM file. Default: those of the system.
     #[arg(long, global = true, env = "WEIR_CA", value_name = "FILE", help_heading = "Global options")]
     ca: Option<PathBuf>,
+    /// The account to use, if the broker has accounts.
+    #[arg(long, global = true, env = "WEIR_USER", value_name = "NAME", help_heading = "Global options")]
+    user: Option<String>,
+    /// A file that holds the secret of the account. Default: the secret in the variable WEIR_PASSWORD.
+    #[arg(long, global = true, env = "WEIR_PASSWORD_FILE", value_name = "FILE")]
+    #[arg(help_heading = "Global options")]
+    password_file: Option<PathBuf>,
     /// Answers in JSON, in the shapes that docs/cli.md lists.
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
@@ -170,7 +177,34 @@ impl Global {
 
     fn connect_options(&self) -> Result<ConnectOptions, Failure> {
         let ca_pem = if self.server.starts_with("grpc+tls") { Some(self.certificates()?) } else { None };
-        Ok(ConnectOptions { ca_pem, token: None })
+        Ok(ConnectOptions { ca_pem, token: None, account: self.account()? })
+    }
+
+    /// Returns name and secret of the account to use.
+    fn account(&self) -> Result<Option<(String, String)>, Failure> {
+        let Some(name) = &self.user else {
+            return match &self.password_file {
+                Some(_) => {
+                    Err(Failure::new(Exit::Usage, "--password-file needs --user, the name of the account"))
+                }
+                None => Ok(None),
+            };
+        };
+        if name.contains(':') || name.chars().any(char::is_control) {
+            return Err(Failure::new(Exit::Usage, format!("--user {name:?} is no name of an account")));
+        }
+        let secret = match &self.password_file {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| {
+                Failure::new(Exit::Usage, format!("cannot read a secret from {}: {error}", path.display()))
+            })?,
+            None => std::env::var("WEIR_PASSWORD").map_err(|_| {
+                let text = "--user needs a secret: name a file with --password-file, or set WEIR_PASSWORD";
+                Failure::new(Exit::Usage, text)
+            })?,
+        };
+        // A file that was made with an editor ends with a newline.
+        let secret = secret.strip_suffix('\n').map_or(secret.as_str(), |line| line.trim_end_matches('\r'));
+        Ok(Some((name.clone(), secret.to_owned())))
     }
 
     /// Returns the certificates to trust, as PEM.

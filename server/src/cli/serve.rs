@@ -10,6 +10,7 @@ use crate::{
     config::{Config, DATA_DIR_DEFAULT, LISTEN_DEFAULT, ListenerConfig},
     context::Address,
     listen::{Listener, Reach},
+    reload::Reload,
     run::{self, Ended},
     status::Exit,
 };
@@ -28,7 +29,7 @@ pub(crate) struct ServeArgs {
     /// choose. Default: 127.0.0.1:8081.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Address>,
-    /// Listens where other machines reach it, although there are no accounts yet.
+    /// Listens where other machines reach it, although no accounts file says who may call.
     #[arg(long)]
     insecure: bool,
     /// Creates topics that producers and consumers ask for.
@@ -42,20 +43,26 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
         None => Config::default(),
     };
     if !args.listen.is_empty() {
-        config.listeners = args.listen.iter().cloned().map(ListenerConfig::plaintext).collect();
+        config.listeners = args.listen.iter().cloned().map(ListenerConfig::at).collect();
     }
     if config.listeners.is_empty() {
         let address = LISTEN_DEFAULT.parse().expect("the default is an address");
-        config.listeners.push(ListenerConfig::plaintext(address));
+        config.listeners.push(ListenerConfig::at(address));
     }
     config.auto_create_topics |= args.auto_create_topics;
     let data = args.data.or_else(|| config.data.take()).unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT));
-    let reach = if args.insecure { Reach::Anywhere } else { Reach::Loopback };
+    let has_accounts = config.accounts.is_some();
+    let reach = if args.insecure || has_accounts { Reach::Anywhere } else { Reach::Loopback };
     // Listening comes first: a port in use must not cost a recovery.
     let listeners = bind(&config.listeners, reach).await?;
     let stop = run::signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
     run::raise_open_files();
     let broker = open(&config, &data).await?;
+    let identities = listeners.iter().filter_map(Listener::identity).cloned().collect();
+    let reload = Reload::new(&broker, config.accounts.as_deref(), identities)?;
+    reload
+        .follow(stop.clone())
+        .map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
     say_ready(&listeners, &broker);
     let ended = run::serve(broker, listeners, stop).await;
     finish(ended)

@@ -123,14 +123,14 @@ impl DataDir {
 
 async fn listen(named: Option<&Address>) -> Result<Listener, Failure> {
     if let Some(address) = named {
-        let mut listeners = bind(&[ListenerConfig::plaintext(address.clone())], Reach::Loopback).await?;
+        let mut listeners = bind(&[ListenerConfig::at(address.clone())], Reach::Loopback).await?;
         return Ok(listeners.remove(0));
     }
     let usual: Address = LISTEN_DEFAULT.parse().expect("the default is an address");
     let free = Address::new(usual.host.clone(), 0);
-    match Listener::bind(&ListenerConfig::plaintext(usual), Reach::Loopback).await {
+    match Listener::bind(&ListenerConfig::at(usual), Reach::Loopback).await {
         Err(ListenError::InUse { .. }) => {
-            Ok(Listener::bind(&ListenerConfig::plaintext(free), Reach::Loopback).await?)
+            Ok(Listener::bind(&ListenerConfig::at(free), Reach::Loopback).await?)
         }
         bound => Ok(bound?),
     }

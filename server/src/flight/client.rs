@@ -11,6 +11,7 @@ use arrow_flight::{
     sql::{Any, CommandStatementQuery},
 };
 use arrow_schema::{Schema, SchemaRef};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use prost::Message as _;
 use tonic::{
@@ -64,8 +65,10 @@ pub enum ClientError {
 pub struct ConnectOptions {
     /// Certificates to trust with `grpc+tls://`, as PEM.
     pub ca_pem: Option<Vec<u8>>,
-    /// Sent as `authorization: Bearer …`.
+    /// Sent as `authorization: Bearer …`, unless there is an account.
     pub token: Option<String>,
+    /// Name and secret of an account, sent as `authorization: Basic …`.
+    pub account: Option<(String, String)>,
 }
 
 impl fmt::Debug for ConnectOptions {
@@ -73,6 +76,7 @@ impl fmt::Debug for ConnectOptions {
         f.debug_struct("ConnectOptions")
             .field("ca_pem", &self.ca_pem.as_ref().map(Vec::len))
             .field("token", &self.token.as_ref().map(|_| "…"))
+            .field("account", &self.account.as_ref().map(|(name, _)| name))
             .finish()
     }
 }
@@ -81,7 +85,7 @@ impl fmt::Debug for ConnectOptions {
 #[derive(Clone)]
 pub struct Client {
     uri: Arc<str>,
-    token: Option<MetadataValue<tonic::metadata::Ascii>>,
+    authorization: Option<MetadataValue<tonic::metadata::Ascii>>,
     flight: FlightServiceClient<Channel>,
 }
 
@@ -129,21 +133,31 @@ impl Client {
         let channel = endpoint(uri, options)?.connect().await;
         let channel = channel
             .map_err(|error| ClientError::Unreachable { uri: uri.to_owned(), fault: innermost(&error) })?;
-        let token =
-            match &options.token {
-                Some(token) => Some(MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| {
-                    ClientError::Answer("the token holds characters that no header may".into())
-                })?),
-                None => None,
-            };
-        Ok(Self::over(uri, channel, token))
+        let authorization = match (&options.account, &options.token) {
+            (Some((name, secret)), _) => {
+                Some(format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{secret}"))))
+            }
+            (None, Some(token)) => Some(format!("Bearer {token}")),
+            (None, None) => None,
+        };
+        let authorization = authorization.map(MetadataValue::try_from).transpose();
+        let mut authorization = authorization
+            .map_err(|_| ClientError::Answer("the token holds characters that no header may".into()))?;
+        if let Some(authorization) = &mut authorization {
+            authorization.set_sensitive(true);
+        }
+        Ok(Self::over(uri, channel, authorization))
     }
 
-    fn over(uri: &str, channel: Channel, token: Option<MetadataValue<tonic::metadata::Ascii>>) -> Self {
+    fn over(
+        uri: &str,
+        channel: Channel,
+        authorization: Option<MetadataValue<tonic::metadata::Ascii>>,
+    ) -> Self {
         let flight = FlightServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Self { uri: uri.into(), token, flight }
+        Self { uri: uri.into(), authorization, flight }
     }
 
     /// Runs an action with a JSON body, and returns its JSON result.
@@ -266,8 +280,8 @@ impl Client {
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authorization", token.clone());
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
         }
         request
     }

@@ -1,21 +1,19 @@
 //! Who calls: the `authorization` header of every call, and `Handshake`, which turns a password into a token.
 //!
-//! There are no accounts yet, so every caller is let in; listeners beyond loopback need `--insecure` to say
-//! that this is meant. Clients that are configured with a password handshake all the same, and take the
-//! token from the header of the answer.
+//! A broker without accounts lets everybody in. Clients that are configured with a password handshake all the same, and
+//! take the token from the header of the answer.
 
 use arrow_flight::HandshakeResponse;
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-    prelude::BASE64_URL_SAFE_NO_PAD,
 };
 use bytes::Bytes;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::{Ascii, MetadataMap, MetadataValue},
 };
-use weir_engine::Broker;
+use weir_engine::{Broker, Principal, Unauthenticated};
 
 const AUTHORIZATION: &str = "authorization";
 
@@ -25,13 +23,13 @@ const BASIC: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What the `authorization` header says.
-#[derive(Debug, PartialEq, Eq)]
+/// What the `authorization` header says. Not to be printed.
+#[derive(PartialEq, Eq)]
 pub(crate) enum Credentials<'a> {
     /// No header.
     None,
-    /// A user name; the password is not kept.
-    Basic { user: String },
+    /// A user name and a password.
+    Basic { user: String, password: String },
     /// A token.
     Bearer(&'a str),
 }
@@ -51,14 +49,23 @@ pub(crate) fn credentials(metadata: &MetadataMap) -> Result<Credentials<'_>, Sta
     }
     let decoded = BASIC.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     match decoded.as_deref().and_then(|text| text.split_once(':')) {
-        Some((user, _)) => Ok(Credentials::Basic { user: user.to_owned() }),
+        Some((user, password)) => {
+            Ok(Credentials::Basic { user: user.to_owned(), password: password.to_owned() })
+        }
         None => Err(Status::unauthenticated("the Basic credentials are not base64 of USER:PASSWORD")),
     }
 }
 
-/// Decides whether a call may go on. The place where accounts will be asked.
-pub(crate) fn admit(metadata: &MetadataMap) -> Result<(), Status> {
-    credentials(metadata).map(|_| ())
+/// Returns who calls, if the caller is let in.
+pub(crate) fn admit(broker: &Broker, metadata: &MetadataMap) -> Result<Principal, Status> {
+    let accounts = broker.accounts();
+    let admitted = match credentials(metadata)? {
+        Credentials::Bearer(token) => accounts.by_token(token),
+        Credentials::Basic { user, password } => accounts.by_secret(&user, &password),
+        Credentials::None if accounts.is_open() => Ok(Principal::Anonymous),
+        Credentials::None => Err(Unauthenticated::Missing),
+    };
+    admitted.map_err(|error| Status::unauthenticated(error.to_string()))
 }
 
 /// Answers `Handshake`: echoes the payload, and gives a token for what comes next.
@@ -66,9 +73,10 @@ pub(crate) async fn handshake(
     broker: &Broker,
     request: Request<Streaming<arrow_flight::HandshakeRequest>>,
 ) -> Result<Response<super::BoxedStream<HandshakeResponse>>, Status> {
+    let principal = admit(broker, request.metadata())?;
     let token = match credentials(request.metadata())? {
         Credentials::Bearer(token) => token.to_owned(),
-        Credentials::Basic { .. } | Credentials::None => new_token(broker),
+        Credentials::Basic { .. } | Credentials::None => broker.accounts().token(&principal),
     };
     let header = bearer(&token)?;
     let payload = first_payload(request.into_inner()).await?;
@@ -82,11 +90,6 @@ pub(crate) async fn handshake(
 /// Clients may end the stream without a message: what counts is the header.
 async fn first_payload(mut requests: Streaming<arrow_flight::HandshakeRequest>) -> Result<Bytes, Status> {
     Ok(requests.message().await?.map(|request| request.payload).unwrap_or_default())
-}
-
-fn new_token(broker: &Broker) -> String {
-    let random = uuid::Uuid::new_v4();
-    BASE64_URL_SAFE_NO_PAD.encode(broker.sign("flight-session", random.as_bytes()))
 }
 
 fn bearer(token: &str) -> Result<MetadataValue<Ascii>, Status> {
@@ -105,18 +108,18 @@ mod tests {
             let mut metadata = MetadataMap::new();
             metadata.insert(AUTHORIZATION, MetadataValue::from_static(header));
             match credentials(&metadata) {
-                Ok(Credentials::Basic { user }) => Ok(format!("basic {user}")),
+                Ok(Credentials::Basic { user, password }) => Ok(format!("basic {user} {password}")),
                 Ok(Credentials::Bearer(token)) => Ok(format!("bearer {token}")),
                 Ok(Credentials::None) => Ok(String::new()),
                 Err(status) => Err(status.code()),
             }
         };
-        assert_eq!(of("Basic dTpw"), Ok("basic u".into()));
-        assert_eq!(of("Basic dXNlcjpwYXNzd29yZA"), Ok("basic user".into()));
+        assert_eq!(of("Basic dTpw"), Ok("basic u p".into()));
+        assert_eq!(of("Basic dXNlcjpwYXNzd29yZA"), Ok("basic user password".into()));
         assert_eq!(of("bearer abc"), Ok("bearer abc".into()));
         for wrong in ["Basic", "Basic !!!", "Basic dXA=", "Digest x", ""] {
             assert_eq!(of(wrong), Err(tonic::Code::Unauthenticated), "{wrong:?}");
         }
-        assert_eq!(credentials(&MetadataMap::new()).unwrap(), Credentials::None);
+        assert!(credentials(&MetadataMap::new()).is_ok_and(|found| found == Credentials::None));
     }
 }

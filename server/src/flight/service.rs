@@ -197,7 +197,7 @@ impl FlightService for WeirFlight {
         &self,
         request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        handshake::admit(request.metadata())?;
+        handshake::admit(&self.broker, request.metadata())?;
         pull::list(&self.broker, &request.into_inner().expression).map(Response::new)
     }
 
@@ -206,7 +206,7 @@ impl FlightService for WeirFlight {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let (metadata, _, descriptor) = request.into_parts();
-        handshake::admit(&metadata)?;
+        handshake::admit(&self.broker, &metadata)?;
         self.info(&metadata, descriptor).await.map(Response::new)
     }
 
@@ -219,13 +219,13 @@ impl FlightService for WeirFlight {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let (metadata, _, descriptor) = request.into_parts();
-        handshake::admit(&metadata)?;
+        handshake::admit(&self.broker, &metadata)?;
         let schema = self.schema(&metadata, &descriptor).await?;
         info::schema_result(&schema).map(Response::new)
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        handshake::admit(request.metadata())?;
+        handshake::admit(&self.broker, request.metadata())?;
         self.read(&request.into_inner().ticket).await.map(Response::new)
     }
 
@@ -233,7 +233,7 @@ impl FlightService for WeirFlight {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        handshake::admit(request.metadata())?;
+        handshake::admit(&self.broker, request.metadata())?;
         let result = self.put(request.into_inner()).await?;
         Ok(Response::new(stream::iter([Ok(result)]).boxed()))
     }
@@ -247,7 +247,7 @@ impl FlightService for WeirFlight {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let (metadata, _, Action { r#type, body }) = request.into_parts();
-        handshake::admit(&metadata)?;
+        handshake::admit(&self.broker, &metadata)?;
         if r#type == "Checkpoint" {
             return checkpoint::run(&self.broker, &body).map(Response::new);
         }
@@ -264,7 +264,7 @@ impl FlightService for WeirFlight {
         &self,
         request: Request<Empty>,
     ) -> Result<Response<Self::ListActionsStream>, Status> {
-        handshake::admit(request.metadata())?;
+        handshake::admit(&self.broker, request.metadata())?;
         Ok(Response::new(stream::iter(action::list().map(Ok).collect::<Vec<_>>()).boxed()))
     }
 }

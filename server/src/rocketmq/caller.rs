@@ -6,11 +6,12 @@ use std::{
 };
 
 use tonic::{Request, metadata::MetadataMap};
-use weir_engine::limits::CLIENT_BYTES_MAX;
+use weir_engine::{Principal, Unauthenticated, limits::CLIENT_BYTES_MAX};
 
 use super::{
     proto::{Code, Status},
     refusal::Refusal,
+    signature::Admission,
 };
 
 /// The client that sent a request, by the request's headers.
@@ -32,6 +33,8 @@ pub(crate) struct Caller {
     pub(crate) timeout: Option<Duration>,
     /// The address of the other end.
     pub(crate) peer: Option<IpAddr>,
+    /// Who it is, or why it is not let in.
+    admission: Result<Principal, Unauthenticated>,
 }
 
 /// Implementations of the protocol with peculiarities of their own.
@@ -49,7 +52,7 @@ pub(crate) enum Language {
 pub(crate) struct Version(pub(crate) u32, pub(crate) u32, pub(crate) u32);
 
 impl Caller {
-    /// Reads the headers of `request`. A missing client id is noticed by [`check`](Self::check).
+    /// Reads the headers of `request`. Who is not let in, and who has no id, is told by [`check`](Self::check).
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
         let headers = request.metadata();
         Self {
@@ -60,10 +63,15 @@ impl Caller {
             arrived: Instant::now(),
             timeout: timeout(header(headers, "grpc-timeout")),
             peer: request.remote_addr().map(|address| address.ip()),
+            // Nobody is let in whom the doorkeeper has not seen.
+            admission: request
+                .extensions()
+                .get::<Admission>()
+                .map_or(Err(Unauthenticated::Missing), |admission| admission.0.clone()),
         }
     }
 
-    /// Refuses a client without an id, or with one that is too long to be kept.
+    /// Refuses a client without an id, or with one that is too long to be kept, and whoever is not let in.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         if self.client.is_empty() {
             return Err(Refusal::new(Code::ClientIdRequired, "the header x-mq-client-id is missing"));
@@ -72,7 +80,10 @@ impl Caller {
             let text = format!("the header x-mq-client-id is longer than {CLIENT_BYTES_MAX} bytes");
             return Err(Refusal::new(Code::RequestHeaderFieldsTooLarge, text));
         }
-        Ok(())
+        match &self.admission {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Refusal::new(Code::Unauthorized, error.to_string())),
+        }
     }
 
     /// Returns how long the client still waits for an answer; `None` means for ever.

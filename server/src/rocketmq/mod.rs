@@ -20,6 +20,7 @@ mod refusal;
 mod route;
 mod send;
 mod session;
+mod signature;
 mod telemetry;
 mod termination;
 
@@ -27,7 +28,7 @@ use std::sync::Arc;
 
 use futures::stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 use weir_engine::Broker;
 
 use crate::context::ServerContext;
@@ -35,6 +36,8 @@ use caller::Caller;
 use proto::messaging_service_server::{MessagingService, MessagingServiceServer};
 use refusal::answer;
 use session::Sessions;
+
+pub use signature::Doorkeeper;
 
 /// The messages of the protocol, with client and server, as generated from `proto/rocketmq.proto`.
 #[allow(
@@ -53,11 +56,16 @@ pub mod proto {
 const REQUEST_BYTES_MAX: usize = 130 << 20;
 
 /// Returns the service that answers RocketMQ clients on one listener.
-pub fn service(broker: Broker, context: Arc<ServerContext>) -> MessagingServiceServer<Messaging> {
+pub fn service(
+    broker: Broker,
+    context: Arc<ServerContext>,
+) -> InterceptedService<MessagingServiceServer<Messaging>, Doorkeeper> {
+    let doorkeeper = Doorkeeper::new(broker.clone());
     let messaging = Messaging { broker, context, sessions: Arc::default(), told: Arc::default() };
-    MessagingServiceServer::new(messaging)
+    let service = MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    InterceptedService::new(service, doorkeeper)
 }
 
 /// Answers RocketMQ clients. Cheap to clone.

@@ -88,8 +88,13 @@ pub(super) fn telemetry(
             tokio::spawn(converse(messaging.clone(), caller, registration, commands, sender));
         }
         Err(refusal) => {
-            let command = TelemetryCommand { status: Some(refusal.status(&caller)), command: None };
-            sender.try_send(Ok(command)).expect("an empty channel has room for one");
+            let status = refusal.status(&caller);
+            // Clients that only read commands would wait for settings until their start fails by time.
+            let end = (status.code() == Code::Unauthorized).then(|| Status::unauthenticated(&status.message));
+            let command = TelemetryCommand { status: Some(status), command: None };
+            for sent in [Some(Ok(command)), end.map(Err)].into_iter().flatten() {
+                sender.try_send(sent).expect("an empty channel has room for two");
+            }
         }
     }
     ReceiverStream::new(receiver)

@@ -23,7 +23,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// A running broker. It is killed when dropped.
 pub(crate) struct Served {
     process: Child,
-    uri: String,
+    pub(crate) uri: String,
 }
 
 impl Served {
@@ -74,7 +74,7 @@ impl Served {
         serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{words:?}: {error} in {}", ran.out))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
@@ -113,7 +113,17 @@ pub(crate) struct Ran {
 
 pub(crate) fn weir() -> Command {
     let mut command = Command::new(WEIR);
-    for variable in ["WEIR_SERVER", "WEIR_DATA", "WEIR_CONFIG", "WEIR_LOG", "WEIR_LOG_FORMAT", "WEIR_CA"] {
+    for variable in [
+        "WEIR_SERVER",
+        "WEIR_DATA",
+        "WEIR_CONFIG",
+        "WEIR_LOG",
+        "WEIR_LOG_FORMAT",
+        "WEIR_CA",
+        "WEIR_USER",
+        "WEIR_PASSWORD",
+        "WEIR_PASSWORD_FILE",
+    ] {
         command.env_remove(variable);
     }
     command
@@ -146,7 +156,7 @@ pub(crate) fn refused(ran: &Ran, code: i32, says: &str) {
     assert!(!ran.err.contains("panicked"), "{}", ran.err);
 }
 
-fn data() -> TempDir {
+pub(crate) fn data() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
