@@ -46,6 +46,9 @@ func body(n int) string {
 }
 
 func tag(n int) string {
+	if n < 30 {
+		return "low"
+	}
 	if n%2 == 0 {
 		return "even"
 	}

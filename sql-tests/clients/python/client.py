@@ -50,7 +50,7 @@ def message(topic, n, lines):
         made.message_group = f"line-{n % lines}"
     made.topic = topic
     made.body = f"message {n}".encode()
-    made.tag = "odd" if n % 2 else "even"
+    made.tag = tag(n)
     made.keys = f"key-{n}"
     made.add_property("n", str(n))
     made.add_property("color", COLORS[n % 3])
@@ -59,15 +59,20 @@ def message(topic, n, lines):
     return made
 
 
+def tag(n):
+    if n < 30:
+        return "low"
+    return "odd" if n % 2 else "even"
+
+
 def number(received):
     return int(received.properties["n"])
 
 
 def is_wrong(received):
     n = number(received)
-    tag = "odd" if n % 2 else "even"
     keys = list(received.keys)
-    wrong = received.body != f"message {n}".encode() or received.tag != tag or keys != [f"key-{n}"]
+    wrong = received.body != f"message {n}".encode() or received.tag != tag(n) or keys != [f"key-{n}"]
     return wrong or received.corrupted
 
 

@@ -201,7 +201,11 @@ fn message(
 }
 
 fn tag(n: usize) -> &'static str {
-    if n.is_multiple_of(2) { "even" } else { "odd" }
+    match n {
+        0..30 => "low",
+        _ if n.is_multiple_of(2) => "even",
+        _ => "odd",
+    }
 }
 
 fn is_wrong(n: usize, received: &MessageView) -> bool {

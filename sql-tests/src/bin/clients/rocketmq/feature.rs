@@ -85,7 +85,7 @@ impl Feature {
             Self::Sql => {
                 "each kind of consumer receives what a selector with strings, numbers and NULL is true for"
             }
-            Self::Tags => "each kind of consumer receives what has one of two tags, `even || none`",
+            Self::Tags => "each kind of consumer receives what has one of two of the three tags",
             Self::FifoRetry => {
                 "the same with a push consumer whose listener fails for some messages: they are tried again before \
                  the next one of their message group comes"

@@ -51,6 +51,9 @@ final class Content {
     }
 
     private static String tag(int n) {
+        if (n < 30) {
+            return "low";
+        }
         return n % 2 == 0 ? "even" : "odd";
     }
 }
