@@ -155,7 +155,7 @@ fn die(run: &Run<'_>, action: &str, topic: &str, settings: &[&str]) -> Result<()
     let (every, always) = (DEAD_EVERY.to_string(), (ATTEMPTS * 10).to_string());
     let more = [
         &ALL[..],
-        &["--expect", &expect, "--expect-failed", &failures, "--invisible", "3"],
+        &["--expect", &expect, "--expect-failed", &failures, "--invisible", "6"],
         &["--fail-every", &every, "--fail-times", &always],
     ];
     let consumed = run.consume(action, &run.named(topic), &group, &more.concat())?;

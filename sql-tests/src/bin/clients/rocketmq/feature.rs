@@ -118,9 +118,9 @@ impl Feature {
             (Self::Tls, "go") => Known::Note("accepts every certificate; a `tls.Config` cannot be handed in"),
             (Self::Tls, "python" | "node") => ROOTS,
             (Self::Tls, "rust") => Known::Defect("the client installs no TLS configuration"),
-            (Self::FifoRetry, "go") => Known::Defect(
-                "when the listener fails for a FIFO message, the client goes on with the next one of the message \
-                 group, and tries again later",
+            (Self::FifoRetry, "go") => Known::Note(
+                "the client goes on with the next message of a message group though the listener has failed for one; \
+                 the broker gives it one of each message group at a time",
             ),
             (Self::Push | Self::FifoRetry | Self::PushDead | Self::FifoDead, "rust") => {
                 Known::NotOffered("the client has no push consumer")

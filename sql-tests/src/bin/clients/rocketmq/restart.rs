@@ -9,7 +9,7 @@ use super::run::Run;
 use crate::broker::Weir;
 
 /// Messages that are published, and how long the producer waits after each.
-const MESSAGES: usize = 300;
+const MESSAGES: usize = 500;
 const PAUSE_MS: &str = "20";
 
 /// Messages that each group has acknowledged before the broker is killed.

@@ -58,7 +58,8 @@ fn page(columns: &[Column]) -> String {
     }
     page.push('\n');
     for (place, note) in notes.iter().enumerate() {
-        let _ = writeln!(page, "{}. {note}", place + 1);
+        let (first, rest) = note.split_at(1);
+        let _ = writeln!(page, "{}. {}{rest}.", place + 1, first.to_uppercase());
     }
     page.push_str("\n## What is checked\n\n| | |\n|---|---|\n");
     for feature in Feature::ALL {
