@@ -178,7 +178,12 @@ fn encrypted(run: &Run<'_>, certificate: &Path) -> Vec<Done> {
     let trusting = run.program.clone().with("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", certificate);
     let trusting = Run { program: trusting, ..run.clone() };
     let plaintext = there_and_back(run, "plaintext", &[]);
-    let tls = there_and_back(&trusting, "tls", &["--tls", "on"]);
+    let tls = there_and_back(&trusting, "tls", &["--tls", "on"]).and_then(|()| {
+        let accepted = run.publish(&run.named("trust"), 1, &["--tls", "on", "--seconds", "5"]).is_ok();
+        ensure!(!accepted || !run.client.verifies, "accepts a certificate for which nobody vouches");
+        ensure!(accepted || run.client.verifies, "refuses a certificate, which it is said to accept unseen");
+        Ok(())
+    });
     vec![(Feature::Plaintext, plaintext), (Feature::Tls, tls)]
 }
 

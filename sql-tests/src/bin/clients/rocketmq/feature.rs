@@ -102,7 +102,10 @@ impl Feature {
                  acknowledged does not come again"
             }
             Self::Plaintext => "sends and receives on a port that takes both",
-            Self::Tls => "the same with TLS; the broker's certificate is self-signed",
+            Self::Tls => {
+                "the same with TLS; the broker's certificate is self-signed, and clients that verify it refuse it until \
+                 they are told to trust it"
+            }
         }
     }
 

@@ -33,6 +33,8 @@ struct Client {
     /// What the table calls it, before its version.
     label: &'static str,
     toolchain: &'static str,
+    /// Whether it refuses a certificate for which no authority that it trusts vouches.
+    verifies: bool,
     prepare: fn() -> Result<Option<Program>>,
 }
 
@@ -42,18 +44,38 @@ static CLIENTS: [Client; 6] = [
         name: "java-newest",
         label: "Java",
         toolchain: "a JDK with Maven",
+        verifies: false,
         prepare: || Program::java("java", "newest"),
     },
     Client {
         name: "java-oldest",
         label: "Java",
         toolchain: "a JDK with Maven",
+        verifies: false,
         prepare: || Program::java("java", "oldest"),
     },
-    Client { name: "go", label: "Go", toolchain: "Go", prepare: || Program::go("go") },
-    Client { name: "python", label: "Python", toolchain: "Python", prepare: || Program::python("python") },
-    Client { name: "node", label: "Node", toolchain: "Node with npm", prepare: || Program::node("node") },
-    Client { name: "rust", label: "Rust", toolchain: "cargo", prepare: || Program::rust("rust") },
+    Client { name: "go", label: "Go", toolchain: "Go", verifies: false, prepare: || Program::go("go") },
+    Client {
+        name: "python",
+        label: "Python",
+        toolchain: "Python",
+        verifies: true,
+        prepare: || Program::python("python"),
+    },
+    Client {
+        name: "node",
+        label: "Node",
+        toolchain: "Node with npm",
+        verifies: true,
+        prepare: || Program::node("node"),
+    },
+    Client {
+        name: "rust",
+        label: "Rust",
+        toolchain: "cargo",
+        verifies: true,
+        prepare: || Program::rust("rust"),
+    },
 ];
 
 /// What a client does: one column of the table.
