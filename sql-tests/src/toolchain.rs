@@ -2,11 +2,15 @@
 
 use std::{
     collections::hash_map::DefaultHasher,
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     hash::{Hash, Hasher},
-    io::Read,
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    slice,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -20,8 +24,10 @@ const SETUP_MAX: Duration = Duration::from_secs(30 * 60);
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
-    words: Vec<PathBuf>,
-    variables: Vec<(&'static str, PathBuf)>,
+    words: Vec<OsString>,
+    variables: Vec<(&'static str, OsString)>,
+    /// Makes an option that names the home directory, where the variable `HOME` does not.
+    home_option: Option<&'static str>,
 }
 
 impl Program {
@@ -37,16 +43,12 @@ impl Program {
         }
         let source = source(name);
         let requirements = source.join("requirements.txt");
-        let home = prepared(name, &requirements, |home| {
+        let home = prepared(name, slice::from_ref(&requirements), |home| {
             run(Command::new("python3").args(["-m", "venv"]).arg(home))?;
             let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
             run(Command::new(home.join("bin/python")).args(pip).arg(&requirements))
         })?;
-        Ok(Some(Self {
-            path: home.join("bin/python"),
-            words: vec![source.join("client.py")],
-            variables: Vec::new(),
-        }))
+        Ok(Some(Self::new(home.join("bin/python"), vec![source.join("client.py").into()])))
     }
 
     /// Returns the Node program of `clients/<name>`, with its packages, or `None` without Node.
@@ -60,16 +62,13 @@ impl Program {
         }
         let source = source(name);
         let package = source.join("package.json");
-        let home = prepared(name, &package, |home| {
+        let home = prepared(name, slice::from_ref(&package), |home| {
             fs::copy(&package, home.join("package.json")).context("cannot copy package.json")?;
             let install = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
             run(Command::new("npm").args(install).current_dir(home))
         })?;
-        Ok(Some(Self {
-            path: "node".into(),
-            words: vec![source.join("client.js")],
-            variables: vec![("NODE_PATH", home.join("node_modules"))],
-        }))
+        let program = Self::new("node".into(), vec![source.join("client.js").into()]);
+        Ok(Some(program.with("NODE_PATH", home.join("node_modules"))))
     }
 
     /// Returns the Rust program of `clients/<name>`, built; `None` without cargo.
@@ -81,29 +80,126 @@ impl Program {
         if !is_there("cargo") {
             return Ok(None);
         }
-        let path = rust_binary(name, &format!("weir-client-{name}"))?;
-        Ok(Some(Self { path, words: Vec::new(), variables: Vec::new() }))
+        Ok(Some(Self::new(rust_binary(name, &format!("weir-client-{name}"))?, Vec::new())))
     }
 
-    /// Runs the program with `arguments`, and returns the JSON that it prints last. Its home directory is `home`:
-    /// some clients write logs there.
+    /// Returns the Go program of `clients/<name>`, built; `None` without Go.
+    ///
+    /// # Errors
+    ///
+    /// If it does not build.
+    pub fn go(name: &str) -> Result<Option<Self>> {
+        if !answers("go", "version") {
+            return Ok(None);
+        }
+        let program = cache()?.join(format!("{name}-build")).join(format!("weir-client-{name}"));
+        let build = ["build", "-buildvcs=false", "-o"];
+        run(Command::new("go").args(build).arg(&program).arg(".").current_dir(source(name)))?;
+        Ok(Some(Self::new(program, Vec::new())))
+    }
+
+    /// Returns the Java program of `clients/<name>`, built with a profile of its `pom.xml`; `None` without a JDK and
+    /// Maven.
+    ///
+    /// # Errors
+    ///
+    /// If its packages cannot be fetched, or it does not build.
+    pub fn java(name: &str, profile: &str) -> Result<Option<Self>> {
+        if !["java", "javac", "mvn"].into_iter().all(is_there) {
+            return Ok(None);
+        }
+        let source = source(name);
+        let home = prepared(&format!("{name}-{profile}"), &files(&source)?, |home| {
+            let mut build = Command::new("mvn");
+            build.args(["--quiet", "--batch-mode", "--activate-profiles", profile, "--file"]);
+            build.arg(source.join("pom.xml")).arg(format!("-Doutput={}", home.display()));
+            run(build.args(["compiler:compile", "dependency:copy-dependencies"]))
+        })?;
+        let mut classes = home.join("classes").into_os_string();
+        classes.push(":");
+        classes.push(home.join("dependency/*"));
+        // These programs end before a better compiler would pay.
+        let quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp"];
+        let mut words: Vec<OsString> = quick.into_iter().map(OsString::from).collect();
+        words.extend([classes, "weir.client.Client".into()]);
+        Ok(Some(Self { home_option: Some("-Duser.home="), ..Self::new("java".into(), words) }))
+    }
+
+    fn new(path: PathBuf, words: Vec<OsString>) -> Self {
+        Self { path, words, variables: Vec::new(), home_option: None }
+    }
+
+    /// Returns the program with a variable of its environment.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    /// Runs the program with `arguments`, and returns the JSON that it prints. Its home directory is `home`: some
+    /// clients write logs there.
     ///
     /// # Errors
     ///
     /// If it fails, takes longer than `limit`, or prints no JSON.
     pub fn run(&self, arguments: &[&str], home: &Path, limit: Duration) -> Result<serde_json::Value> {
+        let running = self.start(arguments, home, limit);
+        let report = running.report();
+        running.end()?;
+        report
+    }
+
+    /// Starts the program as [`run`](Self::run) does, and returns at once.
+    #[must_use]
+    pub fn start(&self, arguments: &[&str], home: &Path, limit: Duration) -> Running {
         let mut command = Command::new(&self.path);
+        command.args(self.home_option.map(|option| format!("{option}{}", home.display())));
         command.args(&self.words).args(arguments).env("HOME", home).current_dir(home);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        let output = output(&mut command, limit)?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            bail!("{arguments:?} ended with {}: {}{}", output.status, tail(&text), tail(&complaint));
-        }
-        let line = text.lines().rev().find(|line| line.starts_with('{'));
-        let line = line.with_context(|| format!("{arguments:?} printed no JSON: {}", tail(&text)))?;
-        serde_json::from_str(line).with_context(|| format!("{arguments:?} printed {line}"))
+        let words = format!("{arguments:?}");
+        let (sender, reports) = mpsc::channel();
+        let ended = thread::spawn(move || {
+            let output = watched(&mut command, limit, move |line| {
+                if line.starts_with('{') {
+                    let _ = sender.send(line.to_owned());
+                }
+            })?;
+            if !output.status.success() {
+                let text = String::from_utf8_lossy(&output.stdout);
+                let complaint = String::from_utf8_lossy(&output.stderr);
+                bail!("{words} ended with {}: {}{}", output.status, tail(&text), tail(&complaint));
+            }
+            Ok(())
+        });
+        Running { reports, ended }
+    }
+}
+
+/// A program that has been started.
+#[derive(Debug)]
+pub struct Running {
+    reports: mpsc::Receiver<String>,
+    ended: thread::JoinHandle<Result<()>>,
+}
+
+impl Running {
+    /// Returns the JSON that the program prints, as soon as it does.
+    ///
+    /// # Errors
+    ///
+    /// If it ends without.
+    pub fn report(&self) -> Result<serde_json::Value> {
+        let line = self.reports.recv().context("no JSON was printed")?;
+        serde_json::from_str(&line).with_context(|| format!("printed was {line}"))
+    }
+
+    /// Waits for the end of the program.
+    ///
+    /// # Errors
+    ///
+    /// If it fails or takes too long.
+    pub fn end(self) -> Result<()> {
+        self.ended.join().unwrap_or_else(|_| bail!("the thread that watches a program has panicked"))
     }
 }
 
@@ -143,12 +239,13 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
 }
 
-/// Returns the directory of a client's packages, which `install` fills unless that was done before for the same
-/// list of packages.
-fn prepared(name: &str, list: &Path, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let listed = fs::read(list).with_context(|| format!("cannot read {}", list.display()))?;
+/// Returns the directory of a client's packages, which `install` fills unless that was done before for files of the
+/// same content.
+fn prepared(name: &str, files: &[PathBuf], install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    listed.hash(&mut hasher);
+    for file in files {
+        fs::read(file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
+    }
     let home = cache()?.join(format!("{name}-{:016x}", hasher.finish()));
     let complete = home.join("complete");
     if !complete.exists() {
@@ -157,6 +254,21 @@ fn prepared(name: &str, list: &Path, install: impl FnOnce(&Path) -> Result<()>) 
         fs::write(&complete, "").with_context(|| format!("cannot write {}", complete.display()))?;
     }
     Ok(home)
+}
+
+/// Returns the files of a directory and of those in it, sorted.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => found.extend(files(&entry.path())?),
+            false => found.push(entry.path()),
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn cache() -> Result<PathBuf> {
@@ -168,8 +280,12 @@ fn cache() -> Result<PathBuf> {
 }
 
 fn is_there(program: &str) -> bool {
-    let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    version.is_ok_and(|status| status.success())
+    answers(program, "--version")
+}
+
+fn answers(program: &str, word: &str) -> bool {
+    let answer = Command::new(program).arg(word).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    answer.is_ok_and(|status| status.success())
 }
 
 fn run(command: &mut Command) -> Result<()> {
@@ -183,10 +299,15 @@ fn run(command: &mut Command) -> Result<()> {
 
 /// Returns what the command came to. It is killed if it takes longer than `limit`.
 fn output(command: &mut Command, limit: Duration) -> Result<Output> {
+    watched(command, limit, |_| ())
+}
+
+/// Returns what the command came to, and shows each line of its output to `see` as it comes.
+fn watched(command: &mut Command, limit: Duration, see: impl Fn(&str) + Send + 'static) -> Result<Output> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let stdout = drain(process.stdout.take());
-    let stderr = drain(process.stderr.take());
+    let stdout = drain(process.stdout.take(), see);
+    let stderr = drain(process.stderr.take(), |_| ());
     let ended = wait(&mut process, limit)?;
     let stdout = stdout.join().unwrap_or_default();
     let stderr = stderr.join().unwrap_or_default();
@@ -213,13 +334,20 @@ fn wait(process: &mut Child, limit: Duration) -> Result<bool> {
     Ok(true)
 }
 
-fn drain(output: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+fn drain(
+    output: Option<impl Read + Send + 'static>,
+    see: impl Fn(&str) + Send + 'static,
+) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        if let Some(mut output) = output {
-            let _ = output.read_to_end(&mut bytes);
+        let Some(mut output) = output.map(BufReader::new) else { return bytes };
+        loop {
+            let before = bytes.len();
+            match output.read_until(b'\n', &mut bytes) {
+                Ok(1..) => see(&String::from_utf8_lossy(&bytes[before..])),
+                Ok(0) | Err(_) => return bytes,
+            }
         }
-        bytes
     })
 }
 

@@ -29,6 +29,8 @@ enum Task {
     Simulate(simulate::Options),
     /// Kill the real binary at random moments under the load of a real client, and check all that was confirmed.
     Crashes(crashes::Options),
+    /// Run the RocketMQ clients, and write what each of them does to docs/clients.md.
+    ClientsTable,
     /// Read damaged bytes of every format on disk for some minutes; stops at the first panic.
     FuzzFormats(fuzz::Options),
     /// Check what lints cannot: file headers, the direction of dependencies, links in the documentation.
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Task::FuzzSelectors(options) => fuzz::run(&options),
         Task::Simulate(options) => simulate::run(&options),
         Task::Crashes(options) => crashes::run(&options),
+        Task::ClientsTable => test::write_clients_table(),
         Task::FuzzFormats(options) => fuzz::run_formats(&options),
         Task::Tidy => tidy::run(),
     };

@@ -21,7 +21,7 @@ const KILLS: u32 = 50;
 /// What to leave out.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leave out the real clients and the real crashes, which need Python, Node and Maven packages.
+    /// Leave out the real clients and the real crashes, which need packages for Python, Node, Java and Go.
     #[arg(long)]
     no_clients: bool,
 }
@@ -63,8 +63,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Drives the official clients against the binary that the tests have built.
 fn clients() -> Result<()> {
+    drive_clients(&[])
+}
+
+/// Runs the RocketMQ clients, and writes what each of them does to `docs/clients.md`.
+pub(crate) fn write_clients_table() -> Result<()> {
+    env::set_current_dir(tidy::root()?)?;
+    drive_clients(&["--write-table"])
+}
+
+fn drive_clients(options: &[&str]) -> Result<()> {
     cargo(&["build", "--quiet", "--workspace", "--all-targets"], &[])?;
-    check(Command::new(built("clients")).arg("--weir").arg(built("weir")), "the client tests")
+    let mut clients = Command::new(built("clients"));
+    check(clients.arg("--weir").arg(built("weir")).args(options), "the client tests")
 }
 
 /// Returns where a program of the workspace lies once it is built.

@@ -84,5 +84,6 @@ fn request(group: &GroupName, topic: &TopicName) -> ReceiveRequest {
         wait: Duration::from_secs(5),
         client: "bench".to_owned(),
         attempt_id: None,
+        one_by_one: false,
     }
 }

@@ -177,6 +177,7 @@ async fn measure(bodies: &[Bytes], compression: Compression) -> Result<Run> {
             wait: Duration::from_secs(5),
             client: "bench".to_owned(),
             attempt_id: None,
+            one_by_one: false,
         };
         let delivered = broker.receive(request).await?;
         ensure!(!delivered.is_empty(), "{received} messages came");

@@ -159,6 +159,7 @@ async fn measured(broker: &Broker, topic: &TopicName, group: &str, expected: u64
             wait: Duration::from_secs(20),
             client: "bench".to_owned(),
             attempt_id: None,
+            one_by_one: false,
         };
         let delivered = broker.receive(request).await?;
         ensure!(!delivered.is_empty(), "{received} of {expected} messages came");

@@ -56,6 +56,8 @@ pub(super) struct Order {
     pub(super) lines: BTreeMap<QueueOffset, Line>,
     /// Rows that match and have to wait in line.
     pub(super) blocked: Vec<QueueOffset>,
+    /// Whether at most one row of each line goes to a receive.
+    pub(super) one_by_one: bool,
 }
 
 /// Returns the lines that have open rows.
@@ -70,8 +72,13 @@ pub(super) fn unlined(known: &QueueState) -> Vec<QueueOffset> {
 }
 
 /// Returns up to `want` ready rows for the selector in `slot` that may be handed out together, in order, with the lines
-/// in which they stand.
-pub(super) fn take(known: &QueueState, slot: u8, want: usize) -> Vec<(QueueOffset, Option<Line>)> {
+/// in which they stand; `one_by_one` at most one of each line.
+pub(super) fn take(
+    known: &QueueState,
+    slot: u8,
+    want: usize,
+    one_by_one: bool,
+) -> Vec<(QueueOffset, Option<Line>)> {
     let mut taken = Vec::new();
     let mut held = HashSet::new();
     for (offset, row) in known.open() {
@@ -85,9 +92,11 @@ pub(super) fn take(known: &QueueState, slot: u8, want: usize) -> Vec<(QueueOffse
         }
         if row.phase == Phase::Ready && row.yes & bit(slot) != 0 {
             taken.push((*offset, Some(line)));
-        } else {
-            held.insert(line);
+            if !one_by_one {
+                continue;
+            }
         }
+        held.insert(line);
     }
     taken
 }
@@ -128,7 +137,7 @@ mod tests {
     }
 
     fn taken(queue: &QueueState, want: usize) -> Vec<u64> {
-        take(queue, 0, want).into_iter().map(|(offset, _)| offset.0).collect()
+        take(queue, 0, want, false).into_iter().map(|(offset, _)| offset.0).collect()
     }
 
     #[test]
@@ -148,6 +157,8 @@ mod tests {
         ]);
         assert_eq!(taken(&queue, 9), [1, 4, 9]);
         assert_eq!(taken(&queue, 2), [1, 4]);
+        let one_by_one = take(&queue, 0, 9, true);
+        assert_eq!(one_by_one.iter().map(|(offset, _)| offset.0).collect::<Vec<_>>(), [1, 9]);
         assert!(is_ready_for(&queue, 0));
         assert_eq!(held(&queue).len(), 5);
     }

@@ -66,6 +66,9 @@ pub struct ReceiveRequest {
     /// Names this call, if the client retries it under the same name. In a FIFO group such a retry gets what the call
     /// was given; an empty name is none.
     pub attempt_id: Option<String>,
+    /// Whether, in a FIFO group, at most one message of each message group comes at a time: for members that go on with
+    /// the next one of those that they were given though one has failed.
+    pub one_by_one: bool,
 }
 
 impl ReceiveRequest {
@@ -81,6 +84,7 @@ impl ReceiveRequest {
             wait: Duration::ZERO,
             client: String::new(),
             attempt_id: None,
+            one_by_one: false,
         }
     }
 }
@@ -135,6 +139,7 @@ impl Broker {
             lease: request.lease,
             client: request.client.as_str().into(),
             attempt_id: attempt_id(&request.client, request.attempt_id.as_deref()),
+            one_by_one: request.one_by_one,
         };
         reading.until(core.time.now() + request.wait.min(POLL_MAX)).await
     }
@@ -187,6 +192,7 @@ pub(super) struct Reading {
     client: Arc<str>,
     /// With the name of the client.
     pub(super) attempt_id: Option<Arc<str>>,
+    one_by_one: bool,
 }
 
 /// One visit of the queues, by one thread or several.
@@ -538,7 +544,7 @@ impl Reading {
             }
         }
         match failed {
-            None => Ok(Order { held: order::held(known), ..Order::default() }),
+            None => Ok(Order { held: order::held(known), one_by_one: self.one_by_one, ..Order::default() }),
             Some(error) => Err(error),
         }
     }
@@ -555,7 +561,7 @@ impl Reading {
             let mut state = self.subscription.lock();
             let Some(known) = hold.queue_state(&mut state) else { return Ok(Vec::new()) };
             let mut offsets: Vec<_> = if is_fifo {
-                order::take(known, self.slot, self.want)
+                order::take(known, self.slot, self.want, self.one_by_one)
             } else {
                 let ready = known.ready().filter(|(_, row)| row.yes & bit(self.slot) != 0);
                 ready.map(|(offset, _)| (offset, None)).take(self.want).collect()

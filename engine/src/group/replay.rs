@@ -2,6 +2,10 @@
 //!
 //! Entries are applied in the order in which they were written. Leases run on the clock of this process, so
 //! what is left of one is clamped to its original length: a wall clock that jumped cannot lengthen it.
+//!
+//! A lease that the broker had renewed is renewed further while its client lives. One that it had not renewed yet ends
+//! in its time: the response with the message may have been lost with the broker, so that nobody has the message, and
+//! clients ask again under another attempt.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -74,14 +78,17 @@ impl Replay {
                 attempt_id,
             } => {
                 self.lease = self.lease.max(lease);
-                let phase = self.leased(until_ms, Duration::from_millis(length_ms.into()), &client);
+                let until = self.moment(until_ms, Duration::from_millis(length_ms.into()));
+                let renewal = self.renewal(until, &client);
                 let attempt_id: Option<Arc<str>> = attempt_id.map(Arc::from);
                 let queue = self.queue(group, topic, queue);
                 for row in rows {
                     let attempt = u32::from(row.attempt);
+                    let mut renewed = false;
                     if let Some(known) = queue.row_mut(row.offset) {
                         known.attempt = attempt;
-                        if std::mem::replace(&mut known.lease, lease) != lease {
+                        renewed = std::mem::replace(&mut known.lease, lease) == lease;
+                        if !renewed {
                             known.attempt_id = None;
                         }
                     } else {
@@ -89,7 +96,8 @@ impl Replay {
                         queue.advance(row.slot, row.offset.plus(1));
                         queue.set_journaled(row.slot, row.offset.plus(1));
                     }
-                    queue.set_phase(row.offset, phase.clone());
+                    let renewal = renewal.clone().filter(|_| renewed);
+                    queue.set_phase(row.offset, Phase::Leased { until, renewal });
                     if let Some(known) = queue.row_mut(row.offset).filter(|_| attempt_id.is_some()) {
                         known.attempt_id.clone_from(&attempt_id);
                     }
@@ -136,16 +144,14 @@ impl Replay {
         Row { phase, ..Row::new(row.attempt.into(), row.lease, row.slot) }
     }
 
-    fn leased(&mut self, until_ms: i64, length: Duration, client: &str) -> Phase {
-        let until = self.moment(until_ms, length);
-        let renewal = (!client.is_empty()).then(|| {
+    fn renewal(&mut self, until: Duration, client: &str) -> Option<Renewal> {
+        (!client.is_empty()).then(|| {
             let client: Arc<str> = client.into();
             if self.clients.last() != Some(&client) {
                 self.clients.push(Arc::clone(&client));
             }
             Renewal { client, limit: until + LEASE_RENEWED_MAX }
-        });
-        Phase::Leased { until, renewal }
+        })
     }
 
     /// Returns the moment of a wall time, at most `length` from now.

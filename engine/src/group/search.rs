@@ -306,6 +306,9 @@ impl<'a> Search<'a> {
                 order.blocked.push(offset);
             } else {
                 rows.push(row);
+                if order.one_by_one {
+                    order.held.insert(line);
+                }
             }
         }
         self.order = Some(order);

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use weir_engine::{Broker, Delivered, DurabilityClass, EngineError, ReceiveRequest, TopicSpec};
+use weir_engine::{
+    Broker, Delivered, DurabilityClass, EngineError, LeaseTime, ReceiveRequest, TopicSpec,
+    limits::LEASE_DEFAULT,
+};
 use weir_storage::SimCall;
 
 use crate::fixture::{Fixture, group, number, numbered, numbers, topic};
@@ -32,6 +35,36 @@ impl Fixture {
         }
         all
     }
+}
+
+/// The response to a receive can be lost with the broker. A client that lives on would keep the lease alive for hours.
+#[tokio::test]
+async fn what_was_leased_right_before_a_crash_comes_again_though_its_client_lives() {
+    let (mut weir, env) = Fixture::on_sim(1).await;
+    weir.topic(1).await;
+    let renewed = |weir: &Fixture, client: &str| ReceiveRequest {
+        lease: LeaseTime::Renewed,
+        client: client.to_owned(),
+        ..weir.request("TRUE")
+    };
+    let seconds = LEASE_DEFAULT.as_secs();
+    weir.publish([1]).await;
+    let held = weir.broker.receive(renewed(&weir, "c")).await.unwrap();
+    for step in 0..3 {
+        weir.broker.client_alive("c");
+        weir.advance(seconds / 2);
+        assert!(weir.broker.receive(renewed(&weir, "other")).await.unwrap().is_empty(), "{step}");
+    }
+    weir.publish([2]).await;
+    assert_eq!(numbers(&weir.broker.receive(renewed(&weir, "c")).await.unwrap()), [2]);
+    weir.after(|| env.kill()).await;
+    weir.broker.client_alive("c");
+    assert!(weir.broker.receive(renewed(&weir, "c")).await.unwrap().is_empty(), "leases go on");
+    weir.advance(seconds);
+    weir.broker.client_alive("c");
+    let again = weir.broker.receive(renewed(&weir, "c")).await.unwrap();
+    assert_eq!((numbers(&again), again[0].attempt), (vec![2], 2), "the client is known to have 1 alone");
+    assert!(weir.ack(&held).await[0].is_ok());
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ pub(crate) struct Caller {
 /// Implementations of the protocol with peculiarities of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Language {
+    Go,
     Java,
     Node,
     Python,
@@ -117,11 +118,18 @@ impl Caller {
     pub(crate) fn takes_seconds_for_milliseconds(&self) -> bool {
         self.language == Language::Node && self.version <= Version(1, 0, 8)
     }
+
+    /// Returns whether the client, when its listener fails for a FIFO message, goes on with the next one of the message
+    /// group that it has, and tries the one that failed again later.
+    pub(crate) fn goes_on_after_failures(&self) -> bool {
+        self.language == Language::Go && self.version <= Version(5, 1, 4)
+    }
 }
 
 impl Language {
     fn of(name: &str) -> Self {
         match name {
+            "GO" => Self::Go,
             "JAVA" => Self::Java,
             "HTTP" | "NODE_JS" => Self::Node,
             "PYTHON" => Self::Python,

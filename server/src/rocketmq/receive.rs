@@ -74,6 +74,7 @@ async fn receive(
         wait,
         client: caller.client.clone(),
         attempt_id: request.attempt_id,
+        one_by_one: caller.goes_on_after_failures(),
     };
     let delivered = messaging.broker.receive(asked).await?;
     Ok(Leased::new(messaging.broker.clone(), topic, delivered))

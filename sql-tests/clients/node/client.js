@@ -12,7 +12,9 @@ const {
   SimpleConsumer,
 } = require('rocketmq-client-nodejs');
 
+const FILTER_TYPE_TAG = 1;
 const FILTER_TYPE_SQL = 2;
+const QUIET_MS = 2000;
 const COLORS = ['red', 'green', 'blue'];
 
 // The client writes its log to standard output or a file in the home directory otherwise.
@@ -23,8 +25,9 @@ function readArguments() {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
-      endpoint: text, topic: text, group: text, count: text, where: text, limit: text, expect: text,
-      property: text, seconds: text, invisible: text, lines: text, 'fail-every': text,
+      endpoint: text, tls: text, topic: text, group: text, count: text, lines: text, 'pause-ms': text,
+      where: text, tags: text, expect: text, 'fail-every': text, 'fail-times': text, 'expect-failed': text,
+      seconds: text, invisible: text,
     },
   });
   const number = (name, otherwise) => (values[name] === undefined ? otherwise : Number(values[name]));
@@ -32,13 +35,14 @@ function readArguments() {
     ...values,
     action: positionals[0],
     count: number('count', 100),
-    limit: number('limit', Infinity),
-    expect: number('expect', Infinity),
+    lines: number('lines', 0),
+    pauseMs: number('pause-ms', 0),
+    expect: number('expect', 0),
+    failEvery: number('fail-every', 0),
+    failTimes: number('fail-times', 1),
+    expectFailed: number('expect-failed', 0),
     seconds: number('seconds', 60),
     invisible: number('invisible', 15),
-    lines: number('lines', 0),
-    failEvery: number('fail-every', 0),
-    property: values.property ?? 'n',
   };
 }
 
@@ -48,61 +52,112 @@ function message(topic, n, lines) {
   return {
     topic,
     body: Buffer.from(`message ${n}`),
-    tag: n % 2 ? 'odd' : 'even',
+    tag: tag(n),
     keys: [`key-${n}`],
     properties,
     ...(lines ? { messageGroup: `line-${n % lines}` } : {}),
   };
 }
 
+function tag(n) {
+  if (n < 30) return 'low';
+  return n % 2 ? 'odd' : 'even';
+}
+
+const numberOf = received => Number(received.properties.get('n'));
+
 function isWrong(received) {
-  if (received.corrupted) return true;
-  const n = received.properties.get('n');
-  if (n === undefined || !received.properties.has('color')) return false;
-  return received.body.toString() !== `message ${n}`
-    || received.tag !== (Number(n) % 2 ? 'odd' : 'even')
+  const n = numberOf(received);
+  return received.corrupted
+    || received.body.toString() !== `message ${n}`
+    || received.tag !== tag(n)
     || received.keys.length !== 1 || received.keys[0] !== `key-${n}`;
 }
 
-/** What has been acknowledged, and when it is enough. */
+/** Calls that failed and were made again. */
+class Errors {
+  count = 0;
+  latest = '';
+
+  /** Notes a failure, and waits a little. */
+  async add(error) {
+    this.count += 1;
+    this.latest = String(error);
+    await sleep(200);
+  }
+
+  /** Makes a call again until it succeeds. */
+  async repeat(end, call) {
+    for (;;) {
+      try {
+        return await call();
+      } catch (error) {
+        if (performance.now() > end) throw error;
+        await this.add(error);
+      }
+    }
+  }
+
+  report(more) {
+    return { client: 'node', errors: this.count, error: this.latest, ...more };
+  }
+}
+
+/** What has been acknowledged and what has been given back, and when it is enough. */
 class Tally {
   constructor(args) {
     this.args = args;
     this.end = performance.now() + args.seconds * 1000;
     this.latest = performance.now();
     this.values = [];
+    this.failed = [];
     this.wrong = 0;
   }
 
+  /** Returns whether the message is to fail this time, and notes it then. */
+  fails(received) {
+    const { failEvery, failTimes } = this.args;
+    const n = numberOf(received);
+    const times = this.failed.filter(other => other === n).length;
+    if (!failEvery || n % failEvery !== 0 || times >= failTimes) return false;
+    this.failed.push(n);
+    this.latest = performance.now();
+    return true;
+  }
+
   add(received) {
-    this.values.push(received.properties.get(this.args.property) ?? null);
+    this.values.push(numberOf(received));
     if (isWrong(received)) this.wrong += 1;
     this.latest = performance.now();
   }
 
-  get full() {
-    return this.values.length >= this.args.limit;
-  }
-
   get enough() {
     const now = performance.now();
-    const complete = this.values.length >= this.args.expect && now > this.latest + 2000;
-    return complete || this.full || now > this.end;
+    const complete = new Set(this.values).size >= this.args.expect
+      && this.failed.length >= this.args.expectFailed;
+    return (complete && now > this.latest + QUIET_MS) || now > this.end;
   }
 
-  report() {
-    return { client: 'node', values: this.values, wrong: this.wrong };
+  report(errors) {
+    return errors.report({ values: this.values, failed: this.failed, wrong: this.wrong });
   }
+}
+
+function show(report) {
+  return new Promise(done => process.stdout.write(`${JSON.stringify(report)}\n`, done));
 }
 
 async function publish(args, common) {
   const producer = new Producer({ ...common, topics: [args.topic] });
   await producer.startup();
+  const errors = new Errors();
+  const end = performance.now() + args.seconds * 1000;
   for (let n = 0; n < args.count; n++) {
-    await producer.send(message(args.topic, n, args.lines));
+    await errors.repeat(end, () => producer.send(message(args.topic, n, args.lines)));
+    if (args.pauseMs) await sleep(args.pauseMs);
   }
   await producer.shutdown();
-  return { client: 'node', published: args.count };
+  await show(errors.report({ published: args.count }));
 }
 
 async function receive(args, common, subscriptions) {
@@ -110,28 +165,33 @@ async function receive(args, common, subscriptions) {
     ...common, consumerGroup: args.group, subscriptions, awaitDuration: 1000,
   });
   await consumer.startup();
+  const errors = new Errors();
   const tally = new Tally(args);
   while (!tally.enough) {
-    for (const received of await consumer.receive(32, args.invisible * 1000)) {
-      if (tally.full) break;
-      await consumer.ack(received);
-      tally.add(received);
+    let messages = [];
+    try {
+      messages = await consumer.receive(32, args.invisible * 1000);
+    } catch (error) {
+      await errors.add(error);
+    }
+    for (const received of messages) {
+      if (tally.fails(received)) {
+        await consumer.changeInvisibleDuration(received, 1000);
+      } else {
+        await errors.repeat(tally.end, () => consumer.ack(received));
+        tally.add(received);
+      }
     }
   }
   await consumer.shutdown();
-  return tally.report();
+  await show(tally.report(errors));
 }
 
 async function push(args, common, subscriptions) {
   const tally = new Tally(args);
-  const failed = new Set();
   const messageListener = {
     consume(received) {
-      const n = Number(received.properties.get('n'));
-      if (args.failEvery && n % args.failEvery === 0 && !failed.has(n)) {
-        failed.add(n);
-        return ConsumeResult.FAILURE;
-      }
+      if (tally.fails(received)) return ConsumeResult.FAILURE;
       tally.add(received);
       return ConsumeResult.SUCCESS;
     },
@@ -141,17 +201,27 @@ async function push(args, common, subscriptions) {
   });
   await consumer.startup();
   while (!tally.enough) await sleep(100);
+  await show(tally.report(new Errors()));
   await consumer.shutdown();
-  return tally.report();
+}
+
+async function version() {
+  const { version } = require('rocketmq-client-nodejs/package.json');
+  await show({ client: 'node', version });
 }
 
 async function main() {
   const args = readArguments();
-  const common = { endpoints: args.endpoint, namespace: '', logger: quiet };
-  const subscriptions = new Map([[args.topic, new FilterExpression(args.where ?? '*', FILTER_TYPE_SQL)]]);
-  const actions = { publish, receive, push };
-  const report = await actions[args.action](args, common, subscriptions);
-  process.stdout.write(`${JSON.stringify(report)}\n`, () => process.exit(0));
+  const common = {
+    endpoints: args.endpoint, namespace: '', logger: quiet, sslEnabled: args.tls !== undefined,
+  };
+  const filter = args.tags === undefined
+    ? new FilterExpression(args.where ?? '', FILTER_TYPE_SQL)
+    : new FilterExpression(args.tags, FILTER_TYPE_TAG);
+  const subscriptions = new Map([[args.topic, filter]]);
+  const actions = { version, publish, receive, push };
+  await actions[args.action](args, common, subscriptions);
+  process.exit(0);
 }
 
 main().catch(error => {

@@ -1,6 +1,7 @@
 """The official Python client against Weir. Arguments and output: ../README.md."""
 
 import argparse
+import importlib.metadata
 import json
 import sys
 import threading
@@ -24,19 +25,22 @@ COLORS = ["red", "green", "blue"]
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("action", choices=["publish", "receive", "push"])
-    parser.add_argument("--endpoint", required=True)
-    parser.add_argument("--topic", required=True)
+    parser.add_argument("action", choices=["version", "publish", "receive", "push"])
+    parser.add_argument("--endpoint")
+    parser.add_argument("--tls")
+    parser.add_argument("--topic")
     parser.add_argument("--group")
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--lines", type=int)
+    parser.add_argument("--pause-ms", type=int, default=0)
     parser.add_argument("--where")
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--expect", type=int)
-    parser.add_argument("--property", default="n")
+    parser.add_argument("--tags")
+    parser.add_argument("--expect", type=int, default=0)
+    parser.add_argument("--fail-every", type=int)
+    parser.add_argument("--fail-times", type=int, default=1)
+    parser.add_argument("--expect-failed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--invisible", type=int, default=15)
-    parser.add_argument("--lines", type=int)
-    parser.add_argument("--fail-every", type=int)
     return parser.parse_args()
 
 
@@ -46,7 +50,7 @@ def message(topic, n, lines):
         made.message_group = f"line-{n % lines}"
     made.topic = topic
     made.body = f"message {n}".encode()
-    made.tag = "odd" if n % 2 else "even"
+    made.tag = tag(n)
     made.keys = f"key-{n}"
     made.add_property("n", str(n))
     made.add_property("color", COLORS[n % 3])
@@ -55,105 +59,168 @@ def message(topic, n, lines):
     return made
 
 
+def tag(n):
+    if n < 30:
+        return "low"
+    return "odd" if n % 2 else "even"
+
+
+def number(received):
+    return int(received.properties["n"])
+
+
 def is_wrong(received):
-    if received.corrupted:
-        return True
-    n = received.properties.get("n")
-    if n is None or "color" not in received.properties:
-        return False
-    tag = "odd" if int(n) % 2 else "even"
+    n = number(received)
     keys = list(received.keys)
-    return received.body != f"message {n}".encode() or received.tag != tag or keys != [f"key-{n}"]
+    wrong = received.body != f"message {n}".encode() or received.tag != tag(n) or keys != [f"key-{n}"]
+    return wrong or received.corrupted
+
+
+class Errors:
+    """Calls that failed and were made again."""
+
+    def __init__(self):
+        self.count = 0
+        self.latest = ""
+
+    def add(self, error):
+        """Notes a failure, and waits a little."""
+        self.count += 1
+        self.latest = repr(error)
+        time.sleep(0.2)
+
+    def repeat(self, end, call):
+        """Makes a call again until it succeeds."""
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if time.monotonic() > end:
+                    raise
+                self.add(error)
+
+    def report(self, **more):
+        return {"client": "python", "errors": self.count, "error": self.latest, **more}
 
 
 class Tally:
-    """What has been acknowledged, and when it is enough."""
+    """What has been acknowledged and what has been given back, and when it is enough."""
 
     def __init__(self, args):
         self.args = args
         self.end = time.monotonic() + args.seconds
         self.values = []
+        self.failed = []
         self.wrong = 0
         self.latest = time.monotonic()
         self.lock = threading.Lock()
 
+    def fails(self, received):
+        """Returns whether the message is to fail this time, and notes it then."""
+        with self.lock:
+            every, n = self.args.fail_every, number(received)
+            if not every or n % every or self.failed.count(n) >= self.args.fail_times:
+                return False
+            self.failed.append(n)
+            self.latest = time.monotonic()
+            return True
+
     def add(self, received):
         with self.lock:
-            self.values.append(received.properties.get(self.args.property))
+            self.values.append(number(received))
             self.wrong += is_wrong(received)
             self.latest = time.monotonic()
 
     def enough(self):
         with self.lock:
             now = time.monotonic()
-            expect = self.args.expect
-            complete = expect is not None and len(self.values) >= expect and now > self.latest + 2
-            return complete or self.full() or now > self.end
+            complete = len(set(self.values)) >= self.args.expect
+            complete = complete and len(self.failed) >= self.args.expect_failed
+            return (complete and now > self.latest + 2) or now > self.end
 
-    def full(self):
-        return self.args.limit is not None and len(self.values) >= self.args.limit
-
-    def report(self):
-        return {"client": "python", "values": self.values, "wrong": self.wrong}
+    def report(self, errors):
+        return errors.report(values=self.values, failed=self.failed, wrong=self.wrong)
 
 
 class Listener(MessageListener):
     def __init__(self, tally):
         self.tally = tally
-        self.failed = set()
 
     def consume(self, received):
-        every, n = self.tally.args.fail_every, int(received.properties.get("n"))
-        if every and n % every == 0 and n not in self.failed:
-            self.failed.add(n)
+        if self.tally.fails(received):
             return ConsumeResult.FAILURE
         self.tally.add(received)
         return ConsumeResult.SUCCESS
 
 
+def show(report):
+    print(json.dumps(report), flush=True)
+
+
 def publish(args, configuration):
-    producer = Producer(configuration, (args.topic,))
+    producer = Producer(configuration, (args.topic,), tls_enable=args.tls is not None)
     producer.startup()
+    errors = Errors()
+    end = time.monotonic() + args.seconds
     for n in range(args.count):
-        producer.send(message(args.topic, n, args.lines))
+        errors.repeat(end, lambda: producer.send(message(args.topic, n, args.lines)))
+        time.sleep(args.pause_ms / 1000)
     producer.shutdown()
-    return {"client": "python", "published": args.count}
+    show(errors.report(published=args.count))
 
 
 def receive(args, configuration, subscription):
-    consumer = SimpleConsumer(configuration, args.group, subscription, await_duration=1)
+    tls = args.tls is not None
+    consumer = SimpleConsumer(configuration, args.group, subscription, await_duration=1, tls_enable=tls)
     consumer.startup()
+    errors = Errors()
     tally = Tally(args)
     while not tally.enough():
-        for received in consumer.receive(32, args.invisible):
-            if tally.full():
-                break
-            consumer.ack(received)
-            tally.add(received)
+        try:
+            messages = consumer.receive(32, args.invisible)
+        except Exception as error:
+            errors.add(error)
+            continue
+        for received in messages:
+            if tally.fails(received):
+                consumer.change_invisible_duration(received, 1)
+            else:
+                errors.repeat(tally.end, lambda: consumer.ack(received))
+                tally.add(received)
     consumer.shutdown()
-    return tally.report()
+    show(tally.report(errors))
 
 
 def push(args, configuration, subscription):
     tally = Tally(args)
-    consumer = PushConsumer(configuration, args.group, Listener(tally), subscription)
+    listener = Listener(tally)
+    tls = args.tls is not None
+    consumer = PushConsumer(configuration, args.group, listener, subscription, tls_enable=tls)
     consumer.startup()
     while not tally.enough():
         time.sleep(0.1)
+    show(tally.report(Errors()))
     consumer.shutdown()
-    return tally.report()
+
+
+def subscription(args):
+    if args.tags is not None:
+        return {args.topic: FilterExpression(args.tags, FilterType.TAG)}
+    return {args.topic: FilterExpression(args.where, FilterType.SQL)}
 
 
 def main():
     args = arguments()
+    if args.action == "version":
+        version = importlib.metadata.version("rocketmq-python-client")
+        show({"client": "python", "version": version})
+        return
     configuration = ClientConfiguration(args.endpoint, Credentials())
     if args.action == "publish":
-        report = publish(args, configuration)
+        publish(args, configuration)
     else:
-        subscription = {args.topic: FilterExpression(args.where, FilterType.SQL)}
         act = receive if args.action == "receive" else push
-        report = act(args, configuration, subscription)
-    print(json.dumps(report), flush=True)
+        act(args, configuration, subscription(args))
 
 
 if __name__ == "__main__":

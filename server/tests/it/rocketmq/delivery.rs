@@ -469,3 +469,24 @@ async fn a_fifo_group_gets_the_messages_of_a_message_group_one_after_the_other()
     client.ack(&[came.receipt_handle()]).await;
     assert_eq!(bodies(&client.receive(one("z")).await.messages()), ["a2"]);
 }
+
+/// The Go client tries a message that has failed again, but goes on meanwhile with what else it was given.
+#[tokio::test]
+async fn go_gets_one_message_of_a_message_group_at_a_time() {
+    let dir = directory();
+    let weir = Weir::start(dir.path()).await;
+    let spec = GroupSpec { fifo: true, ..GroupSpec::default() };
+    weir.broker.create_group(&GROUP.parse::<GroupName>().unwrap(), spec).await.unwrap();
+    let client = weir.client_named("a-client@2", "GO", "5.1.4").await;
+    let mut lined = ["1", "2", "3"].map(message);
+    for message in &mut lined {
+        message.system_properties.as_mut().unwrap().message_group = Some("a".to_owned());
+    }
+    assert_eq!(code(&client.send(lined.to_vec()).await.status), Code::Ok);
+    for body in ["1", "2", "3"] {
+        let came = client.receive(receive(|_| ())).await.messages();
+        assert_eq!(bodies(&came), [body]);
+        assert_eq!(client.receive(receive(|_| ())).await.code(), Code::MessageNotFound, "{body} is held");
+        client.ack(&[system(&came[0]).receipt_handle()]).await;
+    }
+}

@@ -1,8 +1,9 @@
 //! The official Rust client against Weir. Arguments and output: ../README.md.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     error::Error,
+    future::Future,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,12 @@ const COLORS: [&str; 3] = ["red", "green", "blue"];
 
 /// Messages that are sent in one call.
 const BATCH: usize = 10;
+
+/// Messages that are received in one call.
+const RECEIVE_MAX: i32 = 32;
+
+/// How long nothing more has come once it is enough.
+const QUIET: Duration = Duration::from_secs(2);
 
 struct Arguments(HashMap<String, String>);
 
@@ -44,32 +51,131 @@ impl Arguments {
         text.parse().map_err(|_| format!("--{name} is no number"))
     }
 
+    fn end(&self) -> Result<Instant, String> {
+        Ok(Instant::now() + Duration::from_secs(self.number("seconds", 60)? as u64))
+    }
+
+    fn filter(&self) -> Result<FilterExpression, String> {
+        match self.text("tags") {
+            Ok(tags) => Ok(FilterExpression::new(FilterType::Tag, tags)),
+            Err(_) => Ok(FilterExpression::new(FilterType::Sql, self.text("where")?)),
+        }
+    }
+
     fn client_option(&self) -> Result<ClientOption, String> {
         let mut option = ClientOption::default();
         option.set_access_url(self.text("endpoint")?);
-        option.set_enable_tls(false);
+        option.set_enable_tls(self.0.contains_key("tls"));
         option.set_long_polling_timeout(Duration::from_secs(1));
         Ok(option)
+    }
+}
+
+/// Calls that failed and were made again.
+#[derive(Default)]
+struct Errors {
+    count: usize,
+    latest: String,
+}
+
+impl Errors {
+    /// Notes a failure, and waits a little.
+    async fn add(&mut self, error: impl std::fmt::Display) {
+        self.count += 1;
+        self.latest = error.to_string();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    /// Makes a call again until it succeeds.
+    async fn repeat<T, E: Error + 'static, F: Future<Output = Result<T, E>>>(
+        &mut self,
+        end: Instant,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        loop {
+            match call().await {
+                Err(error) if Instant::now() < end => self.add(error).await,
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// What has been acknowledged and what has been left, and when it is enough.
+struct Tally {
+    expect: usize,
+    expect_failed: usize,
+    fail_every: usize,
+    fail_times: usize,
+    end: Instant,
+    latest: Instant,
+    values: Vec<usize>,
+    failed: Vec<usize>,
+    wrong: usize,
+}
+
+impl Tally {
+    fn new(arguments: &Arguments) -> Result<Self, String> {
+        Ok(Self {
+            expect: arguments.number("expect", 0)?,
+            expect_failed: arguments.number("expect-failed", 0)?,
+            fail_every: arguments.number("fail-every", 0)?,
+            fail_times: arguments.number("fail-times", 1)?,
+            end: arguments.end()?,
+            latest: Instant::now(),
+            values: Vec::new(),
+            failed: Vec::new(),
+            wrong: 0,
+        })
+    }
+
+    /// Returns whether the message is to fail this time, and notes it then.
+    fn fails(&mut self, n: usize) -> bool {
+        let times = self.failed.iter().filter(|other| **other == n).count();
+        if self.fail_every == 0 || !n.is_multiple_of(self.fail_every) || times >= self.fail_times {
+            return false;
+        }
+        self.failed.push(n);
+        self.latest = Instant::now();
+        true
+    }
+
+    fn add(&mut self, n: usize, received: &MessageView) {
+        self.values.push(n);
+        self.wrong += usize::from(is_wrong(n, received));
+        self.latest = Instant::now();
+    }
+
+    fn is_enough(&self) -> bool {
+        let distinct: BTreeSet<_> = self.values.iter().collect();
+        let complete = distinct.len() >= self.expect && self.failed.len() >= self.expect_failed;
+        complete && self.latest.elapsed() > QUIET || Instant::now() > self.end
     }
 }
 
 async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let (topic, count) = (arguments.text("topic")?, arguments.number("count", 100)?);
     let lines = arguments.number("lines", 0)?;
+    let pause = Duration::from_millis(arguments.number("pause-ms", 0)? as u64);
     let mut option = ProducerOption::default();
     option.set_topics(vec![topic]);
     let mut producer = Producer::new(option, arguments.client_option()?)?;
     producer.start().await?;
+    let (mut errors, end) = (Errors::default(), arguments.end()?);
     let numbers: Vec<usize> = (0..count).collect();
     // The client takes no batch of several message groups.
     let at_once = if lines > 0 { 1 } else { BATCH };
     for batch in numbers.chunks(at_once) {
-        let messages = batch.iter().map(|n| message(topic, *n, lines)).collect::<Result<Vec<_>, _>>()?;
-        let receipts = producer.batch_send(messages).await?;
+        let send = || async {
+            let messages = batch.iter().map(|n| message(topic, *n, lines)).collect::<Result<Vec<_>, _>>()?;
+            producer.batch_send(messages).await
+        };
+        let receipts = errors.repeat(end, send).await?;
         assert_eq!(receipts.len(), batch.len(), "a receipt for each message");
+        tokio::time::sleep(pause * batch.len() as u32).await;
     }
     producer.shutdown().await?;
-    Ok(json!({"client": "rust", "published": count}))
+    Ok(json!({"client": "rust", "published": count, "errors": errors.count, "error": errors.latest}))
 }
 
 fn message(
@@ -95,15 +201,14 @@ fn message(
 }
 
 fn tag(n: usize) -> &'static str {
-    if n.is_multiple_of(2) { "even" } else { "odd" }
+    match n {
+        0..30 => "low",
+        _ if n.is_multiple_of(2) => "even",
+        _ => "odd",
+    }
 }
 
-fn is_wrong(received: &MessageView) -> bool {
-    let properties = received.properties();
-    let Some(n) = properties.get("n").and_then(|n| n.parse().ok()) else { return false };
-    if !properties.contains_key("color") {
-        return false;
-    }
+fn is_wrong(n: usize, received: &MessageView) -> bool {
     received.body() != format!("message {n}").as_bytes()
         || received.tag() != Some(tag(n))
         || received.keys() != [format!("key-{n}")]
@@ -111,12 +216,8 @@ fn is_wrong(received: &MessageView) -> bool {
 
 async fn receive(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let topic = arguments.text("topic")?;
-    let limit = arguments.number("limit", usize::MAX)?;
-    let expect = arguments.number("expect", usize::MAX)?;
-    let property = arguments.text("property").unwrap_or("n");
     let invisible = Duration::from_secs(arguments.number("invisible", 15)? as u64);
-    let end = Instant::now() + Duration::from_secs(arguments.number("seconds", 60)? as u64);
-    let filter = FilterExpression::new(FilterType::Sql, arguments.text("where")?);
+    let filter = arguments.filter()?;
 
     let mut option = SimpleConsumerOption::default();
     option.set_consumer_group(arguments.text("group")?);
@@ -124,29 +225,49 @@ async fn receive(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let mut consumer = SimpleConsumer::new(option, arguments.client_option()?)?;
     consumer.start().await?;
 
-    let (mut values, mut wrong, mut latest) = (Vec::new(), 0, Instant::now());
-    while values.len() < limit && Instant::now() < end {
-        if values.len() >= expect && latest.elapsed() > Duration::from_secs(2) {
-            break;
-        }
-        for received in consumer.receive_with(topic, &filter, 32, invisible).await? {
-            if values.len() >= limit {
-                break;
+    let (mut errors, mut tally) = (Errors::default(), Tally::new(arguments)?);
+    while !tally.is_enough() {
+        let messages = match consumer.receive_with(topic, &filter, RECEIVE_MAX, invisible).await {
+            Ok(messages) => messages,
+            Err(error) => {
+                errors.add(error).await;
+                continue;
             }
-            consumer.ack(&received).await?;
-            wrong += usize::from(is_wrong(&received));
-            values.push(received.properties().get(property).cloned());
-            latest = Instant::now();
+        };
+        for received in messages {
+            let n: usize = received.properties().get("n").ok_or("a message has no number")?.parse()?;
+            // The client cannot give a message back: it comes again when its lease has ended.
+            if !tally.fails(n) {
+                errors.repeat(tally.end, || consumer.ack(&received)).await?;
+                tally.add(n, &received);
+            }
         }
     }
     consumer.shutdown().await?;
-    Ok(json!({"client": "rust", "values": values, "wrong": wrong}))
+    Ok(json!({
+        "client": "rust",
+        "values": tally.values,
+        "failed": tally.failed,
+        "wrong": tally.wrong,
+        "errors": errors.count,
+        "error": errors.latest,
+    }))
+}
+
+/// Returns the version of the client in the lock file by which this program was built.
+fn version() -> Result<Value, Box<dyn Error>> {
+    let mut lines = include_str!("../Cargo.lock").lines();
+    lines.find(|line| *line == "name = \"rocketmq\"").ok_or("the lock file does not name the client")?;
+    let version = lines.next().and_then(|line| line.strip_prefix("version = "));
+    let version = version.ok_or("the lock file has no version of the client")?;
+    Ok(json!({"client": "rust", "version": version.trim_matches('"')}))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (action, arguments) = Arguments::read()?;
     let report = match action.as_str() {
+        "version" => version()?,
         "publish" => publish(&arguments).await?,
         "receive" => receive(&arguments).await?,
         other => return Err(format!("the client has no action {other}").into()),

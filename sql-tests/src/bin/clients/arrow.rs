@@ -56,5 +56,6 @@ fn checked(check: Check) -> Checked {
 
 fn produce(weir: &Path, endpoint: &str, topic: &str, file: &str) -> Result<()> {
     broker::run(weir, endpoint, &["topic", "create", topic])?;
-    broker::run(weir, endpoint, &["produce", topic, file, "--null", "NA"])
+    broker::run(weir, endpoint, &["produce", topic, file, "--null", "NA"])?;
+    Ok(())
 }

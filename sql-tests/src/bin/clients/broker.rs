@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -28,10 +28,34 @@ pub(crate) struct Weir {
 impl Weir {
     /// Starts the broker on a free port, and returns once it is ready.
     pub(crate) fn start(binary: &Path, data_dir: &Path) -> Result<Self> {
+        Self::start_at(binary, data_dir, "127.0.0.1:0")
+    }
+
+    /// Starts the broker at an address, and returns once it is ready.
+    pub(crate) fn start_at(binary: &Path, data_dir: &Path, address: &str) -> Result<Self> {
+        Self::start_with(binary, data_dir, &format!("{CONFIG}[[listener]]\naddress = \"{address}\"\n"))
+    }
+
+    /// Starts the broker on a free port, which takes TLS and plaintext, and returns once it is ready. The certificate
+    /// is written beside its data: `server.pem`.
+    pub(crate) fn start_with_tls(binary: &Path, data_dir: &Path) -> Result<(Self, PathBuf)> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+        let made = made.context("cannot make a certificate")?;
+        let certificate = data_dir.with_file_name("server.pem");
+        std::fs::write(&certificate, made.cert.pem()).context("cannot write the certificate")?;
+        let key = data_dir.with_file_name("server.key");
+        std::fs::write(key, made.signing_key.serialize_pem()).context("cannot write the key")?;
+        let listener = "address = \"127.0.0.1:0\"\ntls = \"both\"\n";
+        let files = "certificate = \"server.pem\"\nkey = \"server.key\"\n";
+        let broker = Self::start_with(binary, data_dir, &format!("{CONFIG}[[listener]]\n{listener}{files}"))?;
+        Ok((broker, certificate))
+    }
+
+    fn start_with(binary: &Path, data_dir: &Path, text: &str) -> Result<Self> {
         let config = data_dir.with_extension("toml");
-        std::fs::write(&config, CONFIG).context("cannot write the configuration")?;
+        std::fs::write(&config, text).context("cannot write the configuration")?;
         let mut process = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--auto-create-topics", "--config"])
+            .args(["serve", "--auto-create-topics", "--config"])
             .arg(&config)
             .arg("--data")
             .arg(data_dir)
@@ -83,15 +107,21 @@ impl Drop for Weir {
     }
 }
 
-/// Runs a command of the binary against a broker.
-pub(crate) fn run(weir: &Path, endpoint: &str, arguments: &[&str]) -> Result<()> {
+/// Runs a command of the binary against a broker, and returns what it prints.
+pub(crate) fn run(weir: &Path, endpoint: &str, arguments: &[&str]) -> Result<String> {
     let server = format!("grpc://{endpoint}");
     let mut command = Command::new(weir);
     command.args(arguments).args(["--server", &server]).stdin(Stdio::null());
     let output = command.output().context("cannot start weir")?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "weir {arguments:?} ended with {}: {complaint}", output.status);
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command of the binary against a broker, and returns the JSON that it answers.
+pub(crate) fn ask(weir: &Path, endpoint: &str, arguments: &[&str]) -> Result<serde_json::Value> {
+    let answer = run(weir, endpoint, &[arguments, &["--json"]].concat())?;
+    serde_json::from_str(&answer).with_context(|| format!("weir {arguments:?} answers {answer}"))
 }
 
 /// Returns host and port of a line `ready on grpc://HOST:PORT …`.
