@@ -2,6 +2,7 @@
 //!
 //! Usable in-process: see `examples/`. No protobuf, HTTP or command line in here.
 
+mod arrivals;
 mod broker;
 mod clients;
 mod copy;
@@ -15,6 +16,7 @@ mod logged;
 mod name;
 mod publish;
 mod pull;
+mod pull_messages;
 mod reading;
 mod reads;
 mod retention;
@@ -27,6 +29,7 @@ mod tables;
 mod time;
 mod timer;
 mod topic;
+mod topic_type;
 
 pub use broker::{Broker, BrokerInfo, BrokerOptions};
 pub use error::{EngineError, HandleFault, LimitKind};
@@ -41,9 +44,11 @@ pub use group::{
 pub use name::{GroupName, NameError, TopicName};
 pub use publish::Published;
 pub use pull::{PullBatch, PullColumn, PullFrom, PullPart, PullPlan, PullRequest, PullStream, PullTo};
+pub use pull_messages::{MessagePull, OffsetAt, PulledMessages};
 pub use schema::{ColumnType, UnknownType};
 pub use sql::{SqlPlan, SqlRequest, SqlTicket, TableDescription, TableKind};
 pub use topic::{QueueDescription, TopicChange, TopicDeleted, TopicDescription, TopicSpec};
+pub use topic_type::TopicType;
 pub use weir_filter::{Dialect, Limits as SelectorLimits, Parameters, Selector, SelectorError};
 pub use weir_storage::{
     BodyEncoding, Clock, Compression, DeadLetterOrigin, DurabilityClass, Epoch, GroupId, LogPosition,

@@ -34,6 +34,10 @@ pub const RECEIVE_MESSAGES_MAX: usize = 32;
 pub const POLL_MAX: Duration = Duration::from_secs(20);
 /// Receives of one group that wait on one topic with one selector.
 pub const POLLS_MAX: usize = 16_384;
+/// Pulls of messages that wait for one queue.
+pub const PULLS_WAITING_MAX: usize = 1024;
+/// Bytes of bodies behind which a receive, or a pull of messages, takes no further message.
+pub const RECEIVE_BYTES_TARGET: usize = 32 << 20;
 /// UTF-8 bytes of a client's name, and of the name of a receive.
 pub const CLIENT_BYTES_MAX: usize = 255;
 /// UTF-8 bytes of each further text of a message: host, producer group, trace context.
@@ -42,6 +46,8 @@ pub const FIELD_BYTES_MAX: usize = 4096;
 pub const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// The shortest lease, unless the group allows less.
 pub const LEASE_MIN: Duration = Duration::from_secs(10);
+/// The priority factor of a group in which every receive looks at the highest priority first, in percent.
+pub const PRIORITY_FACTOR_MAX: u8 = 100;
 /// Selectors that one group may hold on one topic at a time.
 pub const SELECTORS_MAX: usize = 8;
 /// Rows of one queue that a group may have leased or waiting for redelivery; then the queue waits.

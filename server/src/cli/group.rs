@@ -80,6 +80,10 @@ pub(crate) struct Settings {
     /// The language of its selectors: sql92, rocketmq or jms. Default: that of each topic.
     #[arg(long, value_name = "DIALECT")]
     dialect: Option<Dialect>,
+    /// Of a hundred receives on a topic of type priority, how many look at the highest priority first; the others begin
+    /// at each in turn. Default: 100.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    priority_factor: Option<u8>,
     /// Waits after failed deliveries, such as 1s,10s,5m; the last one again and again.
     #[arg(long, value_name = "TIMES", value_delimiter = ',', conflicts_with_all = ["retry_initial", "retry_max", "retry_multiplier"])]
     retry: Vec<humantime::Duration>,
@@ -125,6 +129,9 @@ impl Settings {
         }
         if let Some(dialect) = self.dialect {
             body["dialect"] = dialect.name().into();
+        }
+        if let Some(factor) = self.priority_factor {
+            body["priority_factor"] = factor.into();
         }
         if !self.retry.is_empty() {
             let waits: Vec<u64> = self.retry.iter().map(|wait| ms(**wait)).collect();
@@ -277,7 +284,10 @@ fn settings(group: &Value) -> String {
         field(spec, "start"),
         field(spec, "fifo"),
         dialect(spec, "that of each topic"),
-    )
+    ) + &match spec.get("priority_factor").and_then(Value::as_u64) {
+        Some(factor) => format!("\n  priority      first in {factor} % of receives"),
+        None => String::new(),
+    }
 }
 
 fn retry(spec: &Value) -> String {

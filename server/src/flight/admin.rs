@@ -2,12 +2,12 @@
 //!
 //! | action | body | result |
 //! |---|---|---|
-//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?}` | the topic |
-//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?}` | the topic |
+//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?, type?}` | the topic |
+//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?, type?}` | the topic |
 //! | `DeleteTopic` | `{topic}` | `{messages, free_now_bytes, free_soon_bytes, free_soon_ms, free_later_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
-//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, dialect?}` | the group |
+//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, fifo?, dialect?, priority_factor?}` | the group |
 //! | `AlterGroup` | the same | the group |
 //! | `DeleteGroup` | `{group}` | `{}` |
 //! | `DescribeGroup` | `{group}` | the group |
@@ -43,22 +43,22 @@ use crate::{
 pub(crate) const ACTIONS: [(&str, &str); 19] = [
     (
         "CreateTopic",
-        "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression.",
+        "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression, type.",
     ),
     (
         "AlterTopic",
-        "Changes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression.",
+        "Changes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression, type.",
     ),
     ("DeleteTopic", "Deletes a topic and its messages. JSON: topic."),
     ("DescribeTopic", "Tells a topic. JSON: topic."),
     ("ListTopics", "Tells all topics. JSON: {}."),
     (
         "CreateGroup",
-        "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, dialect.",
+        "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor.",
     ),
     (
         "AlterGroup",
-        "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, dialect.",
+        "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor.",
     ),
     ("DeleteGroup", "Deletes a consumer group. JSON: group."),
     ("DescribeGroup", "Tells a consumer group. JSON: group."),

@@ -176,6 +176,16 @@ fn topics_are_made_shown_changed_and_deleted() {
     assert_eq!(broker.json(&["topic", "describe", "orders"]), altered);
     assert_eq!(broker.json(&["topic", "list"])["topics"], json!([altered]));
     assert!(broker.run(&["topic", "list"]).out.contains("orders"));
+    assert_eq!(altered["type"], "mixed");
+    let priority = broker.json(&["topic", "create", "urgent", "--type", "PRIORITY"]);
+    assert_eq!(priority["type"], "priority");
+    let sent = broker.run_with_input(&["produce", "urgent"], "{\"priority\":3}\n{\"priority\":1}\n");
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    refused(&broker.run_with_input(&["produce", "urgent"], "{}\n"), 4, "takes no NORMAL messages");
+    assert_eq!(broker.json(&["topic", "alter", "urgent", "--type", "normal"])["type"], "normal");
+    assert!(broker.run(&["topic", "describe", "urgent"]).out.contains("type       normal"));
+    refused(&broker.run(&["topic", "alter", "urgent", "--type", "odd"]), 2, "there is no topic type");
+    assert_eq!(broker.run(&["topic", "delete", "urgent", "--yes"]).code, 0);
     refused(&broker.run(&["topic", "alter", "orders"]), 2, "nothing to change");
     refused(&broker.run(&["topic", "describe", "order"]), 3, "did you mean orders?");
     refused(&broker.run(&["topic", "delete", "orders"]), 2, "give --yes");

@@ -1,8 +1,10 @@
 //! The RocketMQ protocol over a real connection to a service in this process.
 
 mod delivery;
+mod pull;
 mod refusals;
 mod settings;
+mod types;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
