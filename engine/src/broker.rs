@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -151,6 +151,8 @@ pub(crate) struct Core {
     /// The thread that judges new rows for all groups.
     pub(crate) evaluator: Evaluator,
     pub(crate) judged: Judged,
+    /// Bytes of messages that readers have not taken yet.
+    pub(crate) answers: Arc<AtomicUsize>,
     /// The next lease number.
     pub(crate) leases: AtomicU64,
     pub(crate) topics: RwLock<Topics>,
@@ -403,6 +405,7 @@ impl Core {
             reading,
             evaluator,
             judged: Judged::default(),
+            answers: Arc::default(),
             leases: AtomicU64::new(0),
             topics: RwLock::new(topics),
             groups: RwLock::new(groups),

@@ -2,6 +2,7 @@
 //!
 //! Usable in-process: see `examples/`. No protobuf, HTTP or command line in here.
 
+mod answers;
 mod arrivals;
 mod broker;
 mod clients;
@@ -31,6 +32,7 @@ mod timer;
 mod topic;
 mod topic_type;
 
+pub use answers::HeldAnswer;
 pub use broker::{Broker, BrokerInfo, BrokerOptions};
 pub use error::{EngineError, HandleFault, LimitKind};
 pub use examine::{

@@ -38,6 +38,8 @@ pub const POLLS_MAX: usize = 16_384;
 pub const PULLS_WAITING_MAX: usize = 1024;
 /// Bytes of bodies behind which a receive, or a pull of messages, takes no further message.
 pub const RECEIVE_BYTES_TARGET: usize = 32 << 20;
+/// Bytes of messages that wait for readers who asked for them; then no further ones are read.
+pub const ANSWERS_BYTES_MAX: usize = 512 << 20;
 /// UTF-8 bytes of a client's name, and of the name of a receive.
 pub const CLIENT_BYTES_MAX: usize = 255;
 /// UTF-8 bytes of each further text of a message: host, producer group, trace context.
@@ -108,7 +110,7 @@ pub const RETENTION_DEFAULT: Duration = Duration::from_secs(72 * 60 * 60);
 pub const RETENTION_HOLD_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows end before their time while more than this share of the disk is in use, in percent.
 pub const RETENTION_DISK_PERCENT_DEFAULT: u8 = 90;
-/// How often a message is delivered before it goes to the dead-letter topic.
-pub const ATTEMPTS_DEFAULT: u32 = 16;
+/// How often a message is delivered before it goes to the dead-letter topic: once, and 16 times more.
+pub const ATTEMPTS_DEFAULT: u32 = 17;
 /// A lease whose client names no length.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(60);

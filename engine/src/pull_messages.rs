@@ -85,6 +85,7 @@ impl Broker {
         loop {
             // Before the look, so that no row falls in between.
             let arrival = watch.next();
+            core.check_answers()?;
             let look = core.look(&topic, pull.queue, next, &predicate, want).await?;
             next = look.next;
             let is_over = core.time.now() >= deadline || *closing.borrow();

@@ -251,6 +251,7 @@ impl Reading {
             if *core.closing.borrow() || !subscription.holds(self.slot, &self.selector) {
                 return Ok(Vec::new());
             }
+            core.check_answers()?;
             // Each time, as a call of the same name may be under way that nobody hears any more.
             if let Some(batch) = self.again().await? {
                 return batch.deliver().await;

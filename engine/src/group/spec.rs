@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupSpec {
-    /// How often a message is delivered before it goes to the dead-letter topic. Default: 16.
+    /// How often a message is delivered before it goes to the dead-letter topic. Default: 17.
     pub max_attempts: u32,
     /// How long a failed message waits. Default: exponential from 5 s, doubled up to 2 h.
     pub retry: RetryPolicy,

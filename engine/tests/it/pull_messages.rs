@@ -247,3 +247,20 @@ async fn random_pulls_miss_nothing_and_repeat_nothing() {
         assert_eq!(came, expected, "seed {seed}");
     }
 }
+
+/// Readers that take nothing hold messages in memory; there is a bound for all of them together.
+#[tokio::test]
+async fn while_answers_that_nobody_takes_are_too_large_nothing_more_is_read() {
+    let weir = Fixture::new().await;
+    weir.topic(1).await;
+    let large = Message { body: vec![b'x'; 4 << 20].into(), ..numbered(0) };
+    weir.broker.publish(&topic("t"), vec![large]).await.unwrap();
+    let pulled = weir.broker.pull_messages(pull(&weir, 0, "TRUE")).await.unwrap();
+    let held = weir.broker.hold_answer(std::iter::repeat_n(&pulled.messages[0], 128));
+    let request = || weir.request("TRUE");
+    assert!(matches!(weir.broker.receive(request()).await, Err(EngineError::Busy(_))));
+    let again = weir.broker.pull_messages(pull(&weir, 0, "TRUE")).await;
+    assert!(matches!(again, Err(EngineError::Busy(_))));
+    drop(held);
+    assert_eq!(weir.broker.receive(request()).await.unwrap().len(), 1);
+}

@@ -64,7 +64,7 @@ pub(crate) enum GroupCommand {
 /// How a group delivers.
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
-    /// How often a message is delivered before it goes to the dead-letter topic. Default: 16.
+    /// How often a message is delivered before it goes to the dead-letter topic. Default: 17.
     #[arg(long, value_name = "N")]
     max_attempts: Option<u32>,
     /// The shortest lease that members may ask for. Default: 10s.

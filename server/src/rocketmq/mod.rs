@@ -7,6 +7,7 @@
 //! else.
 
 mod ack;
+mod admission;
 mod assignment;
 mod backoff;
 mod caller;
@@ -33,6 +34,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weir_engine::Broker;
 
 use crate::context::ServerContext;
+pub use admission::Admission;
 use caller::Caller;
 use proto::messaging_service_server::{MessagingService, MessagingServiceServer};
 use refusal::answer;
@@ -55,11 +57,15 @@ pub mod proto {
 const REQUEST_BYTES_MAX: usize = 130 << 20;
 
 /// Returns the service that answers RocketMQ clients on one listener.
-pub fn service(broker: Broker, context: Arc<ServerContext>) -> MessagingServiceServer<Messaging> {
+pub fn service(
+    broker: Broker,
+    context: Arc<ServerContext>,
+) -> Admission<MessagingServiceServer<Messaging>> {
     let messaging = Messaging { broker, context, sessions: Arc::default(), told: Arc::default() };
-    MessagingServiceServer::new(messaging)
+    let service = MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    Admission::new(service)
 }
 
 /// Answers RocketMQ clients. Cheap to clone.

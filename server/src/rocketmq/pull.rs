@@ -3,7 +3,7 @@
 //! The response is a status, then the messages, then the offset to go on from. Nothing is leased.
 
 use tonic::Status;
-use weir_engine::{EngineError, MessagePull, PulledMessages, QueueId, QueueOffset, StoredMessage, TopicName};
+use weir_engine::{EngineError, HeldAnswer, MessagePull, PulledMessages, QueueId, QueueOffset, StoredMessage, TopicName};
 
 use super::{
     Messaging,
@@ -13,7 +13,7 @@ use super::{
     receive::{batch_size, poll_time},
     refusal::Refusal,
     session::Poll,
-    streamed::{Streamed, streamed},
+    streamed::{Parts, Streamed, streamed},
 };
 
 /// Returns the response as a stream, in which the wait for messages happens.
@@ -111,8 +111,9 @@ struct Response {
     topic: Option<TopicName>,
     caller: Caller,
     store_host: String,
-    /// The response counts as waiting until it is sent, since it holds memory until then.
+    /// The pull counts as waiting until its answer is taken, which is memory until then.
     _poll: Option<Poll>,
+    _held: HeldAnswer,
 }
 
 impl Response {
@@ -130,6 +131,7 @@ impl Response {
             }
             Err(Failed { refusal, next }) => (Ok(refusal.status(&caller)), Vec::new(), next, None, None),
         };
+        let held = messaging.broker.hold_answer(&messages);
         Self {
             status: Some(status),
             messages: messages.into_iter(),
@@ -138,6 +140,7 @@ impl Response {
             store_host: messaging.context.advertised.to_string(),
             caller,
             _poll: poll,
+            _held: held,
         }
     }
 }
@@ -157,5 +160,11 @@ impl Iterator for Response {
             Content::NextOffset(wire_offset(self.next.take()?))
         };
         Some(Ok(PullMessageResponse { content: Some(content) }))
+    }
+}
+
+impl Parts for Response {
+    fn hold_messages(&self) -> bool {
+        self.messages.len() > 0
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tonic::Status;
 use weir_engine::{
-    Broker, Delivered, EngineError, GroupName, LeaseTime, ReceiveRequest, TopicName,
+    Broker, Delivered, EngineError, GroupName, HeldAnswer, LeaseTime, ReceiveRequest, TopicName,
     limits::{LEASE_MAX, LEASE_MIN, POLL_MAX, RECEIVE_MESSAGES_MAX},
 };
 
@@ -18,7 +18,7 @@ use super::{
     proto::{self, Code, ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response::Content},
     refusal::Refusal,
     session::Poll,
-    streamed::{Streamed, streamed},
+    streamed::{Parts, Streamed, streamed},
 };
 
 /// The response must be there this long before the client gives up.
@@ -132,14 +132,16 @@ struct Leased {
     messages: std::vec::IntoIter<Delivered>,
     /// The handles of all of them, until the client has them.
     handles: Vec<String>,
-    /// The receive counts as waiting until its answer is sent, which holds memory until then.
+    /// The receive counts as waiting until its answer is taken, which is memory until then.
     _poll: Poll,
+    _held: HeldAnswer,
 }
 
 impl Leased {
     fn new(broker: Broker, topic: TopicName, messages: Vec<Delivered>, poll: Poll) -> Self {
         let handles = messages.iter().map(|delivered| delivered.handle.clone()).collect();
-        Self { broker, topic, messages: messages.into_iter(), handles, _poll: poll }
+        let held = broker.hold_answer(messages.iter().map(|delivered| &delivered.message));
+        Self { broker, topic, messages: messages.into_iter(), handles, _poll: poll, _held: held }
     }
 
     /// Notes that the response was handed over to its end.
@@ -213,6 +215,12 @@ impl Iterator for Response {
             leased.handed_over();
         }
         None
+    }
+}
+
+impl Parts for Response {
+    fn hold_messages(&self) -> bool {
+        self.leased.is_some()
     }
 }
 

@@ -45,7 +45,7 @@ impl Served {
     }
 
     /// Waits until a broker that was started is ready.
-    fn over(mut process: Child, data: &Path) -> Self {
+    pub(crate) fn over(mut process: Child, data: &Path) -> Self {
         let (sender, lines) = mpsc::channel();
         let output = process.stdout.take().unwrap();
         thread::spawn(move || {
@@ -57,6 +57,16 @@ impl Served {
         let uri = line.strip_prefix("ready on ").and_then(|rest| rest.split(' ').next()).unwrap();
         assert_eq!(line, format!("ready on {uri} (data {})", data.display()));
         Self { uri: uri.to_owned(), process }
+    }
+
+    /// Returns where it serves, as HOST:PORT.
+    pub(crate) fn address(&self) -> &str {
+        self.uri.split_once("://").map_or(&self.uri, |(_, address)| address)
+    }
+
+    /// Returns the number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Runs a command of the binary against this broker.
@@ -471,7 +481,7 @@ fn a_configuration_that_makes_no_sense_is_refused_with_its_place() {
 }
 
 /// Writes a certificate for this machine with its key, and a certificate that has not signed it.
-fn write_certificates(dir: &Path) {
+pub(crate) fn write_certificates(dir: &Path) {
     let made =
         || rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let server = made();
