@@ -34,8 +34,7 @@ impl Arrivals {
     /// Takes a place, or returns `None` if there are too many.
     pub(crate) fn watch(&self, queue: QueueId) -> Option<Watch<'_>> {
         let mut by_queue = self.by_queue.lock();
-        let waiting =
-            by_queue.entry(queue).or_insert_with(|| Waiting { count: 0, notify: Arc::default() });
+        let waiting = by_queue.entry(queue).or_insert_with(|| Waiting { count: 0, notify: Arc::default() });
         if waiting.count >= PULLS_WAITING_MAX {
             return None;
         }

@@ -40,8 +40,9 @@ pub use examine::{
     SelectorWhy,
 };
 pub use group::{
-    Delivered, GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic,
-    LeaseTime, ReceiveRequest, ResetTo, RetryPolicy, SelectorQueue,
+    CountProgress, Delivered, GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec,
+    GroupStart, GroupTopic, GroupWaiting, LeaseTime, QueueWaiting, ReceiveRequest, ResetTo, RetryPolicy,
+    SelectorQueue, TopicWaiting,
 };
 pub use name::{GroupName, NameError, TopicName};
 pub use publish::Published;

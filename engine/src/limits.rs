@@ -93,6 +93,8 @@ pub const SQL_GROUPING_SETS_MAX: usize = 256;
 pub const SQL_PATTERN_BYTES_MAX: usize = 1024;
 /// UTF-8 bytes that `||` or `concat` makes of the rows of one batch, up to 8,192.
 pub const SQL_CONCAT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Blocks whose matches are kept for counting what waits for groups, two bytes each.
+pub const COUNTED_BLOCKS_MAX: usize = 4 << 20;
 /// How long rows are judged to explain, try or compare selectors.
 pub const EXAMINE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a SQL statement may be planned.

@@ -206,7 +206,11 @@ impl Core {
     }
 }
 
-fn check_offset(queue: QueueId, asked: QueueOffset, available: Range<QueueOffset>) -> Result<(), EngineError> {
+fn check_offset(
+    queue: QueueId,
+    asked: QueueOffset,
+    available: Range<QueueOffset>,
+) -> Result<(), EngineError> {
     if (available.start..=available.end).contains(&asked) {
         return Ok(());
     }

@@ -612,6 +612,7 @@ impl Core {
         let groups: Vec<_> = self.groups.read().by_id.values().cloned().collect();
         groups.iter().for_each(|group| group.forget(id));
         self.reading.inference.forget(id);
+        self.counted.forget(id);
         self.journal(vec![JournalEntry::DropTopic { topic: id }], Wait::Written).done().await?;
         Ok(TopicDeleted {
             messages,

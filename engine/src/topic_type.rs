@@ -38,15 +38,8 @@ pub enum TopicType {
 
 impl TopicType {
     /// All types, in the order in which they are listed.
-    pub const ALL: [Self; 7] = [
-        Self::Normal,
-        Self::Fifo,
-        Self::Delay,
-        Self::Transaction,
-        Self::Priority,
-        Self::Lite,
-        Self::Mixed,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Normal, Self::Fifo, Self::Delay, Self::Transaction, Self::Priority, Self::Lite, Self::Mixed];
 
     /// Returns the name, in lower case.
     pub const fn name(self) -> &'static str {
@@ -97,10 +90,15 @@ impl FromStr for TopicType {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|topic_type| text.eq_ignore_ascii_case(topic_type.name())).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            format!("there is no topic type {:?}; there are {names}", text.chars().take(64).collect::<String>())
-        })
+        Self::ALL.into_iter().find(|topic_type| text.eq_ignore_ascii_case(topic_type.name())).ok_or_else(
+            || {
+                let names = Self::ALL.map(Self::name).join(", ");
+                format!(
+                    "there is no topic type {:?}; there are {names}",
+                    text.chars().take(64).collect::<String>()
+                )
+            },
+        )
     }
 }
 

@@ -18,3 +18,4 @@ mod pull_messages;
 mod selectors;
 mod sql;
 mod types;
+mod waiting;

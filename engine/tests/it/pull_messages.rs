@@ -86,8 +86,7 @@ async fn offsets_that_are_not_there_are_refused_with_those_that_are() {
 #[tokio::test]
 async fn an_offset_of_before_a_crash_that_was_cut_is_refused() {
     let (mut weir, env) = Fixture::on_sim(7).await;
-    let spec =
-        TopicSpec { queues: 1, class: weir_engine::DurabilityClass::Async, ..TopicSpec::default() };
+    let spec = TopicSpec { queues: 1, class: weir_engine::DurabilityClass::Async, ..TopicSpec::default() };
     weir.broker.create_topic(&topic("t"), spec).await.unwrap();
     weir.publish(0..50).await;
     let before = weir.broker.pull_messages(pull(&weir, 20, "TRUE")).await.unwrap();
@@ -226,7 +225,8 @@ async fn random_pulls_miss_nothing_and_repeat_nothing() {
             sent += count;
             let queue = random.random_range(0..2);
             let max_messages = random.random_range(1..40);
-            let asked = MessagePull { queue: QueueId(queue), max_messages, ..pull(&weir, next[&queue], &selector) };
+            let asked =
+                MessagePull { queue: QueueId(queue), max_messages, ..pull(&weir, next[&queue], &selector) };
             let pulled = weir.broker.pull_messages(asked).await.unwrap();
             came.extend(numbers(&pulled));
             next.insert(queue, pulled.next.0);

@@ -170,7 +170,11 @@ async fn the_factor_of_a_group_says_how_many_receives_begin_at_the_top() {
         for level in 0..4 {
             let in_turn = (0..others).filter(|turn| turn % 4 == level).count();
             let expected = in_turn + if level == 3 { top } else { 0 };
-            assert_eq!(by_level.get(&(level as i64)).copied().unwrap_or(0), expected, "{factor} {by_level:?}");
+            assert_eq!(
+                by_level.get(&(level as i64)).copied().unwrap_or(0),
+                expected,
+                "{factor} {by_level:?}"
+            );
         }
     }
 }

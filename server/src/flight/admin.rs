@@ -11,6 +11,7 @@
 //! | `AlterGroup` | the same | the group |
 //! | `DeleteGroup` | `{group}` | `{}` |
 //! | `DescribeGroup` | `{group}` | the group |
+//! | `CountWaiting` | `{group, within_ms?}`, see `waiting.rs` | `{done, total}`, …, `{topics: […], complete}` |
 //! | `ListGroups` | `{}` | `{groups: […]}` |
 //! | `ResetGroup` | `{group, topic, to}` with `to` one of `"earliest"`, `"latest"`, `{"timestamp": ms}`, `{"offset": {queue, offset}}` | the group |
 //! | `ListOffsets` | `{topic, queues?, at?}` with `at` one of `"earliest"`, `"latest"`, `{"timestamp": …}` | `{topic, epoch, offsets: {queue: offset}}` |
@@ -40,7 +41,7 @@ use crate::{
 };
 
 /// Names and what they do.
-pub(crate) const ACTIONS: [(&str, &str); 19] = [
+pub(crate) const ACTIONS: [(&str, &str); 20] = [
     (
         "CreateTopic",
         "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression, type.",
@@ -62,6 +63,10 @@ pub(crate) const ACTIONS: [(&str, &str); 19] = [
     ),
     ("DeleteGroup", "Deletes a consumer group. JSON: group."),
     ("DescribeGroup", "Tells a consumer group. JSON: group."),
+    (
+        "CountWaiting",
+        "Counts the messages that wait for a consumer group, and tells how far it has come. JSON: group, within_ms.",
+    ),
     ("ListGroups", "Tells all consumer groups. JSON: {}."),
     ("ResetGroup", "Puts a group elsewhere in a topic. JSON: group, topic, to."),
     ("ListOffsets", "Tells offsets of queues. JSON: topic, queues, at."),

@@ -175,7 +175,8 @@ impl Arriving {
         if self.message.follows && !self.is_stream {
             return Err(Status::internal("the call takes one message, and there are more"));
         }
-        while let (Some(place), Some(byte)) = (self.message.header.get_mut(self.message.header_bytes), rest.first())
+        while let (Some(place), Some(byte)) =
+            (self.message.header.get_mut(self.message.header_bytes), rest.first())
         {
             *place = *byte;
             self.message.header_bytes += 1;
@@ -312,13 +313,22 @@ mod tests {
     async fn a_length_is_looked_at_before_the_bytes_come() {
         let admission = admission(ARRIVING_BYTES_MAX);
         let header = |len: usize| vec![[&[0][..], &(len as u32).to_be_bytes()].concat()];
-        for (name, len) in
-            [("Heartbeat", SMALL_BYTES_MAX), ("Telemetry", SMALL_BYTES_MAX), ("SendMessage", REQUEST_BYTES_MAX)]
-        {
+        for (name, len) in [
+            ("Heartbeat", SMALL_BYTES_MAX),
+            ("Telemetry", SMALL_BYTES_MAX),
+            ("SendMessage", REQUEST_BYTES_MAX),
+        ] {
             assert_eq!(call(&admission, name, header(len), true).await, Code::Ok, "{name}");
-            assert_eq!(call(&admission, name, header(len + 1), false).await, Code::ResourceExhausted, "{name}");
+            assert_eq!(
+                call(&admission, name, header(len + 1), false).await,
+                Code::ResourceExhausted,
+                "{name}"
+            );
         }
-        assert_eq!(call(&admission, "Heartbeat", header(u32::MAX as usize), false).await, Code::ResourceExhausted);
+        assert_eq!(
+            call(&admission, "Heartbeat", header(u32::MAX as usize), false).await,
+            Code::ResourceExhausted
+        );
         // However the header is cut.
         let bytes = message(10).into_iter().map(|byte| vec![byte]).collect();
         assert_eq!(call(&admission, "Heartbeat", bytes, true).await, Code::Ok);

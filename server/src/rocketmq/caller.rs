@@ -274,7 +274,11 @@ mod tests {
             ("COBOL", "9.9.9", Normal, Normal),
         ] {
             let told = |message_type| caller(language, version).message_type(message_type);
-            assert_eq!((told(Lite), told(Priority), told(Fifo)), (lite, priority, Fifo), "{language} {version}");
+            assert_eq!(
+                (told(Lite), told(Priority), told(Fifo)),
+                (lite, priority, Fifo),
+                "{language} {version}"
+            );
         }
     }
 

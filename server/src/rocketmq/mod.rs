@@ -57,10 +57,7 @@ pub mod proto {
 const REQUEST_BYTES_MAX: usize = 130 << 20;
 
 /// Returns the service that answers RocketMQ clients on one listener.
-pub fn service(
-    broker: Broker,
-    context: Arc<ServerContext>,
-) -> Admission<MessagingServiceServer<Messaging>> {
+pub fn service(broker: Broker, context: Arc<ServerContext>) -> Admission<MessagingServiceServer<Messaging>> {
     let messaging = Messaging { broker, context, sessions: Arc::default(), told: Arc::default() };
     let service = MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)

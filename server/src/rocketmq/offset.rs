@@ -7,8 +7,8 @@ use super::{
     caller::Caller,
     convert::{self, group_name, topic_name},
     proto::{
-        Code, GetOffsetRequest, GetOffsetResponse, QueryOffsetPolicy, QueryOffsetRequest, QueryOffsetResponse,
-        UpdateOffsetRequest, UpdateOffsetResponse,
+        Code, GetOffsetRequest, GetOffsetResponse, QueryOffsetPolicy, QueryOffsetRequest,
+        QueryOffsetResponse, UpdateOffsetRequest, UpdateOffsetResponse,
     },
     pull::{negative_offset, queue_id, wire_offset},
     refusal::Refusal,
@@ -45,7 +45,8 @@ pub(super) fn get_offset(
     let topic = topic_name(queue.and_then(|queue| queue.topic.as_ref()), caller)?;
     let group = group_name(request.group.as_ref(), caller)?;
     let committed = messaging.broker.committed_offset(&group, &topic, queue_id(queue)?)?;
-    let none = || Refusal::new(Code::OffsetNotFound, format!("group {group} has no offset in this queue yet"));
+    let none =
+        || Refusal::new(Code::OffsetNotFound, format!("group {group} has no offset in this queue yet"));
     Ok(GetOffsetResponse {
         status: Some(caller.status(Code::Ok, "")),
         offset: wire_offset(committed.ok_or_else(none)?),

@@ -3,13 +3,17 @@
 //! The response is a status, then the messages, then the offset to go on from. Nothing is leased.
 
 use tonic::Status;
-use weir_engine::{EngineError, HeldAnswer, MessagePull, PulledMessages, QueueId, QueueOffset, StoredMessage, TopicName};
+use weir_engine::{
+    EngineError, HeldAnswer, MessagePull, PulledMessages, QueueId, QueueOffset, StoredMessage, TopicName,
+};
 
 use super::{
     Messaging,
     caller::Caller,
     convert::{self, Filter, group_name, topic_name},
-    proto::{self, Code, MessageQueue, PullMessageRequest, PullMessageResponse, pull_message_response::Content},
+    proto::{
+        self, Code, MessageQueue, PullMessageRequest, PullMessageResponse, pull_message_response::Content,
+    },
     receive::{batch_size, poll_time},
     refusal::Refusal,
     session::Poll,
@@ -94,7 +98,8 @@ pub(super) fn negative_offset(offset: i64) -> Refusal {
 /// Returns the one queue that a request is about.
 pub(super) fn queue_id(queue: Option<&MessageQueue>) -> Result<QueueId, Refusal> {
     let id = queue.map_or(0, |queue| queue.id);
-    let wrong = |_| Refusal::new(Code::BadRequest, format!("the queue is {id}; it must be one queue of the topic"));
+    let wrong =
+        |_| Refusal::new(Code::BadRequest, format!("the queue is {id}; it must be one queue of the topic"));
     u32::try_from(id).map(QueueId).map_err(wrong)
 }
 

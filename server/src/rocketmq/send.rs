@@ -285,8 +285,7 @@ fn check_type(topic: &TopicName, message: &proto::Message) -> Result<(), Refusal
         }
         proto::MessageType::Normal | proto::MessageType::Fifo | proto::MessageType::Priority => Ok(()),
         other => {
-            let text =
-                format!("topic {topic}: this broker does not offer {} messages", other.as_str_name());
+            let text = format!("topic {topic}: this broker does not offer {} messages", other.as_str_name());
             Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
         }
     }

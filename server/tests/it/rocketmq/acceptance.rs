@@ -33,8 +33,7 @@ impl Accepted {
         let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"both\"\ncertificate = \"server.pem\"\n\
                         key = \"server.key\"\n";
         std::fs::write(&config, format!("retention-disk-percent = 100\n{listener}")).unwrap();
-        let served =
-            Served::start_with(&dir.path().join("data"), &["--config", config.to_str().unwrap()]);
+        let served = Served::start_with(&dir.path().join("data"), &["--config", config.to_str().unwrap()]);
         for topic in [TOPIC, "empty", "two"] {
             served.json(&["topic", "create", topic, "--queues", "2"]);
         }
@@ -54,7 +53,9 @@ impl Accepted {
 
     async fn client_over_tls(&self) -> Client {
         let certificate = std::fs::read(self.dir.path().join("server.pem")).unwrap();
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate)).domain_name("localhost");
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(certificate))
+            .domain_name("localhost");
         let endpoint = Channel::from_shared(format!("https://{}", self.served.address())).unwrap();
         let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
         Client { calls: MessagingServiceClient::new(channel), id: "tls", language: "GO", version: "5.1.4" }

@@ -43,14 +43,19 @@ impl Table {
 
     async fn assigned(&self, topic: &str, group: &str, endpoints: Option<Endpoints>) -> Code {
         let request = QueryAssignmentRequest { topic: resource(topic), group: resource(group), endpoints };
-        let response = self.client.calls.clone().query_assignment(self.client.request(request)).await.unwrap();
+        let response =
+            self.client.calls.clone().query_assignment(self.client.request(request)).await.unwrap();
         code(&response.get_ref().status)
     }
 
     async fn pulled(&self, queue: i32, offset: i64) -> Code {
         let request = PullMessageRequest {
             group: resource(GROUP),
-            message_queue: Some(MessageQueue { topic: resource(TOPIC), id: queue, ..MessageQueue::default() }),
+            message_queue: Some(MessageQueue {
+                topic: resource(TOPIC),
+                id: queue,
+                ..MessageQueue::default()
+            }),
             offset,
             batch_size: 1,
             long_polling_timeout: Some(prost_types::Duration::default()),

@@ -58,7 +58,8 @@ fn peak(id: u32) -> u64 {
 }
 
 async fn client(served: &Served) -> Client {
-    let channel = Channel::from_shared(format!("http://{}", served.address())).unwrap().connect().await.unwrap();
+    let channel =
+        Channel::from_shared(format!("http://{}", served.address())).unwrap().connect().await.unwrap();
     Client { calls: MessagingServiceClient::new(channel), id: "sane", language: "JAVA", version: "5.2.0" }
 }
 
@@ -77,7 +78,10 @@ fn corpus(handle: &str) -> Vec<(&'static str, Vec<u8>)> {
     let handle = || handle.to_owned();
     let settings = |settings| TelemetryCommand { status: None, command: Some(Telemetry::Settings(settings)) };
     vec![
-        ("QueryRoute", QueryRouteRequest { topic: resource(TOPIC), endpoints: Some(endpoints()) }.encode_to_vec()),
+        (
+            "QueryRoute",
+            QueryRouteRequest { topic: resource(TOPIC), endpoints: Some(endpoints()) }.encode_to_vec(),
+        ),
         (
             "Heartbeat",
             HeartbeatRequest { group: resource(GROUP), client_type: ClientType::SimpleConsumer.into() }
@@ -94,7 +98,10 @@ fn corpus(handle: &str) -> Vec<(&'static str, Vec<u8>)> {
             }
             .encode_to_vec(),
         ),
-        ("ReceiveMessage", receive(|request| request.attempt_id = Some("attempt".to_owned())).encode_to_vec()),
+        (
+            "ReceiveMessage",
+            receive(|request| request.attempt_id = Some("attempt".to_owned())).encode_to_vec(),
+        ),
         (
             "ReceiveMessage",
             receive(|request| request.filter_expression = Some(filter(FilterType::Sql, "name LIKE 'a%'")))
@@ -161,9 +168,13 @@ fn corpus(handle: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("Telemetry", settings(producer()).encode_to_vec()),
         (
             "Telemetry",
-            settings(consumer(ClientType::PushConsumer, FilterType::Sql, "a = 1 AND b IN ('x')")).encode_to_vec(),
+            settings(consumer(ClientType::PushConsumer, FilterType::Sql, "a = 1 AND b IN ('x')"))
+                .encode_to_vec(),
         ),
-        ("NotifyClientTermination", NotifyClientTerminationRequest { group: resource(GROUP) }.encode_to_vec()),
+        (
+            "NotifyClientTermination",
+            NotifyClientTerminationRequest { group: resource(GROUP) }.encode_to_vec(),
+        ),
         (
             "ChangeInvisibleDuration",
             ChangeInvisibleDurationRequest {
@@ -177,7 +188,8 @@ fn corpus(handle: &str) -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "RecallMessage",
-            RecallMessageRequest { topic: resource(TOPIC), recall_handle: "handle".to_owned() }.encode_to_vec(),
+            RecallMessageRequest { topic: resource(TOPIC), recall_handle: "handle".to_owned() }
+                .encode_to_vec(),
         ),
         (
             "SyncLiteSubscription",
@@ -256,7 +268,8 @@ async fn damaged_calls_and_frames_disturb_nobody() {
     }
     assert_eq!(wire.wait().await, Waited::Ended);
 
-    let seed = std::env::var("WEIR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed =
+        std::env::var("WEIR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut left = CALLS;

@@ -28,7 +28,8 @@ async fn send(client: &Client, numbers: std::ops::Range<i64>) {
         let mut sent = message(&n.to_string());
         sent.topic = resource(PULLED);
         sent.user_properties.insert("n".to_owned(), n.to_string());
-        sent.system_properties.as_mut().unwrap().tag = Some(if n % 2 == 0 { "even" } else { "odd" }.to_owned());
+        sent.system_properties.as_mut().unwrap().tag =
+            Some(if n % 2 == 0 { "even" } else { "odd" }.to_owned());
         sent
     };
     if numbers.is_empty() {
@@ -196,7 +197,11 @@ async fn an_offset_that_is_not_there_is_corrected() {
     let client = weir.client().await;
     for (offset, next) in [(11, 10), (i64::MAX, 10), (-1, 0), (i64::MIN, 0)] {
         let came = client.pull(pull(offset, |_| {})).await;
-        assert_eq!((came.code, came.messages.len(), came.next), (Code::IllegalOffset, 0, Some(next)), "{offset}");
+        assert_eq!(
+            (came.code, came.messages.len(), came.next),
+            (Code::IllegalOffset, 0, Some(next)),
+            "{offset}"
+        );
     }
     let came = client.pull(pull(10, |_| {})).await;
     assert_eq!((came.code, came.next), (Code::MessageNotFound, Some(10)), "the end is a place to wait at");
@@ -321,9 +326,7 @@ async fn an_offset_that_is_set_is_where_the_group_goes_on() {
     assert_eq!(client.get_offset(GROUP, queue(0)).await, Ok(7));
     assert_eq!(client.get_offset("another", queue(0)).await, Err(Code::OffsetNotFound));
     // A receive of the group begins there, and moves what it has acknowledged.
-    let request = || {
-        receive(|request| request.message_queue.as_mut().unwrap().topic = resource(PULLED))
-    };
+    let request = || receive(|request| request.message_queue.as_mut().unwrap().topic = resource(PULLED));
     let received = client.receive(request()).await.messages();
     assert_eq!(bodies(&received), ["7", "8", "9", "other"]);
     assert_eq!(client.get_offset(GROUP, queue(0)).await, Ok(7), "nothing is done yet");

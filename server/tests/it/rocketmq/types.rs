@@ -55,11 +55,9 @@ async fn a_route_tells_the_types_of_a_topic_as_far_as_the_client_can_read_them()
         ("RUST", "5.0.0", Normal),
     ] {
         let client = weir.client_named("client", language, version).await;
-        for (topic, expected) in [
-            ("of-normal", vec![Normal]),
-            ("of-fifo", vec![Fifo]),
-            ("of-priority", vec![priority]),
-        ] {
+        for (topic, expected) in
+            [("of-normal", vec![Normal]), ("of-fifo", vec![Fifo]), ("of-priority", vec![priority])]
+        {
             assert_eq!(types(&client, topic).await, expected, "{language} {version} {topic}");
         }
         let mixed = types(&client, "of-mixed").await;
