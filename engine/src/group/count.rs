@@ -20,7 +20,6 @@ use futures::StreamExt as _;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use weir_columns::Rows as _;
 use weir_filter::Predicate;
 use weir_storage::{Block, Part, QueueId, QueueOffset, QueueView, Segment, TopicId};
 

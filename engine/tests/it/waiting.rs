@@ -119,8 +119,11 @@ async fn a_count_that_has_no_time_says_so_and_one_that_has_tells_how_far_it_is()
     assert!(sums(&weir).await.0 <= left);
 }
 
-/// Selectors of a group, and the same by hand.
-const SELECTORS: [(&str, fn(i64) -> bool); 4] = [
+/// The same as a selector, by hand.
+type ByHand = fn(i64) -> bool;
+
+/// Selectors of a group.
+const SELECTORS: [(&str, ByHand); 4] = [
     ("n % 3 = 0", |n| n % 3 == 0),
     ("n % 5 = 0 OR n % 3 = 1", |n| n % 5 == 0 || n % 3 == 1),
     ("n > 200", |n| n > 200),

@@ -227,9 +227,14 @@ fn groups_are_made_shown_changed_moved_and_deleted() {
     assert_eq!(broker.run(&consume).out, "");
     let described = broker.json(&["group", "describe", "g"]);
     assert_eq!(described["topics"][0]["queues"][0]["committed"], 3);
+    assert_eq!(described["topics"][0]["queues"][0]["to_deliver"], 0);
     assert!(broker.run(&["group", "describe", "g"]).out.contains("behind"));
     refused(&broker.run(&["group", "reset", "g", "t", "--to", "0:1"]), 2, "give --yes");
     assert_eq!(broker.run(&["group", "reset", "g", "t", "--to", "0:1", "--yes"]).code, 0);
+    let queue = &broker.json(&["group", "describe", "g"])["topics"][0]["queues"][0];
+    assert_eq!((&queue["to_deliver"], &queue["to_deliver_complete"]), (&json!(2), &json!(true)));
+    let queue = &broker.json(&["group", "describe", "g", "--within", "0s"])["topics"][0]["queues"][0];
+    assert!(queue.get("to_deliver").is_none());
     assert_eq!(broker.run(&consume).out.lines().count(), 2);
     refused(&broker.run(&["group", "reset", "g", "t", "--to", "soon"]), 2, "earliest, latest");
     refused(&broker.run(&["group", "delete", "g"]), 2, "give --yes");

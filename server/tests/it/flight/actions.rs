@@ -59,6 +59,17 @@ async fn groups_are_made_told_changed_reset_and_deleted() {
         weir.act("ResetGroup", json!({"group": "g", "topic": "nowhere", "to": "latest"})).await,
         Err(Code::NotFound)
     );
+    let counted = weir.act("CountWaiting", json!({"group": "g"})).await.unwrap();
+    assert_eq!((&counted["complete"], &counted["topics"][0]["topic"]), (&json!(true), &json!("orders")));
+    let queues = counted["topics"][0]["queues"].as_array().unwrap();
+    let numbers: Vec<_> =
+        queues.iter().map(|queue| (queue["queue"].clone(), queue["open"].clone())).collect();
+    assert_eq!(numbers, [(json!(0), json!(0)), (json!(1), json!(0))]);
+    assert_eq!(weir.act("CountWaiting", json!({"group": "nobody"})).await, Err(Code::NotFound));
+    assert_eq!(
+        weir.act("CountWaiting", json!({"group": "g", "within": 1})).await,
+        Err(Code::InvalidArgument)
+    );
     assert_eq!(weir.act("DeleteGroup", json!({"group": "g"})).await.unwrap(), json!({}));
     assert_eq!(weir.act("DescribeGroup", json!({"group": "g"})).await, Err(Code::NotFound));
 }
