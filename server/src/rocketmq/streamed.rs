@@ -65,16 +65,23 @@ async fn give_up<P>(watched: &Mutex<Taking<P>>, untaken_max: Duration) {
     let mut seen = 0;
     loop {
         tokio::time::sleep(untaken_max).await;
-        let given_up = {
-            let mut taking = watched.lock();
-            if taking.taken == seen { taking.parts.take() } else { None }
-        };
-        if given_up.is_some() {
-            tracing::debug!("a client took nothing of its answer for {} s", untaken_max.as_secs());
-            return;
+        match look(watched, seen) {
+            Some(taken) => seen = taken,
+            None => break,
         }
-        seen = watched.lock().taken;
     }
+    tracing::debug!("a client took nothing of its answer for {} s", untaken_max.as_secs());
+}
+
+/// Returns how many parts were taken. If they are no more than had been `seen`, drops the others and returns `None`.
+fn look<P>(watched: &Mutex<Taking<P>>, seen: u64) -> Option<u64> {
+    let (taken, dropped) = {
+        let mut taking = watched.lock();
+        let dropped = if taking.taken == seen { taking.parts.take() } else { None };
+        (taking.taken, dropped)
+    };
+    // Not under the lock: leases are given back.
+    dropped.is_none().then_some(taken)
 }
 
 impl<T, P: Parts<Item = Result<T, Status>>> Stream for Watched<P> {
@@ -128,26 +135,34 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_is_not_taken_is_given_up_and_what_is_taken_slowly_is_not() {
+    fn watched(untaken_max: Duration) -> (Watched<Numbers>, Arc<Mutex<bool>>) {
         let dropped = Arc::new(Mutex::new(false));
         let numbers = Numbers { left: 5, dropped: Arc::clone(&dropped) };
-        let mut slow = Watched::new(numbers, Duration::from_millis(200));
-        let mut taken = Vec::new();
-        while let Some(part) = slow.next().await {
-            taken.push(part.unwrap());
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        (Watched::new(numbers, untaken_max), dropped)
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_slowly_is_kept_and_what_is_not_taken_is_dropped() {
+        let (mut stream, dropped) = watched(Duration::from_secs(3600));
+        let mut seen = 0;
+        for left in [4, 3, 2] {
+            assert_eq!(stream.next().await.unwrap().unwrap(), left);
+            seen = look(&stream.taking, seen).expect("a part was taken");
         }
-        assert_eq!(taken, [4, 3, 2, 1, 0]);
-        drop(slow);
-        *dropped.lock() = false;
-        let numbers = Numbers { left: 5, dropped: Arc::clone(&dropped) };
-        let mut stuck = Watched::new(numbers, Duration::from_millis(20));
-        assert!(stuck.next().await.unwrap().is_ok());
+        assert!(!*dropped.lock());
+        assert_eq!(look(&stream.taking, seen), None);
+        assert!(*dropped.lock());
+        let status = stream.next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Aborted, "the end does not look like one in good order");
+    }
+
+    #[tokio::test]
+    async fn somebody_looks_by_himself() {
+        let (mut stream, dropped) = watched(Duration::from_millis(10));
+        assert!(stream.next().await.unwrap().is_ok());
         while !*dropped.lock() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let status = stuck.next().await.unwrap().unwrap_err();
-        assert_eq!(status.code(), tonic::Code::Aborted, "the end does not look like one in good order");
+        assert!(stream.next().await.unwrap().is_err());
     }
 }
