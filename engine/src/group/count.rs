@@ -507,6 +507,7 @@ mod tests {
         assert!(counted.0.lock().blocks <= COUNTED_BLOCKS_MAX);
         counted.keep(&key(3), range(0), vec![7; 5]);
         counted.forget(TopicId(1));
-        assert_eq!((counted.0.lock().blocks, counted.0.lock().by_key.len()), (0, 0));
+        let kept = counted.0.lock();
+        assert_eq!((kept.blocks, kept.by_key.len()), (0, 0));
     }
 }
