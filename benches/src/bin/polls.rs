@@ -4,6 +4,8 @@
 //! on an empty topic, without a selector or with one of a hundred. Memory is that of the broker's process.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     fs,
     time::{Duration, Instant},
 };
@@ -71,10 +73,10 @@ async fn measure(polls: usize, selectors: bool) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     ensure!(start.elapsed() < POLL, "opening the polls took as long as they wait; ask for fewer");
     let during = Memory::of(weir.id())?;
-    let spent = cpu(weir.id())?;
+    let before_idle = cpu(weir.id())?;
     let pause = Duration::from_secs(5).min(POLL.saturating_sub(start.elapsed()));
     tokio::time::sleep(pause).await;
-    let idle = (cpu(weir.id())? - spent).as_secs_f64() / pause.as_secs_f64().max(0.001);
+    let idle = spent(&before_idle, &cpu(weir.id())?).as_secs_f64() / pause.as_secs_f64().max(0.001);
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let each = during.own.saturating_sub(before.own) as f64 / polls as f64 / 1024.0;
     row(&[
@@ -124,14 +126,23 @@ fn named<T>(message: T, client: &str) -> Request<T> {
     request
 }
 
-/// Returns how long a process has had a core.
-fn cpu(process: u32) -> Result<Duration> {
-    let mut sum = Duration::ZERO;
+/// Returns how long each thread of a process has had a core.
+fn cpu(process: u32) -> Result<BTreeMap<OsString, Duration>> {
+    let mut threads = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?;
         // A thread may end meanwhile.
-        let Ok(times) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        let Ok(times) = fs::read_to_string(task.path().join("schedstat")) else { continue };
         let on_core = times.split(' ').next().context("schedstat is empty")?;
-        sum += Duration::from_nanos(on_core.parse()?);
+        threads.insert(task.file_name(), Duration::from_nanos(on_core.parse()?));
     }
-    Ok(sum)
+    Ok(threads)
+}
+
+/// Returns how long the threads that are there `now` have had a core since `before`.
+fn spent(before: &BTreeMap<OsString, Duration>, now: &BTreeMap<OsString, Duration>) -> Duration {
+    let since = |(thread, time): (&OsString, &Duration)| {
+        time.saturating_sub(before.get(thread).copied().unwrap_or_default())
+    };
+    now.iter().map(since).sum()
 }
