@@ -409,7 +409,6 @@ mod tests {
             with(|message| message.message_type = MessageType::Delay),
             with(|message| message.message_type = MessageType::Transaction),
             with(|message| message.delivery_time_ms = Some(0)),
-            with(|message| message.priority = Some(1)),
             with(|message| message.lite_topic = Some("l".to_owned())),
         ] {
             assert!(matches!(result, Err(EngineError::Unsupported(_))), "{result:?}");
