@@ -20,7 +20,20 @@ impl Memory {
     ///
     /// If the system does not say.
     pub fn now() -> Result<Self> {
-        let status = fs::read_to_string("/proc/self/status")?;
+        Self::in_file("/proc/self/status")
+    }
+
+    /// Returns what another process takes now.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn of(process: u32) -> Result<Self> {
+        Self::in_file(&format!("/proc/{process}/status"))
+    }
+
+    fn in_file(path: &str) -> Result<Self> {
+        let status = fs::read_to_string(path)?;
         let of = |name: &str| -> Result<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             let kib = line.with_context(|| format!("no {name}"))?.trim().trim_end_matches(" kB");

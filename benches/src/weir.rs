@@ -48,6 +48,11 @@ impl Weir {
         bail!("weir ended before it was ready: {}", child.wait()?)
     }
 
+    /// Returns the number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns its address as `grpc://HOST:PORT`.
     pub fn uri(&self) -> &str {
         &self.uri

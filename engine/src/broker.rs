@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,7 @@ use crate::{
     account::Accounts,
     clients::Clients,
     error::EngineError,
-    group::{Evaluator, Group, Judged, Replay, Subscription},
+    group::{Counted, Evaluator, Group, Judged, Replay, Subscription},
     limits::{RETENTION_DISK_PERCENT_DEFAULT, RETENTION_HOLD_DEFAULT},
     name::{GroupName, TopicName},
     reading::Reading,
@@ -153,6 +153,10 @@ pub(crate) struct Core {
     /// The thread that judges new rows for all groups.
     pub(crate) evaluator: Evaluator,
     pub(crate) judged: Judged,
+    /// The matches of blocks that were counted for groups.
+    pub(crate) counted: Counted,
+    /// Bytes of messages that readers have not taken yet.
+    pub(crate) answers: Arc<AtomicUsize>,
     /// The next lease number.
     pub(crate) leases: AtomicU64,
     pub(crate) topics: RwLock<Topics>,
@@ -331,6 +335,12 @@ impl Broker {
         (by_index.load(Ordering::Relaxed), by_receives.load(Ordering::Relaxed))
     }
 
+    /// Returns how many blocks have been judged to count what waits for groups: for tests of what is counted once.
+    #[doc(hidden)]
+    pub fn counted(&self) -> u64 {
+        self.core.judged.by_counts.load(Ordering::Relaxed)
+    }
+
     /// Returns how often receives have looked for rows: for tests that nobody is woken in vain.
     #[doc(hidden)]
     pub fn looks(&self) -> u64 {
@@ -412,6 +422,8 @@ impl Core {
             reading,
             evaluator,
             judged: Judged::default(),
+            counted: Counted::default(),
+            answers: Arc::default(),
             leases: AtomicU64::new(0),
             topics: RwLock::new(topics),
             groups: RwLock::new(groups),

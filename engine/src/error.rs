@@ -3,9 +3,12 @@
 use std::{ops::Range, time::Duration};
 
 use weir_filter::{SelectorError, did_you_mean};
-use weir_storage::{QueueOffset, StorageError};
+use weir_storage::{MessageType, QueueOffset, StorageError};
 
-use crate::name::{GroupName, NameError, TopicName};
+use crate::{
+    name::{GroupName, NameError, TopicName},
+    topic_type::TopicType,
+};
 
 /// What went wrong. Each variant tells the caller what to do next.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -47,6 +50,10 @@ pub enum EngineError {
     /// The request needs something that this broker does not offer.
     #[error("{0}")]
     Unsupported(String),
+
+    /// The topic does not take messages of this type. Send them to another one, or change its type.
+    #[error("topic {topic} is of type {topic_type} and takes no {} messages", message_type.name())]
+    MessageType { topic: TopicName, topic_type: TopicType, message_type: MessageType },
 
     /// The time for which a message is to be invisible is not allowed. Ask for one in between.
     #[error("a message can be invisible for {min:?} to {max:?}, not for {asked:?}")]

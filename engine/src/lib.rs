@@ -3,6 +3,8 @@
 //! Usable in-process: see `examples/`. No protobuf, HTTP or command line in here.
 
 mod account;
+mod answers;
+mod arrivals;
 mod broker;
 mod clients;
 mod copy;
@@ -16,6 +18,7 @@ mod logged;
 mod name;
 mod publish;
 mod pull;
+mod pull_messages;
 mod reading;
 mod reads;
 mod retention;
@@ -28,8 +31,10 @@ mod tables;
 mod time;
 mod timer;
 mod topic;
+mod topic_type;
 
 pub use account::{Account, AccountError, Accounts, Principal, Unauthenticated};
+pub use answers::HeldAnswer;
 pub use broker::{Broker, BrokerInfo, BrokerOptions};
 pub use error::{EngineError, HandleFault, LimitKind};
 pub use examine::{
@@ -37,15 +42,18 @@ pub use examine::{
     SelectorWhy,
 };
 pub use group::{
-    Delivered, GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic,
-    LeaseTime, ReceiveRequest, ResetTo, RetryPolicy, SelectorQueue,
+    CountProgress, Delivered, GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec,
+    GroupStart, GroupTopic, GroupWaiting, LeaseTime, QueueWaiting, ReceiveRequest, ResetTo, RetryPolicy,
+    SelectorQueue, TopicWaiting,
 };
 pub use name::{GroupName, NameError, TopicName};
 pub use publish::Published;
 pub use pull::{PullBatch, PullColumn, PullFrom, PullPart, PullPlan, PullRequest, PullStream, PullTo};
+pub use pull_messages::{MessagePull, OffsetAt, PulledMessages};
 pub use schema::{ColumnType, UnknownType};
 pub use sql::{SqlPlan, SqlRequest, SqlTicket, TableDescription, TableKind};
 pub use topic::{QueueDescription, TopicChange, TopicDeleted, TopicDescription, TopicSpec};
+pub use topic_type::TopicType;
 pub use weir_filter::{Dialect, Limits as SelectorLimits, Parameters, Selector, SelectorError};
 pub use weir_storage::{
     BodyEncoding, Clock, Compression, DeadLetterOrigin, DurabilityClass, Epoch, GroupId, LogPosition,

@@ -34,6 +34,12 @@ pub const RECEIVE_MESSAGES_MAX: usize = 32;
 pub const POLL_MAX: Duration = Duration::from_secs(20);
 /// Receives of one group that wait on one topic with one selector.
 pub const POLLS_MAX: usize = 16_384;
+/// Pulls of messages that wait for one queue.
+pub const PULLS_WAITING_MAX: usize = 1024;
+/// Bytes of bodies behind which a receive, or a pull of messages, takes no further message.
+pub const RECEIVE_BYTES_TARGET: usize = 32 << 20;
+/// Bytes of messages that wait for readers who asked for them; then no further ones are read.
+pub const ANSWERS_BYTES_MAX: usize = 512 << 20;
 /// UTF-8 bytes of a client's name, and of the name of a receive.
 pub const CLIENT_BYTES_MAX: usize = 255;
 /// UTF-8 bytes of each further text of a message: host, producer group, trace context.
@@ -42,6 +48,8 @@ pub const FIELD_BYTES_MAX: usize = 4096;
 pub const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// The shortest lease, unless the group allows less.
 pub const LEASE_MIN: Duration = Duration::from_secs(10);
+/// The priority factor of a group in which every receive looks at the highest priority first, in percent.
+pub const PRIORITY_FACTOR_MAX: u8 = 100;
 /// Selectors that one group may hold on one topic at a time.
 pub const SELECTORS_MAX: usize = 8;
 /// Rows of one queue that a group may have leased or waiting for redelivery; then the queue waits.
@@ -85,6 +93,8 @@ pub const SQL_GROUPING_SETS_MAX: usize = 256;
 pub const SQL_PATTERN_BYTES_MAX: usize = 1024;
 /// UTF-8 bytes that `||` or `concat` makes of the rows of one batch, up to 8,192.
 pub const SQL_CONCAT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Blocks whose matches are kept for counting what waits for groups, two bytes each.
+pub const COUNTED_BLOCKS_MAX: usize = 4 << 20;
 /// How long rows are judged to explain, try or compare selectors.
 pub const EXAMINE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a SQL statement may be planned.
@@ -109,7 +119,7 @@ pub const RETENTION_DEFAULT: Duration = Duration::from_secs(72 * 60 * 60);
 pub const RETENTION_HOLD_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows end before their time while more than this share of the disk is in use, in percent.
 pub const RETENTION_DISK_PERCENT_DEFAULT: u8 = 90;
-/// How often a message is delivered before it goes to the dead-letter topic.
-pub const ATTEMPTS_DEFAULT: u32 = 16;
+/// How often a message is delivered before it goes to the dead-letter topic: once, and 16 times more.
+pub const ATTEMPTS_DEFAULT: u32 = 17;
 /// A lease whose client names no length.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(60);

@@ -4,7 +4,8 @@
 //!
 //! All messages of a call without a message group go to one queue, so that they keep their order; calls take
 //! the queues in turn. A message with a group goes to queue `hash64(group) mod queues`
-//! ([`weir_columns::hash64`]), which stays the same across restarts while the number of queues does.
+//! ([`weir_columns::hash64`]), which stays the same across restarts while the number of queues does. A message with a
+//! priority goes to the queue of that number, or to the last one.
 
 use std::{
     collections::BTreeMap,
@@ -58,6 +59,7 @@ impl Broker {
         self.core.check_open()?;
         check_batch(&messages)?;
         let topic = self.core.topic_or_create(topic).await?;
+        topic.check_types(&messages)?;
         if messages.is_empty() {
             return Ok(Vec::new());
         }
@@ -138,10 +140,17 @@ fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> {
     let mut of_call = None;
     let mut queue_of = |message: &Message| match &message.message_group {
         Some(group) => QueueId((hash64(group.as_bytes()) % queues) as u32),
+        None if message.priority.is_some() => level(message.priority, topic.queues()),
         None => *of_call.get_or_insert_with(|| topic.next_queue()),
     };
     let append = |message| Append { topic: topic.id, queue: queue_of(&message), message };
     messages.into_iter().map(append).collect()
+}
+
+/// Returns the queue of a priority: there is one a level, and the last is for all that are higher.
+fn level(priority: Option<i32>, queues: u32) -> QueueId {
+    let priority = u32::try_from(priority.unwrap_or_default()).unwrap_or_default();
+    QueueId(priority.min(queues.saturating_sub(1)))
 }
 
 fn check_batch(messages: &[Message]) -> Result<(), EngineError> {
@@ -206,6 +215,7 @@ fn check_type(message: &Message) -> Result<(), EngineError> {
         MessageType::Normal => {}
         MessageType::Fifo if message.message_group.is_some() => {}
         MessageType::Fifo => return Err(invalid("a FIFO message needs a message group")),
+        MessageType::Priority => check_priority(message)?,
         other => {
             let text =
                 format!("messages of type {} are not supported yet; send NORMAL or FIFO ones", other.name());
@@ -214,17 +224,30 @@ fn check_type(message: &Message) -> Result<(), EngineError> {
     }
     let wants = [
         (message.delivery_time_ms.is_some(), "a delivery time"),
-        (message.priority.is_some(), "a priority"),
         (message.lite_topic.is_some(), "a lite topic"),
         (message.transaction_recovery_ms.is_some(), "a transaction"),
     ];
     if let Some((_, what)) = wants.into_iter().find(|(is_set, _)| *is_set) {
         return Err(EngineError::Unsupported(format!("messages with {what} are not supported yet")));
     }
+    if message.priority.is_some() && message.message_type != MessageType::Priority {
+        return Err(invalid("only messages of type PRIORITY have a priority"));
+    }
     if message.dead_letter.is_some() {
         return Err(invalid("the origin of a dead letter is set by the broker alone"));
     }
     Ok(())
+}
+
+fn check_priority(message: &Message) -> Result<(), EngineError> {
+    match message.priority {
+        None => Err(invalid("a message of type PRIORITY needs a priority")),
+        Some(priority) if priority < 0 => Err(invalid("the priority is negative")),
+        Some(_) if message.message_group.is_some() => {
+            Err(invalid("a message has a priority or a message group, not both"))
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 fn check_properties(message: &Message) -> Result<(), EngineError> {
@@ -386,7 +409,6 @@ mod tests {
             with(|message| message.message_type = MessageType::Delay),
             with(|message| message.message_type = MessageType::Transaction),
             with(|message| message.delivery_time_ms = Some(0)),
-            with(|message| message.priority = Some(1)),
             with(|message| message.lite_topic = Some("l".to_owned())),
         ] {
             assert!(matches!(result, Err(EngineError::Unsupported(_))), "{result:?}");

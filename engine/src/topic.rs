@@ -20,6 +20,7 @@ use weir_storage::{
 };
 
 use crate::{
+    arrivals::Arrivals,
     broker::{Broker, Core},
     error::{EngineError, LimitKind},
     group::{LiveQueue, Subscription},
@@ -27,6 +28,7 @@ use crate::{
     name::TopicName,
     publish::Published,
     serial,
+    topic_type::TopicType,
 };
 
 /// So many bytes are compressed in a few hundred microseconds.
@@ -50,6 +52,9 @@ pub struct TopicSpec {
     pub dialect: Option<Dialect>,
     /// How the broker compresses bodies. Default: not at all.
     pub compression: Compression,
+    /// Which messages it takes. Default: mixed.
+    #[serde(rename = "type")]
+    pub topic_type: TopicType,
 }
 
 impl Default for TopicSpec {
@@ -61,6 +66,7 @@ impl Default for TopicSpec {
             retention_bytes: None,
             dialect: None,
             compression: Compression::None,
+            topic_type: TopicType::Mixed,
         }
     }
 }
@@ -83,6 +89,9 @@ pub struct TopicChange {
     pub dialect: Option<Dialect>,
     /// How the broker compresses bodies from now on. What is stored stays as it is.
     pub compression: Option<Compression>,
+    /// Which messages it takes from now on. What is stored stays as it is.
+    #[serde(rename = "type")]
+    pub topic_type: Option<TopicType>,
 }
 
 /// A topic as it is now.
@@ -108,6 +117,9 @@ pub struct TopicDescription {
     /// How the broker compresses the bodies of messages that are stored from now on.
     #[serde(default)]
     pub compression: Compression,
+    /// Which messages it takes.
+    #[serde(default, rename = "type")]
+    pub topic_type: TopicType,
     /// Its queues, in order.
     pub queues: Vec<QueueDescription>,
     /// When it was made; milliseconds since 1970, UTC.
@@ -156,6 +168,8 @@ pub(crate) struct Topic {
     turn: AtomicU32,
     /// Publishers whose rows are stored and not visible yet, each with the row in this queue that it waits for.
     unseen: Mutex<BTreeMap<QueueId, Vec<(QueueOffset, Unseen)>>>,
+    /// Who waits for rows without being in a group.
+    pub(crate) arrivals: Arrivals,
     gone: AtomicBool,
 }
 
@@ -185,6 +199,7 @@ struct Settings {
     retention_bytes: Option<u64>,
     dialect: Option<Dialect>,
     compression: Compression,
+    topic_type: TopicType,
 }
 
 /// What storage keeps for us with a topic.
@@ -196,6 +211,9 @@ struct Attributes {
     retention_bytes: Option<u64>,
     #[serde(default, with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
     dialect: Option<Dialect>,
+    /// Absent from topics of before there were types.
+    #[serde(default, rename = "type")]
+    topic_type: TopicType,
 }
 
 /// What to do about a topic or group that exists already.
@@ -222,6 +240,7 @@ impl Topic {
             live: RwLock::default(),
             turn: AtomicU32::new(0),
             unseen: Mutex::default(),
+            arrivals: Arrivals::default(),
             gone: AtomicBool::new(false),
         })
     }
@@ -250,6 +269,11 @@ impl Topic {
 
     pub(crate) fn dialect(&self) -> Option<Dialect> {
         self.settings.load().dialect
+    }
+
+    /// Returns which messages it takes.
+    pub(crate) fn topic_type(&self) -> TopicType {
+        self.settings.load().topic_type
     }
 
     /// Returns whether it takes long, for a thread that others need, to compress so many bytes of bodies.
@@ -293,6 +317,7 @@ impl Topic {
         for reader in self.readers.read().iter().filter_map(Weak::upgrade) {
             reader.waiters.wake_new(queue);
         }
+        self.arrivals.tell(queue);
         // After those outside of the index: who joined in between has seen these rows, or is woken by the index.
         let live = self.live.read().get(&queue).cloned();
         if let Some(live) = live {
@@ -356,6 +381,7 @@ impl Topic {
             log_bytes,
             dialect: settings.dialect,
             compression: settings.compression,
+            topic_type: settings.topic_type,
             queues,
             created_ms: self.created_ms,
         }
@@ -376,6 +402,7 @@ impl Settings {
             retention_bytes: attributes.retention_bytes,
             dialect: attributes.dialect,
             compression: entry.compression,
+            topic_type: attributes.topic_type,
         }
     }
 
@@ -384,6 +411,7 @@ impl Settings {
             retention: self.retention,
             retention_bytes: self.retention_bytes,
             dialect: self.dialect,
+            topic_type: self.topic_type,
         };
         serde_json::to_string(&attributes).map_err(|error| EngineError::Internal(error.to_string()))
     }
@@ -499,9 +527,10 @@ impl Core {
         if_exists: IfExists,
     ) -> Result<Arc<Topic>, EngineError> {
         self.check_open()?;
-        let TopicSpec { queues, class, retention, retention_bytes, dialect, compression } = spec;
+        let TopicSpec { queues, class, retention, retention_bytes, dialect, compression, topic_type } = spec;
         let retention_bytes = retention_bytes.filter(|bytes| *bytes > 0);
-        let settings = Settings { queues, class, retention, retention_bytes, dialect, compression };
+        let settings =
+            Settings { queues, class, retention, retention_bytes, dialect, compression, topic_type };
         check_settings(&settings)?;
         let _catalogue = self.catalogue.lock().await;
         let (known, count) = {
@@ -556,6 +585,7 @@ impl Core {
             change.retention_bytes.or(settings.retention_bytes).filter(|bytes| *bytes > 0);
         settings.dialect = change.dialect.or(settings.dialect);
         settings.compression = change.compression.unwrap_or(settings.compression);
+        settings.topic_type = change.topic_type.unwrap_or(settings.topic_type);
         check_settings(&settings)?;
         let (id, class, compression) = (topic.id, settings.class, settings.compression);
         let attributes = settings.attributes()?;
@@ -574,6 +604,7 @@ impl Core {
         let freed = self.blocking(move |storage| storage.delete_topic(id)).await?;
         self.topics.write().remove(&topic);
         topic.gone.store(true, Ordering::Release);
+        topic.arrivals.tell_all();
         std::mem::take(&mut *topic.unseen.lock())
             .into_values()
             .flatten()
@@ -581,6 +612,7 @@ impl Core {
         let groups: Vec<_> = self.groups.read().by_id.values().cloned().collect();
         groups.iter().for_each(|group| group.forget(id));
         self.reading.inference.forget(id);
+        self.counted.forget(id);
         self.journal(vec![JournalEntry::DropTopic { topic: id }], Wait::Written).done().await?;
         Ok(TopicDeleted {
             messages,
@@ -615,4 +647,18 @@ fn check_settings(settings: &Settings) -> Result<(), EngineError> {
 
 fn limit(what: &'static str, actual: u64, limit: u64) -> EngineError {
     EngineError::Limit { what, actual, limit, kind: LimitKind::Other }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_of_before_there_were_types_is_mixed() {
+        let attributes: Attributes = serde_json::from_str(r#"{"retention_ms":259200000}"#).unwrap();
+        assert_eq!(attributes.topic_type, TopicType::Mixed);
+        let attributes = Attributes { topic_type: TopicType::Priority, ..attributes };
+        let text = serde_json::to_string(&attributes).unwrap();
+        assert_eq!(text, r#"{"retention_ms":259200000,"type":"priority"}"#);
+    }
 }

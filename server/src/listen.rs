@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::{TcpListener, TcpStream, lookup_host},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
@@ -32,6 +32,9 @@ use crate::{
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before accepting again after the system refused, for example for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that wait to be accepted; the system may allow fewer. Those of a thousand clients that come back at once
+/// are more than are accepted in a moment, and what is beyond is reset.
+const BACKLOG: u32 = 8192;
 /// Accepted connections that wait for the server to take them.
 const ACCEPTED_MAX: usize = 128;
 /// The first byte of a TLS record that opens a handshake.
@@ -150,7 +153,7 @@ impl Listener {
                 Some(Arc::new(Identity::self_signed(names(config))?))
             }
         };
-        let socket = TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        let socket = listen(address).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => ListenError::InUse { address },
             _ => ListenError::Bind { address, source },
         })?;
@@ -296,6 +299,14 @@ async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, first: u8) -> io::Result<
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
     Err(io::Error::other("HTTP/1"))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // So that a broker that is restarted need not wait for connections that are still being closed.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn resolve(address: &Address) -> Result<SocketAddr, ListenError> {

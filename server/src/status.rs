@@ -109,6 +109,7 @@ pub(crate) fn to_rocketmq(error: &EngineError) -> Option<Code> {
         EngineError::Limit { kind: LimitKind::Batch, .. } => Code::PayloadTooLarge,
         EngineError::Limit { kind: LimitKind::Other, .. } => Code::BadRequest,
         EngineError::Exists { .. } | EngineError::Invalid(_) => Code::BadRequest,
+        EngineError::MessageType { .. } => Code::MessagePropertyConflictWithType,
         EngineError::Unsupported(_) => Code::Unsupported,
         EngineError::InvisibleTime { .. } => Code::IllegalInvisibleTime,
         EngineError::Handle(_) => Code::InvalidReceiptHandle,
@@ -128,6 +129,7 @@ pub(crate) fn to_flight(error: EngineError) -> Status {
         | EngineError::Selector(_)
         | EngineError::Limit { .. }
         | EngineError::Invalid(_)
+        | EngineError::MessageType { .. }
         | EngineError::Handle(_)
         | EngineError::Ticket(_)
         | EngineError::Sql(_) => tonic::Code::InvalidArgument,

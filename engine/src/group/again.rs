@@ -10,11 +10,10 @@ use weir_storage::{JournalEntry, QueueId, QueueOffset, StoredMessage};
 use super::{
     batch::{Batch, Taken},
     receive::Reading,
-    search::BYTES_TARGET,
     state::{Phase, bit},
     subscription::{lease_row, millis_u32, wait_of},
 };
-use crate::error::EngineError;
+use crate::{error::EngineError, limits::RECEIVE_BYTES_TARGET};
 
 /// Queue and offset.
 type Place = (QueueId, QueueOffset);
@@ -57,7 +56,7 @@ impl Reading {
         let mut messages: Vec<(Place, u64, StoredMessage)> = Vec::with_capacity(held.len());
         let mut bytes = 0;
         for ((queue, offset), lease) in held {
-            if bytes >= BYTES_TARGET {
+            if bytes >= RECEIVE_BYTES_TARGET {
                 break;
             }
             let Some(view) = self.core.storage.view(self.subscription.topic.id, queue) else { continue };

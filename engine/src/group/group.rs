@@ -14,7 +14,7 @@ use super::{
 use crate::{
     broker::{Broker, Core},
     error::{EngineError, LimitKind},
-    limits::{GROUPS_MAX, LEASE_MAX},
+    limits::{GROUPS_MAX, LEASE_MAX, PRIORITY_FACTOR_MAX},
     name::{GroupName, TopicName},
     scan::offset_at_time,
     topic::{IfExists, Topic},
@@ -353,6 +353,7 @@ impl Core {
         spec.start = change.start.unwrap_or(spec.start);
         spec.fifo = change.fifo.unwrap_or(spec.fifo);
         spec.dialect = change.dialect.or(spec.dialect);
+        spec.priority_factor = change.priority_factor.unwrap_or(spec.priority_factor);
         check_spec(&spec)?;
         let (id, attributes) = (group.id, attributes(&spec)?);
         self.blocking(move |storage| storage.alter_group(id, attributes)).await?;
@@ -386,6 +387,8 @@ fn check_spec(spec: &GroupSpec) -> Result<(), EngineError> {
         "max_attempts must be 1 to 10,000"
     } else if spec.lease_min.is_zero() || spec.lease_min > LEASE_MAX {
         "lease_min must be more than nothing and at most 12 h"
+    } else if spec.priority_factor > PRIORITY_FACTOR_MAX {
+        "priority_factor must be 0 to 100"
     } else {
         match &spec.retry {
             RetryPolicy::Exponential { multiplier, .. } if !multiplier.is_finite() || *multiplier < 1.0 => {

@@ -59,6 +59,8 @@ pub(crate) struct Judged {
     pub(crate) by_index: AtomicU64,
     /// Blocks that a receive judged for its own selector.
     pub(crate) by_receives: AtomicU64,
+    /// Blocks that were judged to count what waits.
+    pub(crate) by_counts: AtomicU64,
     /// How often a receive has looked whether there is something for it.
     pub(crate) looks: AtomicU64,
     /// How often a thread was called to help a receive.

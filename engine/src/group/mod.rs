@@ -7,10 +7,11 @@
 //! ```
 //!
 //! The rules by which rows go to selectors stand in `selectors.rs`; what is remembered of a queue in `state.rs`; how
-//! new rows are judged once for all groups in `live.rs`; which rows wait in line in FIFO groups in `order.rs`.
+//! new rows are judged once for all groups in `live.rs`; how many wait in `count.rs`; which rows wait in line in FIFO groups in `order.rs`.
 
 mod again;
 mod batch;
+mod count;
 #[cfg(test)]
 mod ended;
 #[expect(clippy::module_inception, reason = "the noun of the module is its main type")]
@@ -27,6 +28,8 @@ mod state;
 mod subscription;
 mod waiters;
 
+pub(crate) use count::Counted;
+pub use count::{CountProgress, GroupWaiting, QueueWaiting, TopicWaiting};
 pub(crate) use group::Group;
 pub(crate) use live::{Evaluator, Judged, LiveQueue};
 pub use receive::{Delivered, LeaseTime, ReceiveRequest};

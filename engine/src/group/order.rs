@@ -1,4 +1,4 @@
-//! Order in groups that ask for it: which open rows of a queue may be handed out.
+//! Order in groups and topics that ask for it: which open rows of a queue may be handed out, and which queue is first.
 //!
 //! In a FIFO group the rows of one *message group* form a line, and all rows without one form another. A row may
 //! be handed out when no earlier row of its line is open, or when all that are go to the same receive before it. So
@@ -6,6 +6,10 @@
 //!
 //! A scan that comes to a row whose line is held opens it without a delivery: it is ready, and stays in line. That a
 //! row is in line is not kept anywhere: it is read off the open rows, of which a queue has few.
+//!
+//! A topic of type PRIORITY has a queue for each level. Receives look at the highest level first, or in turn at each, as
+//! the priority factor of the group says. That is a preference and no promise: what is visible when a queue is looked at
+//! decides, and one that another receive reads at the moment is passed over.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,9 +17,34 @@ use std::{
 };
 
 use weir_columns::{ColumnRef, Rows, System, Value};
-use weir_storage::{Block, QueueOffset, StorageError};
+use weir_storage::{Block, QueueId, QueueOffset, StorageError};
 
 use super::state::{Phase, QueueState, bit};
+
+/// Whether queues of one receive may be visited at the same time, by several threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Together {
+    Yes,
+    /// What comes first is to be taken first.
+    No,
+}
+
+/// Returns the queues, beginning with the one whose turn it is.
+pub(super) fn around(turn: u32, queues: u32) -> impl Iterator<Item = QueueId> {
+    let start = turn.checked_rem(queues).unwrap_or(0);
+    (start..queues).chain(0..start).map(QueueId)
+}
+
+/// Returns `None` if receive number `turn` looks at the highest priority first, as `factor` of a hundred do, spread
+/// evenly. Otherwise returns which of the others it is.
+pub(super) fn by_priority(turn: u32, factor: u8) -> Option<u32> {
+    let strict = |turns: u64| turns * u64::from(factor) / 100;
+    let before = strict(turn.into());
+    if strict(u64::from(turn) + 1) > before {
+        return None;
+    }
+    u32::try_from(u64::from(turn).saturating_sub(before)).ok()
+}
 
 /// The line in which a row stands: a hash of its message group. Two groups with the same hash wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -175,6 +204,21 @@ mod tests {
         assert!(is_ready_for(&queue, 0), "it has to be looked up");
         assert!(taken(&queue, 9).is_empty());
         assert_eq!(unlined(&queue), [QueueOffset(1)]);
+    }
+
+    #[test]
+    fn as_many_receives_as_the_factor_says_begin_at_the_top_and_the_others_at_each_queue_in_turn() {
+        for (factor, strict) in [(0, 0), (1, 10), (33, 330), (50, 500), (99, 990), (100, 1000)] {
+            let turns: Vec<_> = (0..1000).map(|turn| by_priority(turn, factor)).collect();
+            assert_eq!(turns.iter().filter(|turn| turn.is_none()).count(), strict, "{factor}");
+            let others: Vec<u32> = turns.into_iter().flatten().collect();
+            assert_eq!(others, (0..1000 - strict as u32).collect::<Vec<_>>(), "{factor}");
+        }
+        let near_the_end = (u32::MAX - 99..=u32::MAX).filter(|turn| by_priority(*turn, 40).is_none());
+        assert_eq!(near_the_end.count(), 40);
+        let queues = |turn, count| around(turn, count).map(|queue| queue.0).collect::<Vec<_>>();
+        assert_eq!((queues(0, 3), queues(5, 3), queues(7, 1)), (vec![0, 1, 2], vec![2, 0, 1], vec![0]));
+        assert!(queues(1, 0).is_empty());
     }
 
     #[test]

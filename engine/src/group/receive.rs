@@ -25,7 +25,7 @@ use weir_storage::{
 
 use super::{
     batch::{Batch, Taken},
-    order::{self, Line, Order},
+    order::{self, Line, Order, Together},
     search::{Allowance, Found, Read, Search, Work, block_at, row_at},
     state::{Missed, Phase, QueueState, Renewal, Row, Span, bit},
     subscription::{State, Subscription, lease_row, millis_u32, renewal, wait_of},
@@ -198,6 +198,7 @@ pub(super) struct Reading {
 /// One visit of the queues, by one thread or several.
 struct Round {
     queues: Vec<QueueId>,
+    together: Together,
     /// The number of the next queue to be visited.
     next: AtomicUsize,
     allowance: Allowance,
@@ -256,6 +257,7 @@ impl Reading {
             if *core.closing.borrow() || !subscription.holds(self.slot, &self.selector) {
                 return Ok(Vec::new());
             }
+            core.check_answers()?;
             // Each time, as a call of the same name may be under way that nobody hears any more.
             if let Some(batch) = self.again().await? {
                 return batch.deliver().await;
@@ -291,8 +293,10 @@ impl Reading {
     /// Visits the queues once, on a thread that may block, and on idle ones beside it if it takes long.
     async fn visit(&self) -> Result<Visit, EngineError> {
         let (helpers, mut called) = mpsc::unbounded_channel();
+        let (queues, together) = self.subscription.rotation(self.queue);
         let round = Round {
-            queues: self.subscription.rotation(self.queue).collect(),
+            queues,
+            together,
             next: AtomicUsize::new(0),
             allowance: Allowance::new(self.want),
             helpers,
@@ -330,7 +334,7 @@ impl Reading {
 
     /// Has an idle thread visit queues as well, if there are such threads and queues.
     fn call_helper(&self, round: &Arc<Round>) {
-        if round.is_over() || round.allowance.is_spent() {
+        if round.together == Together::No || round.is_over() || round.allowance.is_spent() {
             return;
         }
         let (reading, theirs) = (self.clone(), Arc::clone(round));

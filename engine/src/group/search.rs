@@ -25,11 +25,9 @@ use super::{
 use crate::{
     broker::Core,
     error::EngineError,
+    limits::RECEIVE_BYTES_TARGET,
     scan::{Scan, Step, evaluation_error},
 };
-
-/// Bytes of bodies behind which a receive takes no further message.
-pub(super) const BYTES_TARGET: usize = 32 << 20;
 
 /// What there is to do in a queue.
 pub(super) struct Work {
@@ -90,7 +88,7 @@ impl Allowance {
     }
 
     fn has_bytes_left(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < BYTES_TARGET
+        self.bytes.load(Ordering::Relaxed) < RECEIVE_BYTES_TARGET
     }
 
     pub(super) fn is_spent(&self) -> bool {
@@ -434,7 +432,7 @@ mod tests {
         assert!(allowance.is_spent());
         allowance.give_back(1);
         assert!(!allowance.is_spent());
-        allowance.add_bytes(BYTES_TARGET - 1);
+        allowance.add_bytes(RECEIVE_BYTES_TARGET - 1);
         assert!(!allowance.is_spent());
         allowance.add_bytes(1);
         assert!(allowance.is_spent());

@@ -22,6 +22,7 @@ use crate::{
     limits::LEASE_MAX,
     name::{GroupName, TopicName},
     topic::{Topic, TopicSpec},
+    topic_type::TopicType,
 };
 
 /// How long a message waits whose copy could not be stored in the dead-letter topic.
@@ -412,7 +413,9 @@ impl Core {
         match self.existing_topic(name) {
             Ok(topic) => Ok(topic),
             Err(_) => {
-                let spec = TopicSpec { queues: 1, class, ..TopicSpec::default() };
+                // Copies are of the type of what they are copies of; others send normal messages there, if any.
+                let topic_type = TopicType::Normal;
+                let spec = TopicSpec { queues: 1, class, topic_type, ..TopicSpec::default() };
                 self.create_topic(name, spec, crate::topic::IfExists::Take).await
             }
         }

@@ -7,7 +7,7 @@ use weir_filter::Dialect;
 use weir_storage::{GroupId, QueueId, QueueOffset};
 
 use crate::{
-    limits::{ATTEMPTS_DEFAULT, LEASE_MIN},
+    limits::{ATTEMPTS_DEFAULT, LEASE_MIN, PRIORITY_FACTOR_MAX},
     name::{GroupName, TopicName},
     serial,
 };
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupSpec {
-    /// How often a message is delivered before it goes to the dead-letter topic. Default: 16.
+    /// How often a message is delivered before it goes to the dead-letter topic. Default: 17.
     pub max_attempts: u32,
     /// How long a failed message waits. Default: exponential from 5 s, doubled up to 2 h.
     pub retry: RetryPolicy,
@@ -31,6 +31,15 @@ pub struct GroupSpec {
     /// The language of its selectors; `None` for that of each topic.
     #[serde(with = "serial::dialect_option", skip_serializing_if = "Option::is_none")]
     pub dialect: Option<Dialect>,
+    /// Of a hundred receives on a topic of type PRIORITY, how many look at the highest priority first; the others
+    /// begin at each in turn, so that the lowest are not starved. No meaning in a FIFO group. Default: 100.
+    #[serde(skip_serializing_if = "is_always")]
+    pub priority_factor: u8,
+}
+
+/// Kept only where it differs, so that programs of before it read the others.
+fn is_always(factor: &u8) -> bool {
+    *factor == PRIORITY_FACTOR_MAX
 }
 
 impl Default for GroupSpec {
@@ -42,6 +51,7 @@ impl Default for GroupSpec {
             start: GroupStart::Earliest,
             fifo: false,
             dialect: None,
+            priority_factor: PRIORITY_FACTOR_MAX,
         }
     }
 }
@@ -122,6 +132,8 @@ pub struct GroupChange {
     /// The language of its selectors. Selectors in use stay what they are.
     #[serde(with = "serial::dialect_option")]
     pub dialect: Option<Dialect>,
+    /// Of a hundred receives on a topic of type PRIORITY, how many look at the highest priority first.
+    pub priority_factor: Option<u8>,
 }
 
 /// Where a group is put in a topic.

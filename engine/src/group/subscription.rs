@@ -18,6 +18,7 @@ use weir_filter::Selector;
 use weir_storage::{GroupId, JournalEntry, LeaseRow, OpenRow, QueueId, QueueOffset, StorageError, Wait};
 
 use super::{
+    order::{self, Together},
     selectors::{Selectors, dialect_number},
     settle::Journaling,
     spec::{GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, SelectorQueue},
@@ -31,6 +32,7 @@ use crate::{
     limits::{LEASE_DEFAULT, LEASE_OF_GONE, OPEN_ROWS_MAX, ORPHAN_AFTER, SELECTORS_MAX},
     name::GroupName,
     topic::Topic,
+    topic_type::TopicType,
 };
 
 /// A group on one topic.
@@ -137,16 +139,22 @@ impl Subscription {
         self.state.lock()
     }
 
-    /// Returns the queues in the order in which the next receive visits them.
-    pub(crate) fn rotation(&self, only: Option<QueueId>) -> impl Iterator<Item = QueueId> + use<> {
+    /// Returns the queues in the order in which the next receive visits them, and whether one may be visited before
+    /// those in front of it are done.
+    pub(crate) fn rotation(&self, only: Option<QueueId>) -> (Vec<QueueId>, Together) {
+        if let Some(only) = only {
+            return (vec![only], Together::Yes);
+        }
         let queues = self.topic.queues();
-        let start = if only.is_some() { 0 } else { self.turn.fetch_add(1, Ordering::Relaxed) };
-        let count = if only.is_some() { 1 } else { queues };
-        (0..count).map(move |step| {
-            only.unwrap_or(QueueId(
-                (u64::from(start) + u64::from(step)).rem_euclid(u64::from(queues.max(1))) as u32
-            ))
-        })
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let spec = self.spec.load();
+        if self.topic.topic_type() != TopicType::Priority || spec.fifo {
+            return (order::around(turn, queues).collect(), Together::Yes);
+        }
+        match order::by_priority(turn, spec.priority_factor) {
+            None => ((0..queues).rev().map(QueueId).collect(), Together::No),
+            Some(start) => (order::around(start, queues).collect(), Together::Yes),
+        }
     }
 
     /// Notes that `client` receives with `selector`, and returns its slot.

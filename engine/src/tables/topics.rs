@@ -13,6 +13,7 @@ pub(super) const TOPICS: Definition = Definition {
         ("topic", Kind::Text),
         ("topic_id", Kind::Int),
         ("class", Kind::Text),
+        ("type", Kind::Text),
         ("queues", Kind::Int),
         ("messages", Kind::Int),
         ("retention_ms", Kind::Int),
@@ -33,6 +34,7 @@ fn rows(broker: &Broker) -> Vec<ArrayRef> {
         texts(topics.iter().map(|topic| topic.name.name())),
         ints(topics.iter().map(|topic| Some(topic.id.0.into()))),
         texts(topics.iter().map(|topic| class_name(topic.class))),
+        texts(topics.iter().map(|topic| topic.topic_type.name())),
         ints(topics.iter().map(|topic| Some(topic.queues.len() as u64))),
         ints(topics.iter().map(|topic| {
             Some(topic.queues.iter().map(|queue| queue.end.since(queue.first).unwrap_or(0)).sum())

@@ -6,7 +6,7 @@ use weir_columns::Value;
 use weir_engine::{
     Broker, BrokerOptions, Compression, DurabilityClass, EngineError, GroupChange, GroupSpec, GroupStart,
     Message, PullFrom, PullRequest, QueueId, QueueOffset, ReceiveRequest, RetryPolicy, TopicChange,
-    TopicName, TopicSpec,
+    TopicName, TopicSpec, TopicType,
 };
 use weir_filter::Dialect;
 use weir_storage::SimEnv;
@@ -23,6 +23,7 @@ async fn topics_are_made_changed_found_again_and_deleted() {
         retention_bytes: Some(5000),
         dialect: None,
         compression: Compression::None,
+        topic_type: TopicType::Normal,
     };
     weir.broker.create_topic(&topic("ns/orders"), spec).await.unwrap();
     weir.broker.create_topic(&topic("orders"), TopicSpec::default()).await.unwrap();
@@ -40,6 +41,7 @@ async fn topics_are_made_changed_found_again_and_deleted() {
         (5, DurabilityClass::Async, Some(Duration::from_secs(60)))
     );
     assert_eq!((described.dialect, described.retention_bytes), (Some(Dialect::RocketMq), Some(5000)));
+    assert_eq!(described.topic_type, TopicType::Normal);
     let any = TopicChange { retention_bytes: Some(0), ..TopicChange::default() };
     assert_eq!(weir.broker.alter_topic(&topic("ns/orders"), any).await.unwrap().retention_bytes, None);
     let names: Vec<String> = weir.broker.topics().iter().map(|topic| topic.name.to_string()).collect();

@@ -14,5 +14,8 @@ mod live;
 mod members;
 mod order;
 mod pull;
+mod pull_messages;
 mod selectors;
 mod sql;
+mod types;
+mod waiting;

@@ -9,10 +9,14 @@ use weir_filter::Dialect;
 use super::{
     Failure, Global,
     output::{
-        confirm, count, dialect, field, length, list, number_cell, print_json, print_line, table, time,
+        confirm, count, dialect, field, grouped, length, list, number_cell, print_json, print_line, progress,
+        table, time,
     },
 };
-use crate::{flight::command::Moment, status::Exit};
+use crate::{
+    flight::{client::Client, command::Moment},
+    status::Exit,
+};
 
 /// What to do with consumer groups.
 #[derive(Debug, Subcommand)]
@@ -30,6 +34,9 @@ pub(crate) enum GroupCommand {
     Describe {
         /// Its name.
         group: String,
+        /// How long to count the messages that wait for it; 0s not to count them.
+        #[arg(long, value_name = "TIME", default_value = "10s")]
+        within: humantime::Duration,
     },
     /// Changes the settings of a group; what is not named stays.
     Alter {
@@ -64,7 +71,7 @@ pub(crate) enum GroupCommand {
 /// How a group delivers.
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
-    /// How often a message is delivered before it goes to the dead-letter topic. Default: 16.
+    /// How often a message is delivered before it goes to the dead-letter topic. Default: 17.
     #[arg(long, value_name = "N")]
     max_attempts: Option<u32>,
     /// The shortest lease that members may ask for. Default: 10s.
@@ -80,6 +87,10 @@ pub(crate) struct Settings {
     /// The language of its selectors: sql92, rocketmq or jms. Default: that of each topic.
     #[arg(long, value_name = "DIALECT")]
     dialect: Option<Dialect>,
+    /// Of a hundred receives on a topic of type priority, how many look at the highest priority first; the others begin
+    /// at each in turn. Default: 100.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    priority_factor: Option<u8>,
     /// Waits after failed deliveries, such as 1s,10s,5m; the last one again and again.
     #[arg(long, value_name = "TIMES", value_delimiter = ',', conflicts_with_all = ["retry_initial", "retry_max", "retry_multiplier"])]
     retry: Vec<humantime::Duration>,
@@ -126,6 +137,9 @@ impl Settings {
         if let Some(dialect) = self.dialect {
             body["dialect"] = dialect.name().into();
         }
+        if let Some(factor) = self.priority_factor {
+            body["priority_factor"] = factor.into();
+        }
         if !self.retry.is_empty() {
             let waits: Vec<u64> = self.retry.iter().map(|wait| ms(**wait)).collect();
             body["retry"] = json!({ "customized_ms": waits });
@@ -147,7 +161,7 @@ pub(crate) async fn run(command: GroupCommand, global: &Global) -> Result<(), Fa
             change("CreateGroup", &settings.body(&group), "created", global).await
         }
         GroupCommand::List => show_list(global).await,
-        GroupCommand::Describe { group } => describe(&group, global).await,
+        GroupCommand::Describe { group, within } => describe(&group, *within, global).await,
         GroupCommand::Alter { group, settings } => {
             let body = settings.body(&group);
             if body.as_object().is_some_and(|body| body.len() == 1) {
@@ -191,8 +205,12 @@ async fn show_list(global: &Global) -> Result<(), Failure> {
     print_line(&shown.to_string())
 }
 
-async fn describe(group: &str, global: &Global) -> Result<(), Failure> {
-    let answer = global.connect().await?.action("DescribeGroup", &json!({ "group": group })).await?;
+async fn describe(group: &str, within: Duration, global: &Global) -> Result<(), Failure> {
+    let client = global.connect().await?;
+    let mut answer = client.action("DescribeGroup", &json!({ "group": group })).await?;
+    if !within.is_zero() {
+        add_waiting(&mut answer, &count_waiting(&client, group, within).await?);
+    }
     if global.json {
         return print_json(&answer);
     }
@@ -205,6 +223,48 @@ async fn describe(group: &str, global: &Global) -> Result<(), Failure> {
         show_topic(topic)?;
     }
     Ok(())
+}
+
+/// Has the broker count what waits for a group. A bar shows how far it has come.
+async fn count_waiting(client: &Client, group: &str, within: Duration) -> Result<Value, Failure> {
+    let bar = progress(Some(0), "counted");
+    let shown = bar.clone();
+    let mut watch = move |told: &Value| {
+        shown.set_length(count(told, "total"));
+        shown.set_position(count(told, "done"));
+    };
+    let body = json!({ "group": group, "within_ms": ms(within) });
+    let counted = client.watched_action("CountWaiting", &body, &mut watch).await.map_err(Failure::from);
+    bar.finish_and_clear();
+    counted
+}
+
+/// Puts counts beside what is told of queues. The group may have begun to read a topic in between.
+fn add_waiting(group: &mut Value, counted: &Value) {
+    let topics = group.get_mut("topics").and_then(Value::as_array_mut);
+    for topic in topics.into_iter().flatten() {
+        let same = |other: &&Value| field(other, "topic") == field(topic, "topic");
+        let Some(waiting) = list(counted, "topics").iter().find(same) else { continue };
+        let waiting = list(waiting, "queues");
+        let queues = topic.get_mut("queues").and_then(Value::as_array_mut);
+        for queue in queues.into_iter().flatten() {
+            let number = count(queue, "queue");
+            let Some(waiting) = waiting.iter().find(|other| count(other, "queue") == number) else {
+                continue;
+            };
+            queue["to_deliver"] = (count(waiting, "undelivered") + count(waiting, "open")).into();
+            queue["to_deliver_complete"] = waiting.get("complete").cloned().unwrap_or_default();
+        }
+    }
+}
+
+/// Returns how many messages wait, as far as that was counted.
+fn to_deliver(queue: &Value) -> String {
+    match (queue.get("to_deliver"), queue.get("to_deliver_complete").and_then(Value::as_bool)) {
+        (None, _) => "-".to_owned(),
+        (Some(_), Some(true)) => grouped(count(queue, "to_deliver")),
+        (Some(_), _) => format!("at least {}", grouped(count(queue, "to_deliver"))),
+    }
 }
 
 fn show_topic(topic: &Value) -> Result<(), Failure> {
@@ -225,7 +285,17 @@ fn show_topic(topic: &Value) -> Result<(), Failure> {
         ]);
     }
     print_line(&selectors.to_string())?;
-    let mut queues = table(["queue", "committed", "end", "behind", "leased", "waiting", "dropped", "missed"]);
+    let mut queues = table([
+        "queue",
+        "committed",
+        "end",
+        "behind",
+        "to deliver",
+        "leased",
+        "waiting",
+        "dropped",
+        "missed",
+    ]);
     for queue in list(topic, "queues") {
         let (committed, end) = (count(queue, "committed"), count(queue, "end"));
         queues.add_row(vec![
@@ -233,6 +303,7 @@ fn show_topic(topic: &Value) -> Result<(), Failure> {
             number_cell(committed),
             number_cell(end),
             number_cell(end.saturating_sub(committed)),
+            to_deliver(queue).into(),
             number_cell(count(queue, "leased")),
             number_cell(count(queue, "waiting")),
             number_cell(count(queue, "dropped_by_selector_change")),
@@ -277,7 +348,10 @@ fn settings(group: &Value) -> String {
         field(spec, "start"),
         field(spec, "fifo"),
         dialect(spec, "that of each topic"),
-    )
+    ) + &match spec.get("priority_factor").and_then(Value::as_u64) {
+        Some(factor) => format!("\n  priority      first in {factor} % of receives"),
+        None => String::new(),
+    }
 }
 
 fn retry(spec: &Value) -> String {

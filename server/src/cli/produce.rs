@@ -135,6 +135,8 @@ struct Line {
     #[serde(default)]
     delivery_time: Option<Value>,
     #[serde(default)]
+    priority: Option<i32>,
+    #[serde(default)]
     message_id: Option<String>,
 }
 
@@ -454,6 +456,7 @@ fn parse_line(line: &[u8]) -> Result<Option<Value>, String> {
         ("keys", line.keys.map(Value::from)),
         ("message_group", line.message_group.map(Value::from)),
         ("delivery_time", line.delivery_time),
+        ("priority", line.priority.map(Value::from)),
         ("message_id", line.message_id.map(Value::from)),
     ];
     for (name, value) in parts {

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
+use weir_engine::TopicType;
 use weir_filter::Dialect;
 
 use super::{
@@ -75,6 +76,10 @@ pub(crate) struct Settings {
     /// compressed, and what does not shrink, stays as it is. Default for a new topic: none.
     #[arg(long, value_name = "METHOD")]
     compression: Option<Compression>,
+    /// Which messages it takes: normal, fifo, delay, transaction, priority or lite ones alone, or mixed: all of these
+    /// but the last two. Default for a new topic: mixed.
+    #[arg(long = "type", value_name = "TYPE")]
+    topic_type: Option<TopicType>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -119,6 +124,9 @@ impl Settings {
                 Compression::Zstd => "zstd".into(),
             };
         }
+        if let Some(topic_type) = self.topic_type {
+            body["type"] = topic_type.name().into();
+        }
         body
     }
 
@@ -129,6 +137,7 @@ impl Settings {
             && self.retention_bytes.is_none()
             && self.dialect.is_none()
             && self.compression.is_none()
+            && self.topic_type.is_none()
     }
 }
 
@@ -175,10 +184,11 @@ async fn show_list(global: &Global) -> Result<(), Failure> {
     if topics.is_empty() {
         return print_line("no topics; create one with: weir topic create NAME");
     }
-    let mut shown = table(["topic", "queues", "messages", "class", "retention", "created"]);
+    let mut shown = table(["topic", "type", "queues", "messages", "class", "retention", "created"]);
     for topic in topics {
         shown.add_row(vec![
             field(topic, "name").into(),
+            field(topic, "type").into(),
             number_cell(list(topic, "queues").len() as u64),
             number_cell(messages(topic)),
             field(topic, "class").into(),
@@ -196,7 +206,7 @@ async fn describe(topic: &str, global: &Global) -> Result<(), Failure> {
 
 async fn alter(topic: &str, settings: &Settings, global: &Global) -> Result<(), Failure> {
     if settings.is_empty() {
-        let message = "nothing to change; name --queues, --class, --retention, --retention-bytes, --dialect or --compression";
+        let message = "nothing to change; name --queues, --class, --retention, --retention-bytes, --dialect, --compression or --type";
         return Err(Failure::new(Exit::Usage, message));
     }
     let answer = global.connect().await?.action("AlterTopic", &settings.body(topic)).await?;
@@ -243,9 +253,10 @@ fn deleted(topic: &str, answer: &Value) -> String {
 
 fn show(topic: &Value) -> Result<(), Failure> {
     print_line(&format!(
-        "topic {}\n  class      {}\n  retention  {}\n  dialect    {}\n  bodies     {}\n  created    {}\n  messages   {}\n  log        about {}",
+        "topic {}\n  class      {}\n  type       {}\n  retention  {}\n  dialect    {}\n  bodies     {}\n  created    {}\n  messages   {}\n  log        about {}",
         field(topic, "name"),
         field(topic, "class"),
+        field(topic, "type"),
         retention(topic),
         dialect(topic, "the broker's"),
         match field(topic, "compression").as_str() {

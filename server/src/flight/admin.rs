@@ -2,15 +2,16 @@
 //!
 //! | action | body | result |
 //! |---|---|---|
-//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?}` | the topic |
-//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?}` | the topic |
+//! | `CreateTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?, type?}` | the topic |
+//! | `AlterTopic` | `{topic, queues?, class?, retention_ms?, retention_bytes?, dialect?, compression?, type?}` | the topic |
 //! | `DeleteTopic` | `{topic}` | `{messages, free_now_bytes, free_soon_bytes, free_soon_ms, free_later_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
-//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, dialect?}` | the group |
+//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, fifo?, dialect?, priority_factor?}` | the group |
 //! | `AlterGroup` | the same | the group |
 //! | `DeleteGroup` | `{group}` | `{}` |
 //! | `DescribeGroup` | `{group}` | the group |
+//! | `CountWaiting` | `{group, within_ms?}`, see `waiting.rs` | `{done, total}`, …, `{topics: […], complete}` |
 //! | `ListGroups` | `{}` | `{groups: […]}` |
 //! | `ResetGroup` | `{group, topic, to}` with `to` one of `"earliest"`, `"latest"`, `{"timestamp": ms}`, `{"offset": {queue, offset}}` | the group |
 //! | `ListOffsets` | `{topic, queues?, at?}` with `at` one of `"earliest"`, `"latest"`, `{"timestamp": …}` | `{topic, epoch, offsets: {queue: offset}}` |
@@ -40,28 +41,32 @@ use crate::{
 };
 
 /// Names and what they do.
-pub(crate) const ACTIONS: [(&str, &str); 19] = [
+pub(crate) const ACTIONS: [(&str, &str); 20] = [
     (
         "CreateTopic",
-        "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression.",
+        "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression, type.",
     ),
     (
         "AlterTopic",
-        "Changes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression.",
+        "Changes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression, type.",
     ),
     ("DeleteTopic", "Deletes a topic and its messages. JSON: topic."),
     ("DescribeTopic", "Tells a topic. JSON: topic."),
     ("ListTopics", "Tells all topics. JSON: {}."),
     (
         "CreateGroup",
-        "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, dialect.",
+        "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor.",
     ),
     (
         "AlterGroup",
-        "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, dialect.",
+        "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor.",
     ),
     ("DeleteGroup", "Deletes a consumer group. JSON: group."),
     ("DescribeGroup", "Tells a consumer group. JSON: group."),
+    (
+        "CountWaiting",
+        "Counts the messages that wait for a consumer group, and tells how far it has come. JSON: group, within_ms.",
+    ),
     ("ListGroups", "Tells all consumer groups. JSON: {}."),
     ("ResetGroup", "Puts a group elsewhere in a topic. JSON: group, topic, to."),
     ("ListOffsets", "Tells offsets of queues. JSON: topic, queues, at."),

@@ -3,7 +3,8 @@
 //! ```json
 //! {"topic": "orders", "messages": [
 //!   {"properties": {"region": "EU", "price": 12.5, "express": true}, "body": {"any": "JSON"},
-//!    "tag": "new", "keys": ["o-17"], "message_group": null, "delivery_time": null, "message_id": null}]}
+//!    "tag": "new", "keys": ["o-17"], "message_group": null, "delivery_time": null, "priority": null,
+//!    "message_id": null}]}
 //! ```
 //!
 //! A property is typed by its JSON: a string, a 64-bit integer, a 64-bit float or a boolean; null means that
@@ -66,6 +67,8 @@ struct Produced {
     #[serde(default)]
     delivery_time: Option<Moment>,
     #[serde(default)]
+    priority: Option<i32>,
+    #[serde(default)]
     message_id: Option<String>,
 }
 
@@ -75,6 +78,8 @@ impl Produced {
             MessageType::Delay
         } else if self.message_group.is_some() {
             MessageType::Fifo
+        } else if self.priority.is_some() {
+            MessageType::Priority
         } else {
             MessageType::Normal
         };
@@ -92,6 +97,7 @@ impl Produced {
             born_time_ms: Some(now),
             message_group: self.message_group,
             delivery_time_ms: self.delivery_time.map(|moment| moment.0),
+            priority: self.priority,
             ..Message::default()
         }
     }

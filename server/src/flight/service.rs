@@ -25,6 +25,7 @@ use super::{
     query::{self, Bindings},
     session::Sessions,
     ticket::{self, Meaning},
+    waiting,
 };
 use crate::context::ServerContext;
 
@@ -250,6 +251,9 @@ impl FlightService for WeirFlight {
         handshake::admit(&self.broker, &metadata)?;
         if r#type == "Checkpoint" {
             return checkpoint::run(&self.broker, &body).map(Response::new);
+        }
+        if r#type == "CountWaiting" {
+            return waiting::run(&self.broker, &body).map(Response::new);
         }
         let outcome = action::run(self, &metadata, &r#type, &body).await?;
         let results = outcome.results.into_iter().map(|body| Ok(arrow_flight::Result { body }));

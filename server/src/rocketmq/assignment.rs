@@ -19,8 +19,8 @@ pub(super) fn query_assignment(
     let topic = topic_name(request.topic.as_ref(), caller)?;
     group_name(request.group.as_ref(), caller)?;
     let endpoints = endpoints(request.endpoints, &messaging.context)?;
-    messaging.broker.topic(&topic)?;
-    let queue = any_queue(messaging, request.topic, endpoints);
+    let topic_type = messaging.broker.topic(&topic)?.topic_type;
+    let queue = any_queue(messaging, caller, topic_type, request.topic, endpoints);
     Ok(QueryAssignmentResponse {
         status: Some(caller.status(Code::Ok, "")),
         assignments: vec![Assignment { message_queue: Some(queue) }],

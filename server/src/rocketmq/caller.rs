@@ -9,9 +9,9 @@ use tonic::{Request, metadata::MetadataMap};
 use weir_engine::{Principal, Unauthenticated, limits::CLIENT_BYTES_MAX};
 
 use super::{
-    proto::{Code, Status},
+    proto::{Code, MessageType, Status},
     refusal::Refusal,
-    signature::Admission,
+    signature::Admitted,
 };
 
 /// The client that sent a request, by the request's headers.
@@ -40,6 +40,8 @@ pub(crate) struct Caller {
 /// Implementations of the protocol with peculiarities of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Language {
+    Cpp,
+    CSharp,
     Go,
     Java,
     Node,
@@ -67,7 +69,7 @@ impl Caller {
             // Nobody is let in whom the doorkeeper has not seen.
             admission: request
                 .extensions()
-                .get::<Admission>()
+                .get::<Admitted>()
                 .map_or(Err(Unauthenticated::Missing), |admission| admission.0.clone()),
         }
     }
@@ -114,6 +116,37 @@ impl Caller {
         }
     }
 
+    /// Returns the type as this client is told it. Some cannot read a whole route that names a type which is younger
+    /// than they are; those are told that it is NORMAL.
+    pub(crate) fn message_type(&self, message_type: MessageType) -> MessageType {
+        let is_known = match message_type {
+            MessageType::Lite => self.knows_lite(),
+            MessageType::Priority => self.knows_priority(),
+            _ => true,
+        };
+        if is_known { message_type } else { MessageType::Normal }
+    }
+
+    fn knows_lite(&self) -> bool {
+        match self.language {
+            Language::Java => self.version >= Version(5, 1, 0),
+            Language::Python => self.version >= Version(5, 1, 2),
+            Language::Node => self.version >= Version(1, 0, 8),
+            Language::Go => self.version >= Version(5, 1, 4),
+            Language::CSharp => self.version >= Version(5, 2, 1),
+            Language::Cpp | Language::Rust | Language::Other => false,
+        }
+    }
+
+    fn knows_priority(&self) -> bool {
+        match self.language {
+            Language::Java => self.version >= Version(5, 2, 0),
+            // The first that knows it has no version of its own, and those before it read unknown numbers.
+            Language::Cpp => true,
+            _ => self.knows_lite(),
+        }
+    }
+
     /// Returns whether the client reads the seconds of a back-off as milliseconds.
     pub(crate) fn takes_seconds_for_milliseconds(&self) -> bool {
         self.language == Language::Node && self.version <= Version(1, 0, 8)
@@ -129,6 +162,8 @@ impl Caller {
 impl Language {
     fn of(name: &str) -> Self {
         match name {
+            "CPP" => Self::Cpp,
+            "DOTNET" => Self::CSharp,
             "GO" => Self::Go,
             "JAVA" => Self::Java,
             "HTTP" | "NODE_JS" => Self::Node,
@@ -235,6 +270,32 @@ mod tests {
             if expected != code {
                 assert_eq!(status.message, format!("{}: why", code.as_str_name()));
             }
+        }
+    }
+
+    #[test]
+    fn types_that_a_client_cannot_read_are_normal_to_it() {
+        use MessageType::{Fifo, Lite, Normal, Priority};
+        for (language, version, lite, priority) in [
+            ("JAVA", "5.0.8", Normal, Normal),
+            ("JAVA", "5.1.0", Lite, Normal),
+            ("JAVA", "5.2.0", Lite, Priority),
+            ("PYTHON", "5.1.1", Normal, Normal),
+            ("PYTHON", "5.1.2", Lite, Priority),
+            ("HTTP", "1.0.8", Lite, Priority),
+            ("GO", "5.1.3", Normal, Normal),
+            ("GO", "5.1.4", Lite, Priority),
+            ("DOTNET", "5.2.1", Lite, Priority),
+            ("CPP", "5.0.0", Normal, Priority),
+            ("RUST", "5.0.0", Normal, Normal),
+            ("COBOL", "9.9.9", Normal, Normal),
+        ] {
+            let told = |message_type| caller(language, version).message_type(message_type);
+            assert_eq!(
+                (told(Lite), told(Priority), told(Fifo)),
+                (lite, priority, Fifo),
+                "{language} {version}"
+            );
         }
     }
 

@@ -17,7 +17,7 @@ use weir_engine::limits::BATCH_MESSAGES_MAX;
 use super::proto;
 
 /// Bytes of a request that carries no messages.
-const SMALL_BYTES_MAX: usize = 1 << 20;
+pub(super) const SMALL_BYTES_MAX: usize = 1 << 20;
 
 /// Properties and keys of all messages of one request.
 const ENTRIES_MAX: usize = 1 << 21;

@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use md5::{Digest, Md5};
 use prost_types::Timestamp;
-use weir_engine::{Delivered, GroupName, Message, TopicName};
+use weir_engine::{Delivered, GroupName, Message, StoredMessage, TopicName};
 use weir_storage::{BodyEncoding, MessageType};
 
 use super::{
@@ -85,8 +85,29 @@ pub(super) fn digest(body: &[u8]) -> String {
 }
 
 /// Returns a delivered message as the wire has it. `topic` is the resource that the client asked for.
-pub(super) fn delivered(delivered: Delivered, topic: &TopicName, store_host: &str) -> proto::Message {
-    let Delivered { message: stored, attempt, handle, lease } = delivered;
+pub(super) fn delivered(
+    delivered: Delivered,
+    topic: &TopicName,
+    store_host: &str,
+    caller: &Caller,
+) -> proto::Message {
+    let Delivered { message, attempt, handle, lease } = delivered;
+    let mut message = stored(message, topic, store_host, caller);
+    if let Some(system) = &mut message.system_properties {
+        system.receipt_handle = Some(handle);
+        system.invisible_duration = Some(duration(lease));
+        system.delivery_attempt = Some(i32::try_from(attempt.max(1)).unwrap_or(i32::MAX));
+    }
+    message
+}
+
+/// Returns a message that is leased to nobody as the wire has it.
+pub(super) fn stored(
+    stored: StoredMessage,
+    topic: &TopicName,
+    store_host: &str,
+    caller: &Caller,
+) -> proto::Message {
     let Message {
         message_id,
         tag,
@@ -111,17 +132,17 @@ pub(super) fn delivered(delivered: Delivered, topic: &TopicName, store_host: &st
         message_id,
         body_digest: Some(proto::Digest { r#type: proto::DigestType::Md5.into(), checksum: digest(&body) }),
         body_encoding: encoding(body_encoding).into(),
-        message_type: wire_type(message_type).into(),
+        message_type: caller.message_type(wire_type(message_type)).into(),
         born_timestamp: born_time_ms.map(timestamp),
         born_host,
         store_timestamp: Some(timestamp(stored.store_time_ms)),
         store_host: store_host.to_owned(),
         delivery_timestamp: delivery_time_ms.map(timestamp),
-        receipt_handle: Some(handle),
+        receipt_handle: None,
         queue_id: i32::try_from(stored.queue.0).unwrap_or(i32::MAX),
         queue_offset: Some(i64::try_from(stored.offset.0).unwrap_or(i64::MAX)),
-        invisible_duration: Some(duration(lease)),
-        delivery_attempt: Some(i32::try_from(attempt.max(1)).unwrap_or(i32::MAX)),
+        invisible_duration: None,
+        delivery_attempt: None,
         message_group,
         trace_context,
         orphaned_transaction_recovery_duration: None,
@@ -148,7 +169,8 @@ fn encoding(encoding: BodyEncoding) -> Encoding {
     }
 }
 
-fn wire_type(message_type: MessageType) -> proto::MessageType {
+/// Returns a type of messages as the wire has it.
+pub(super) fn wire_type(message_type: MessageType) -> proto::MessageType {
     match message_type {
         MessageType::Normal => proto::MessageType::Normal,
         MessageType::Fifo => proto::MessageType::Fifo,

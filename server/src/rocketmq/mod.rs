@@ -3,10 +3,11 @@
 //! What goes wrong is told by a status inside the response; the call itself fails only where the protocol wants
 //! that: for calls that are not offered, for settings that are refused, and while the broker is stopping.
 //!
-//! What is not offered: transactions, recall, pulling by offset and lite topics. Their messages are refused, never
-//! stored as something else.
+//! What is not offered: transactions, recall and lite topics. Their messages are refused, never stored as something
+//! else.
 
 mod ack;
+mod admission;
 mod assignment;
 mod backoff;
 mod caller;
@@ -15,23 +16,26 @@ mod codec;
 mod convert;
 mod dead_letter;
 mod heartbeat;
+mod offset;
+mod pull;
 mod receive;
 mod refusal;
 mod route;
 mod send;
 mod session;
 mod signature;
+mod streamed;
 mod telemetry;
 mod termination;
 
 use std::sync::Arc;
 
-use futures::stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 use weir_engine::Broker;
 
 use crate::context::ServerContext;
+pub use admission::Admission;
 use caller::Caller;
 use proto::messaging_service_server::{MessagingService, MessagingServiceServer};
 use refusal::answer;
@@ -59,13 +63,13 @@ const REQUEST_BYTES_MAX: usize = 130 << 20;
 pub fn service(
     broker: Broker,
     context: Arc<ServerContext>,
-) -> InterceptedService<MessagingServiceServer<Messaging>, Doorkeeper> {
+) -> Admission<InterceptedService<MessagingServiceServer<Messaging>, Doorkeeper>> {
     let doorkeeper = Doorkeeper::new(broker.clone());
     let messaging = Messaging { broker, context, sessions: Arc::default(), told: Arc::default() };
     let service = MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
-    InterceptedService::new(service, doorkeeper)
+    Admission::new(InterceptedService::new(service, doorkeeper))
 }
 
 /// Answers RocketMQ clients. Cheap to clone.
@@ -115,7 +119,7 @@ impl MessagingService for Messaging {
         answer(&caller, assignment::query_assignment(self, &caller, request.into_inner()))
     }
 
-    type ReceiveMessageStream = receive::Responses;
+    type ReceiveMessageStream = streamed::Streamed<proto::ReceiveMessageResponse>;
 
     async fn receive_message(
         &self,
@@ -190,36 +194,37 @@ impl MessagingService for Messaging {
         not_offered("lite topics")
     }
 
-    type PullMessageStream = NoStream<proto::PullMessageResponse>;
+    type PullMessageStream = streamed::Streamed<proto::PullMessageResponse>;
 
     async fn pull_message(
         &self,
-        _: Request<proto::PullMessageRequest>,
+        request: Request<proto::PullMessageRequest>,
     ) -> Result<Response<Self::PullMessageStream>, Status> {
-        not_offered("pulling by offset over this protocol")
+        let caller = Caller::of(&request);
+        Ok(Response::new(pull::pull_message(self, caller, request.into_inner())))
     }
 
     async fn update_offset(
         &self,
-        _: Request<proto::UpdateOffsetRequest>,
+        request: Request<proto::UpdateOffsetRequest>,
     ) -> Result<Response<proto::UpdateOffsetResponse>, Status> {
-        not_offered("offsets over this protocol")
+        let caller = Caller::of(&request);
+        answer(&caller, offset::update_offset(self, &caller, request.into_inner()).await)
     }
 
     async fn get_offset(
         &self,
-        _: Request<proto::GetOffsetRequest>,
+        request: Request<proto::GetOffsetRequest>,
     ) -> Result<Response<proto::GetOffsetResponse>, Status> {
-        not_offered("offsets over this protocol")
+        let caller = Caller::of(&request);
+        answer(&caller, offset::get_offset(self, &caller, request.get_ref()))
     }
 
     async fn query_offset(
         &self,
-        _: Request<proto::QueryOffsetRequest>,
+        request: Request<proto::QueryOffsetRequest>,
     ) -> Result<Response<proto::QueryOffsetResponse>, Status> {
-        not_offered("offsets over this protocol")
+        let caller = Caller::of(&request);
+        answer(&caller, offset::query_offset(self, &caller, request.into_inner()).await)
     }
 }
-
-/// A stream of a call that is not offered.
-type NoStream<T> = stream::Empty<Result<T, Status>>;

@@ -3,12 +3,11 @@
 //! The response is a status, then the messages, then the time of delivery. What a client has not taken when its
 //! stream ends early goes back to the group after a second.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
 use tonic::Status;
 use weir_engine::{
-    Broker, Delivered, EngineError, GroupName, LeaseTime, ReceiveRequest, TopicName,
+    Broker, Delivered, EngineError, GroupName, HeldAnswer, LeaseTime, ReceiveRequest, TopicName,
     limits::{LEASE_MAX, LEASE_MIN, POLL_MAX, RECEIVE_MESSAGES_MAX},
 };
 
@@ -18,6 +17,8 @@ use super::{
     convert::{self, Filter, group_name, positive, topic_name},
     proto::{self, Code, ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response::Content},
     refusal::Refusal,
+    session::Poll,
+    streamed::{Parts, Streamed, streamed},
 };
 
 /// The response must be there this long before the client gives up.
@@ -29,21 +30,17 @@ const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// When messages that the client did not take may be received again.
 const GIVEN_BACK_AFTER: Duration = Duration::from_secs(1);
 
-/// The response to a receive.
-pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<ReceiveMessageResponse, Status>> + Send>>;
-
 /// Returns the response as a stream, in which the wait for messages happens.
 pub(super) fn receive_message(
     messaging: &Messaging,
     caller: Caller,
     request: ReceiveMessageRequest,
-) -> Responses {
+) -> Streamed<ReceiveMessageResponse> {
     let messaging = messaging.clone();
-    let responses = async move {
+    streamed(async move {
         let outcome = receive(&messaging, &caller, request).await;
-        stream::iter(Response::of(&messaging, &caller, outcome))
-    };
-    Box::pin(stream::once(responses).flatten())
+        Response::of(&messaging, caller, outcome)
+    })
 }
 
 async fn receive(
@@ -61,7 +58,7 @@ async fn receive(
     let request_timeout = messaging.sessions.request_timeout(&caller.client);
     let wait = poll_time(request.long_polling_timeout.as_ref(), caller.remaining(), request_timeout)?;
     messaging.broker.topic(&topic)?;
-    let _waiting = messaging.sessions.enter(caller)?.poll()?;
+    let poll = messaging.sessions.enter(caller)?.poll()?;
     messaging.broker.client_alive(&caller.client);
     let asked = ReceiveRequest {
         group,
@@ -77,7 +74,7 @@ async fn receive(
         one_by_one: caller.goes_on_after_failures(),
     };
     let delivered = messaging.broker.receive(asked).await?;
-    Ok(Leased::new(messaging.broker.clone(), topic, delivered))
+    Ok(Leased::new(messaging.broker.clone(), topic, delivered, poll))
 }
 
 fn lease_time(
@@ -99,7 +96,8 @@ fn lease_time(
     }
 }
 
-fn batch_size(asked: i32) -> Result<usize, Refusal> {
+/// Returns how many messages are wanted at most.
+pub(super) fn batch_size(asked: i32) -> Result<usize, Refusal> {
     match usize::try_from(asked) {
         Ok(asked @ 1..) => Ok(asked.min(RECEIVE_MESSAGES_MAX)),
         _ => Err(Refusal::new(Code::BadRequest, format!("the batch size is {asked}; it must be 1 or more"))),
@@ -108,7 +106,7 @@ fn batch_size(asked: i32) -> Result<usize, Refusal> {
 
 /// Returns how long to wait for the first message: as long as asked, but never so long that the client gives up
 /// before it has the answer. Without a wish, what the client's own timeout leaves.
-fn poll_time(
+pub(super) fn poll_time(
     wish: Option<&prost_types::Duration>,
     remaining: Option<Duration>,
     request_timeout: Option<Duration>,
@@ -135,12 +133,16 @@ struct Leased {
     messages: std::vec::IntoIter<Delivered>,
     /// The handles of all of them, until the client has them.
     handles: Vec<String>,
+    /// The receive counts as waiting until its answer is taken, which is memory until then.
+    _poll: Poll,
+    _held: HeldAnswer,
 }
 
 impl Leased {
-    fn new(broker: Broker, topic: TopicName, messages: Vec<Delivered>) -> Self {
+    fn new(broker: Broker, topic: TopicName, messages: Vec<Delivered>, poll: Poll) -> Self {
         let handles = messages.iter().map(|delivered| delivered.handle.clone()).collect();
-        Self { broker, topic, messages: messages.into_iter(), handles }
+        let held = broker.hold_answer(messages.iter().map(|delivered| &delivered.message));
+        Self { broker, topic, messages: messages.into_iter(), handles, _poll: poll, _held: held }
     }
 
     /// Notes that the response was handed over to its end.
@@ -166,25 +168,27 @@ struct Response {
     broker: Broker,
     status: Option<Result<proto::Status, Status>>,
     leased: Option<Leased>,
+    caller: Caller,
     store_host: String,
     ended: bool,
 }
 
 impl Response {
-    fn of(messaging: &Messaging, caller: &Caller, outcome: Result<Leased, Refusal>) -> Self {
+    fn of(messaging: &Messaging, caller: Caller, outcome: Result<Leased, Refusal>) -> Self {
         let (status, leased) = match outcome {
             Ok(leased) if leased.handles.is_empty() => {
                 (Ok(caller.status(Code::MessageNotFound, "no new message")), None)
             }
             Ok(leased) => (Ok(caller.status(Code::Ok, "")), Some(leased)),
             Err(Refusal::Stopping) => (Err(Refusal::unavailable()), None),
-            Err(refusal) => (Ok(refusal.status(caller)), None),
+            Err(refusal) => (Ok(refusal.status(&caller)), None),
         };
         Self {
             broker: messaging.broker.clone(),
             ended: status.is_err(),
             status: Some(status),
             leased,
+            caller,
             store_host: messaging.context.advertised.to_string(),
         }
     }
@@ -200,7 +204,7 @@ impl Iterator for Response {
         if let Some(leased) = &mut self.leased
             && let Some(message) = leased.messages.next()
         {
-            let message = convert::delivered(message, &leased.topic, &self.store_host);
+            let message = convert::delivered(message, &leased.topic, &self.store_host, &self.caller);
             return Some(Ok(response(Content::Message(message))));
         }
         if !self.ended {
@@ -212,6 +216,12 @@ impl Iterator for Response {
             leased.handed_over();
         }
         None
+    }
+}
+
+impl Parts for Response {
+    fn hold_messages(&self) -> bool {
+        self.leased.is_some()
     }
 }
 

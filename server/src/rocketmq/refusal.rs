@@ -97,4 +97,7 @@ answers! {
     ForwardMessageToDeadLetterQueueResponse {}
     NotifyClientTerminationResponse {}
     ChangeInvisibleDurationResponse { receipt_handle }
+    UpdateOffsetResponse {}
+    GetOffsetResponse { offset }
+    QueryOffsetResponse { offset }
 }

@@ -1,14 +1,14 @@
 //! QueryRoute: which queues a topic has, and where they are.
 
-use weir_engine::TopicDescription;
+use weir_engine::{TopicDescription, TopicType};
 
 use super::{
     Messaging,
     caller::Caller,
-    convert::topic_name,
+    convert::{topic_name, wire_type},
     proto::{
-        Address, AddressScheme, Broker, Code, Endpoints, MessageQueue, MessageType, Permission,
-        QueryRouteRequest, QueryRouteResponse, Resource,
+        Address, AddressScheme, Broker, Code, Endpoints, MessageQueue, Permission, QueryRouteRequest,
+        QueryRouteResponse, Resource,
     },
     refusal::Refusal,
 };
@@ -33,32 +33,37 @@ pub(super) async fn query_route(
     messaging.sessions.routed(caller);
     Ok(QueryRouteResponse {
         status: Some(caller.status(Code::Ok, "")),
-        message_queues: message_queues(messaging, &topic, request.topic, endpoints),
+        message_queues: message_queues(messaging, caller, &topic, request.topic, endpoints),
     })
 }
 
 fn message_queues(
     messaging: &Messaging,
+    caller: &Caller,
     topic: &TopicDescription,
     resource: Option<Resource>,
     endpoints: Endpoints,
 ) -> Vec<MessageQueue> {
-    let queue = |id| MessageQueue { id, ..any_queue(messaging, resource.clone(), endpoints.clone()) };
+    let any = any_queue(messaging, caller, topic.topic_type, resource, endpoints);
+    let queue = |id| MessageQueue { id, ..any.clone() };
     (0..i32::try_from(topic.queues.len()).unwrap_or(i32::MAX)).map(queue).collect()
 }
 
 /// Returns the queue that stands for all queues of a topic: its id is −1.
 pub(super) fn any_queue(
     messaging: &Messaging,
+    caller: &Caller,
+    topic_type: TopicType,
     topic: Option<Resource>,
     endpoints: Endpoints,
 ) -> MessageQueue {
+    let types = topic_type.offered().map(|message_type| caller.message_type(wire_type(message_type)));
     MessageQueue {
         topic,
         id: -1,
         permission: Permission::ReadWrite.into(),
         broker: Some(Broker { name: messaging.context.node_name.clone(), id: 0, endpoints: Some(endpoints) }),
-        accept_message_types: vec![MessageType::Normal.into(), MessageType::Fifo.into()],
+        accept_message_types: types.map(i32::from).collect(),
     }
 }
 

@@ -276,18 +276,23 @@ fn check_digest(message: &proto::Message, system: &SystemProperties) -> Result<(
     }
 }
 
-/// Refuses what the topic would have to treat otherwise than as a normal message.
+/// Refuses what this broker does not offer. What the topic does not take is refused by the engine.
 fn check_type(topic: &TopicName, message: &proto::Message) -> Result<(), Refusal> {
     match effective_type(message.system_properties.as_ref()) {
-        proto::MessageType::Normal | proto::MessageType::Fifo => Ok(()),
+        proto::MessageType::Normal | proto::MessageType::Fifo if has_priority(message) => {
+            let text = "a message has a priority, or a message group, or a delivery time";
+            Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
+        }
+        proto::MessageType::Normal | proto::MessageType::Fifo | proto::MessageType::Priority => Ok(()),
         other => {
-            let text = format!(
-                "topic {topic} takes NORMAL and FIFO messages only: this broker does not offer {} messages",
-                other.as_str_name()
-            );
+            let text = format!("topic {topic}: this broker does not offer {} messages", other.as_str_name());
             Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
         }
     }
+}
+
+fn has_priority(message: &proto::Message) -> bool {
+    message.system_properties.as_ref().is_some_and(|system| system.priority.is_some())
 }
 
 /// Returns the type that a message is of by its properties: what its client calls it counts only for transactions.
@@ -310,6 +315,7 @@ fn effective_type(system: Option<&SystemProperties>) -> proto::MessageType {
 
 /// Returns a message as the engine takes it.
 fn stored(caller: &Caller, message: proto::Message) -> Message {
+    let effective = effective_type(message.system_properties.as_ref());
     let mut system = message.system_properties.unwrap_or_default();
     let message_group = system.message_group.take().filter(|group| !group.is_empty());
     let body_encoding = match system.body_encoding() {
@@ -328,7 +334,12 @@ fn stored(caller: &Caller, message: proto::Message) -> Message {
         properties: message.user_properties.into_iter().map(text).collect(),
         body: message.body,
         body_encoding,
-        message_type: if message_group.is_some() { MessageType::Fifo } else { MessageType::Normal },
+        message_type: match effective {
+            proto::MessageType::Fifo => MessageType::Fifo,
+            proto::MessageType::Priority => MessageType::Priority,
+            _ => MessageType::Normal,
+        },
+        priority: system.priority,
         message_group,
         born_time_ms: system.born_timestamp.as_ref().map(convert::millis),
         born_host,
@@ -411,7 +422,7 @@ mod tests {
 
     /// What a client calls its message counts only for transactions.
     #[test]
-    fn only_normal_and_fifo_messages_are_taken() {
+    fn messages_of_types_that_are_not_offered_are_refused() {
         use proto::MessageType::*;
         type Change = fn(&mut SystemProperties);
         let cases: [(proto::MessageType, Change); 8] = [
@@ -431,7 +442,7 @@ mod tests {
             message.system_properties = Some(system);
             let topic = "t".parse().unwrap();
             match check_type(&topic, &message) {
-                Ok(()) => assert!(matches!(expected, Normal | Fifo)),
+                Ok(()) => assert!(matches!(expected, Normal | Fifo | Priority)),
                 Err(Refusal::Status { code, message }) => {
                     assert_eq!(code, Code::MessagePropertyConflictWithType);
                     assert!(message.contains(expected.as_str_name()), "{message}");

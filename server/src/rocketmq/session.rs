@@ -32,7 +32,7 @@ const CLIENTS_MAX: usize = 10_000;
 /// Telemetry streams that one client holds open at a time; the oldest gives way.
 const STREAMS_MAX: usize = 8;
 
-/// Receives of one client that wait at a time.
+/// Receives and pulls of one client that wait, or whose answers it has not taken yet.
 const POLLS_MAX: usize = 1024;
 
 /// How often clients are looked through for those that are gone.
@@ -220,7 +220,7 @@ impl Session {
         Registration { session: Arc::clone(self), number, close }
     }
 
-    /// Notes a receive that begins to wait.
+    /// Notes a receive or pull that begins to wait.
     pub(super) fn poll(self: &Arc<Self>) -> Result<Poll, Refusal> {
         let poll = Poll(Arc::clone(self));
         if self.polls.fetch_add(1, Ordering::Relaxed) >= POLLS_MAX {

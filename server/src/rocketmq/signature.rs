@@ -15,7 +15,7 @@ const SIGNATURE_LEN: usize = 20;
 
 /// Whether the caller of a request is let in. Every request that reaches the service carries one.
 #[derive(Clone, Debug)]
-pub(super) struct Admission(pub(super) Result<Principal, Unauthenticated>);
+pub(super) struct Admitted(pub(super) Result<Principal, Unauthenticated>);
 
 /// Finds out who sends each request.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Doorkeeper {
 
 impl Interceptor for Doorkeeper {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let admission = Admission(admit(&self.broker, request.metadata()));
+        let admission = Admitted(admit(&self.broker, request.metadata()));
         request.extensions_mut().insert(admission);
         Ok(request)
     }

@@ -45,7 +45,7 @@ impl Served {
     }
 
     /// Waits until a broker that was started is ready.
-    fn over(mut process: Child, data: &Path) -> Self {
+    pub(crate) fn over(mut process: Child, data: &Path) -> Self {
         let (sender, lines) = mpsc::channel();
         let output = process.stdout.take().unwrap();
         thread::spawn(move || {
@@ -57,6 +57,16 @@ impl Served {
         let uri = line.strip_prefix("ready on ").and_then(|rest| rest.split(' ').next()).unwrap();
         assert_eq!(line, format!("ready on {uri} (data {})", data.display()));
         Self { uri: uri.to_owned(), process }
+    }
+
+    /// Returns where it serves, as HOST:PORT.
+    pub(crate) fn address(&self) -> &str {
+        self.uri.split_once("://").map_or(&self.uri, |(_, address)| address)
+    }
+
+    /// Returns the number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Runs a command of the binary against this broker.
@@ -186,6 +196,16 @@ fn topics_are_made_shown_changed_and_deleted() {
     assert_eq!(broker.json(&["topic", "describe", "orders"]), altered);
     assert_eq!(broker.json(&["topic", "list"])["topics"], json!([altered]));
     assert!(broker.run(&["topic", "list"]).out.contains("orders"));
+    assert_eq!(altered["type"], "mixed");
+    let priority = broker.json(&["topic", "create", "urgent", "--type", "PRIORITY"]);
+    assert_eq!(priority["type"], "priority");
+    let sent = broker.run_with_input(&["produce", "urgent"], "{\"priority\":3}\n{\"priority\":1}\n");
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    refused(&broker.run_with_input(&["produce", "urgent"], "{}\n"), 4, "takes no NORMAL messages");
+    assert_eq!(broker.json(&["topic", "alter", "urgent", "--type", "normal"])["type"], "normal");
+    assert!(broker.run(&["topic", "describe", "urgent"]).out.contains("type       normal"));
+    refused(&broker.run(&["topic", "alter", "urgent", "--type", "odd"]), 2, "there is no topic type");
+    assert_eq!(broker.run(&["topic", "delete", "urgent", "--yes"]).code, 0);
     refused(&broker.run(&["topic", "alter", "orders"]), 2, "nothing to change");
     refused(&broker.run(&["topic", "describe", "order"]), 3, "did you mean orders?");
     refused(&broker.run(&["topic", "delete", "orders"]), 2, "give --yes");
@@ -217,9 +237,14 @@ fn groups_are_made_shown_changed_moved_and_deleted() {
     assert_eq!(broker.run(&consume).out, "");
     let described = broker.json(&["group", "describe", "g"]);
     assert_eq!(described["topics"][0]["queues"][0]["committed"], 3);
+    assert_eq!(described["topics"][0]["queues"][0]["to_deliver"], 0);
     assert!(broker.run(&["group", "describe", "g"]).out.contains("behind"));
     refused(&broker.run(&["group", "reset", "g", "t", "--to", "0:1"]), 2, "give --yes");
     assert_eq!(broker.run(&["group", "reset", "g", "t", "--to", "0:1", "--yes"]).code, 0);
+    let queue = &broker.json(&["group", "describe", "g"])["topics"][0]["queues"][0];
+    assert_eq!((&queue["to_deliver"], &queue["to_deliver_complete"]), (&json!(2), &json!(true)));
+    let queue = &broker.json(&["group", "describe", "g", "--within", "0s"])["topics"][0]["queues"][0];
+    assert!(queue.get("to_deliver").is_none());
     assert_eq!(broker.run(&consume).out.lines().count(), 2);
     refused(&broker.run(&["group", "reset", "g", "t", "--to", "soon"]), 2, "earliest, latest");
     refused(&broker.run(&["group", "delete", "g"]), 2, "give --yes");
@@ -471,7 +496,7 @@ fn a_configuration_that_makes_no_sense_is_refused_with_its_place() {
 }
 
 /// Writes a certificate for this machine with its key, and a certificate that has not signed it.
-fn write_certificates(dir: &Path) {
+pub(crate) fn write_certificates(dir: &Path) {
     let made =
         || rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let server = made();

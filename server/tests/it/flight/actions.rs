@@ -23,6 +23,8 @@ async fn topics_are_made_told_changed_and_deleted() {
         ("DeleteTopic", json!({"topic": "a"}), Code::NotFound),
         ("CreateTopic", json!({"topic": "a b"}), Code::InvalidArgument),
         ("CreateTopic", json!({"topic": "b", "colour": 1}), Code::InvalidArgument),
+        ("CreateTopic", json!({"topic": "b", "type": "odd"}), Code::InvalidArgument),
+        ("CreateGroup", json!({"group": "b", "priority_factor": 101}), Code::InvalidArgument),
         ("CreateTopic", json!({}), Code::InvalidArgument),
         ("Nonsense", json!({}), Code::Unimplemented),
     ] {
@@ -30,6 +32,13 @@ async fn topics_are_made_told_changed_and_deleted() {
     }
     weir.act("CreateTopic", json!({"topic": "a"})).await.unwrap();
     assert_eq!(weir.act("CreateTopic", json!({"topic": "a"})).await, Err(Code::AlreadyExists));
+    assert_eq!(weir.act("DescribeTopic", json!({"topic": "a"})).await.unwrap()["type"], "mixed");
+    let fifo = weir.act("AlterTopic", json!({"topic": "a", "type": "fifo"})).await.unwrap();
+    assert_eq!(fifo["type"], "fifo");
+    let normal = json!({"topic": "a", "messages": [{"message_group": "g"}, {"body": "x"}]});
+    assert_eq!(weir.act("Produce", normal).await, Err(Code::InvalidArgument));
+    let lined = json!({"topic": "a", "messages": [{"message_group": "g"}]});
+    assert_eq!(weir.act("Produce", lined).await.unwrap()["stored"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +58,17 @@ async fn groups_are_made_told_changed_reset_and_deleted() {
     assert_eq!(
         weir.act("ResetGroup", json!({"group": "g", "topic": "nowhere", "to": "latest"})).await,
         Err(Code::NotFound)
+    );
+    let counted = weir.act("CountWaiting", json!({"group": "g"})).await.unwrap();
+    assert_eq!((&counted["complete"], &counted["topics"][0]["topic"]), (&json!(true), &json!("orders")));
+    let queues = counted["topics"][0]["queues"].as_array().unwrap();
+    let numbers: Vec<_> =
+        queues.iter().map(|queue| (queue["queue"].clone(), queue["open"].clone())).collect();
+    assert_eq!(numbers, [(json!(0), json!(0)), (json!(1), json!(0))]);
+    assert_eq!(weir.act("CountWaiting", json!({"group": "nobody"})).await, Err(Code::NotFound));
+    assert_eq!(
+        weir.act("CountWaiting", json!({"group": "g", "within": 1})).await,
+        Err(Code::InvalidArgument)
     );
     assert_eq!(weir.act("DeleteGroup", json!({"group": "g"})).await.unwrap(), json!({}));
     assert_eq!(weir.act("DescribeGroup", json!({"group": "g"})).await, Err(Code::NotFound));

@@ -395,7 +395,7 @@ async fn a_namespace_is_the_same_from_the_resource_and_from_the_header() {
     assert_eq!(messages[0].topic, within);
 }
 
-async fn forward(client: &Client, handle: &str) -> Code {
+pub(super) async fn forward(client: &Client, handle: &str) -> Code {
     let request = ForwardMessageToDeadLetterQueueRequest {
         group: resource(GROUP),
         topic: resource(TOPIC),

@@ -1,8 +1,15 @@
 //! The RocketMQ protocol over a real connection to a service in this process.
 
+mod acceptance;
+mod bad_input;
 mod delivery;
+mod fuzz;
+mod limits;
+mod pull;
 mod refusals;
 mod settings;
+mod types;
+mod wire;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

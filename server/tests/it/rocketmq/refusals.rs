@@ -7,9 +7,8 @@ use tokio::{
     net::TcpStream,
 };
 use weir_server::rocketmq::proto::{
-    Address, ClientType, Code, EndTransactionRequest, FilterType, GetOffsetRequest, MessageType,
-    PullMessageRequest, QueryOffsetRequest, QueryRouteRequest, RecallMessageRequest,
-    SyncLiteSubscriptionRequest, UpdateOffsetRequest,
+    Address, ClientType, Code, EndTransactionRequest, FilterType, MessageType, QueryRouteRequest,
+    RecallMessageRequest, SyncLiteSubscriptionRequest,
 };
 
 use super::*;
@@ -223,10 +222,6 @@ async fn calls_that_are_not_offered_are_unimplemented() {
         end_transaction(EndTransactionRequest::default()),
         recall_message(RecallMessageRequest::default()),
         sync_lite_subscription(SyncLiteSubscriptionRequest::default()),
-        pull_message(PullMessageRequest::default()),
-        update_offset(UpdateOffsetRequest::default()),
-        get_offset(GetOffsetRequest::default()),
-        query_offset(QueryOffsetRequest::default()),
     }
 }
 
