@@ -13,6 +13,7 @@ mod handle;
 pub mod limits;
 mod logged;
 mod name;
+mod pending;
 mod publish;
 mod pull;
 mod reading;
@@ -39,6 +40,7 @@ pub use group::{
     LeaseTime, ReceiveRequest, ResetTo, RetryPolicy, SelectorQueue,
 };
 pub use name::{GroupName, NameError, TopicName};
+pub use pending::{AskProducer, OrphanedTransaction, Resolution, Sent};
 pub use publish::Published;
 pub use pull::{PullBatch, PullColumn, PullFrom, PullPart, PullPlan, PullRequest, PullStream, PullTo};
 pub use schema::{ColumnType, UnknownType};

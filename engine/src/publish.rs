@@ -25,6 +25,7 @@ use crate::{
         MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
     },
     name::TopicName,
+    pending::is_pending,
     topic::{Topic, Unseen},
 };
 
@@ -49,7 +50,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Nothing is stored if a message breaks a limit or is of a type that is not offered.
+    /// Nothing is stored if a message breaks a limit or is of a type that is not offered; nor if one is delayed or in a
+    /// transaction, as [`send`](Self::send) takes it.
     pub async fn publish(
         &self,
         topic: &TopicName,
@@ -57,6 +59,11 @@ impl Broker {
     ) -> Result<Vec<Published>, EngineError> {
         self.core.check_open()?;
         check_batch(&messages)?;
+        let now_ms = self.core.time.wall_ms();
+        if messages.iter().any(|message| is_pending(message, now_ms)) {
+            let text = "messages that are delayed or in a transaction cannot be published here";
+            return Err(EngineError::Unsupported(text.to_owned()));
+        }
         let topic = self.core.topic_or_create(topic).await?;
         if messages.is_empty() {
             return Ok(Vec::new());
@@ -133,7 +140,7 @@ fn stored(
 }
 
 /// Gives each message its queue.
-fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> {
+pub(crate) fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> {
     let queues = u64::from(topic.queues().max(1));
     let mut of_call = None;
     let mut queue_of = |message: &Message| match &message.message_group {
@@ -144,7 +151,7 @@ fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> {
     messages.into_iter().map(append).collect()
 }
 
-fn check_batch(messages: &[Message]) -> Result<(), EngineError> {
+pub(crate) fn check_batch(messages: &[Message]) -> Result<(), EngineError> {
     if messages.len() > BATCH_MESSAGES_MAX {
         return Err(limit(
             "the number of messages of a batch",
@@ -206,23 +213,33 @@ fn check_type(message: &Message) -> Result<(), EngineError> {
         MessageType::Normal => {}
         MessageType::Fifo if message.message_group.is_some() => {}
         MessageType::Fifo => return Err(invalid("a FIFO message needs a message group")),
+        MessageType::Delay if message.delivery_time_ms.is_some() => {}
+        MessageType::Delay => return Err(invalid("a DELAY message needs a delivery time")),
+        MessageType::Transaction if message.message_group.is_none() => {}
+        MessageType::Transaction => return Err(invalid("a TRANSACTION message has no message group")),
         other => {
-            let text =
-                format!("messages of type {} are not supported yet; send NORMAL or FIFO ones", other.name());
+            let text = format!(
+                "messages of type {} are not supported yet; send NORMAL, FIFO, DELAY or TRANSACTION ones",
+                other.name()
+            );
             return Err(EngineError::Unsupported(text));
         }
     }
+    if message.delivery_time_ms.is_some() && message.message_type != MessageType::Delay {
+        return Err(invalid("only DELAY messages have a delivery time"));
+    }
+    if message.transaction_recovery_ms.is_some() && message.message_type != MessageType::Transaction {
+        return Err(invalid("only TRANSACTION messages have a recovery time"));
+    }
     let wants = [
-        (message.delivery_time_ms.is_some(), "a delivery time"),
         (message.priority.is_some(), "a priority"),
         (message.lite_topic.is_some(), "a lite topic"),
-        (message.transaction_recovery_ms.is_some(), "a transaction"),
     ];
     if let Some((_, what)) = wants.into_iter().find(|(is_set, _)| *is_set) {
         return Err(EngineError::Unsupported(format!("messages with {what} are not supported yet")));
     }
-    if message.dead_letter.is_some() {
-        return Err(invalid("the origin of a dead letter is set by the broker alone"));
+    if message.dead_letter.is_some() || message.pending.is_some() || message.released.is_some() {
+        return Err(invalid("what a message was before is said by the broker alone"));
     }
     Ok(())
 }

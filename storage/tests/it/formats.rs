@@ -91,6 +91,8 @@ fn message(number: u64) -> Message {
             offset: QueueOffset(number),
             attempts: 16,
         }),
+        pending: None,
+        released: None,
     }
 }
 
