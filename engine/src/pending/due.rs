@@ -110,11 +110,6 @@ impl DueRows {
     pub(super) fn next_ms(&self) -> Option<i64> {
         self.rows.first().map(|key| key.0)
     }
-
-    /// Returns up to which time all rows are known.
-    pub(super) const fn known_ms(&self) -> i64 {
-        self.below.0
-    }
 }
 
 #[cfg(test)]

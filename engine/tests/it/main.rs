@@ -13,6 +13,7 @@ mod fixture;
 mod live;
 mod members;
 mod order;
+mod pending;
 mod pull;
 mod selectors;
 mod sql;
