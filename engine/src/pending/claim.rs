@@ -23,6 +23,20 @@ impl Claim {
         is_free.then(|| Self { core: Arc::clone(core), row })
     }
 
+    /// As [`on`](Self::on), once nobody else has it.
+    pub(super) async fn wait(core: &Arc<Core>, row: PendingRow) -> Self {
+        loop {
+            let freed = core.pending.freed.notified();
+            tokio::pin!(freed);
+            // Before the look, so that a claim which is dropped right after it is noticed.
+            freed.as_mut().enable();
+            if let Some(claim) = Self::on(core, row) {
+                return claim;
+            }
+            freed.await;
+        }
+    }
+
     pub(super) const fn row(&self) -> PendingRow {
         self.row
     }
@@ -31,5 +45,6 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.core.pending.claims.lock().remove(&self.row);
+        self.core.pending.freed.notify_waiters();
     }
 }

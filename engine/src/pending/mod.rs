@@ -51,6 +51,8 @@ pub(crate) struct Pending {
     wake: Arc<Notify>,
     /// Rows that somebody is about to end.
     claims: Mutex<HashSet<PendingRow>>,
+    /// Somebody has dropped a claim.
+    freed: Notify,
     /// Those who know producers.
     askers: RwLock<Vec<Weak<dyn AskProducer>>>,
     given_up: AtomicU64,

@@ -31,7 +31,10 @@ impl Broker {
         }
         let core = Arc::clone(&self.core);
         let recalled = Core::to_the_end(async move {
-            let Some(claim) = Claim::on(&core, row).filter(|_| !core.is_done(&row)) else { return Ok(None) };
+            let claim = Claim::wait(&core, row).await;
+            if core.is_done(&row) {
+                return Ok(None);
+            }
             let reader = Arc::clone(&core);
             let Found::Message(stored) = core.reads.run(move || read(&reader, &row)).await?? else {
                 return Ok(None);

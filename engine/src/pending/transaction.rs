@@ -50,9 +50,7 @@ impl Broker {
         }
         let core = Arc::clone(&self.core);
         Core::to_the_end(async move {
-            let Some(claim) = Claim::on(&core, row) else {
-                return Err(EngineError::Busy("the transaction is being ended"));
-            };
+            let claim = Claim::wait(&core, row).await;
             if core.is_done(&row) {
                 return Ok(());
             }

@@ -3,8 +3,8 @@
 //! What goes wrong is told by a status inside the response; the call itself fails only where the protocol wants
 //! that: for calls that are not offered, for settings that are refused, and while the broker is stopping.
 //!
-//! What is not offered: transactions, recall, pulling by offset and lite topics. Their messages are refused, never
-//! stored as something else.
+//! What is not offered: pulling by offset, priorities and lite topics. Messages with these are refused, never stored as
+//! something else.
 
 mod ack;
 mod assignment;
@@ -15,6 +15,7 @@ mod codec;
 mod convert;
 mod dead_letter;
 mod heartbeat;
+mod recall;
 mod receive;
 mod refusal;
 mod route;
@@ -22,19 +23,21 @@ mod send;
 mod session;
 mod telemetry;
 mod termination;
+mod transaction;
 
 use std::sync::Arc;
 
 use futures::stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use weir_engine::Broker;
+use weir_engine::{AskProducer, Broker};
 
 use crate::context::ServerContext;
 use caller::Caller;
 use proto::messaging_service_server::{MessagingService, MessagingServiceServer};
 use refusal::answer;
 use session::Sessions;
+use transaction::Asker;
 
 /// The messages of the protocol, with client and server, as generated from `proto/rocketmq.proto`.
 #[allow(
@@ -54,7 +57,12 @@ const REQUEST_BYTES_MAX: usize = 130 << 20;
 
 /// Returns the service that answers RocketMQ clients on one listener.
 pub fn service(broker: Broker, context: Arc<ServerContext>) -> MessagingServiceServer<Messaging> {
-    let messaging = Messaging { broker, context, sessions: Arc::default(), told: Arc::default() };
+    let sessions: Arc<Sessions> = Arc::default();
+    let store_host = context.advertised.to_string();
+    let asker = Arc::new(Asker { sessions: Arc::clone(&sessions), store_host });
+    let asked_by: Arc<dyn AskProducer> = Arc::clone(&asker) as _;
+    broker.ask_producers_by(&asked_by);
+    let messaging = Messaging { broker, context, sessions, told: Arc::default(), _asker: asker };
     MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(usize::MAX)
@@ -67,6 +75,8 @@ pub struct Messaging {
     context: Arc<ServerContext>,
     sessions: Arc<Sessions>,
     told: Arc<telemetry::Told>,
+    /// Known to the broker as long as somebody can be asked.
+    _asker: Arc<Asker>,
 }
 
 fn not_offered<T>(call: &str) -> Result<Response<T>, Status> {
@@ -163,16 +173,18 @@ impl MessagingService for Messaging {
 
     async fn end_transaction(
         &self,
-        _: Request<proto::EndTransactionRequest>,
+        request: Request<proto::EndTransactionRequest>,
     ) -> Result<Response<proto::EndTransactionResponse>, Status> {
-        not_offered("transactions")
+        let caller = Caller::of(&request);
+        answer(&caller, transaction::end_transaction(self, &caller, request.into_inner()).await)
     }
 
     async fn recall_message(
         &self,
-        _: Request<proto::RecallMessageRequest>,
+        request: Request<proto::RecallMessageRequest>,
     ) -> Result<Response<proto::RecallMessageResponse>, Status> {
-        not_offered("the recall of messages")
+        let caller = Caller::of(&request);
+        answer(&caller, recall::recall_message(self, &caller, request.into_inner()).await)
     }
 
     async fn sync_lite_subscription(

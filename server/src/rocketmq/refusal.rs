@@ -97,4 +97,6 @@ answers! {
     ForwardMessageToDeadLetterQueueResponse {}
     NotifyClientTerminationResponse {}
     ChangeInvisibleDurationResponse { receipt_handle }
+    EndTransactionResponse {}
+    RecallMessageResponse { message_id }
 }

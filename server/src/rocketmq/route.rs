@@ -47,6 +47,10 @@ fn message_queues(
     (0..i32::try_from(topic.queues.len()).unwrap_or(i32::MAX)).map(queue).collect()
 }
 
+/// The types of messages that every topic takes.
+const ACCEPTED: [MessageType; 4] =
+    [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction];
+
 /// Returns the queue that stands for all queues of a topic: its id is −1.
 pub(super) fn any_queue(
     messaging: &Messaging,
@@ -58,7 +62,7 @@ pub(super) fn any_queue(
         id: -1,
         permission: Permission::ReadWrite.into(),
         broker: Some(Broker { name: messaging.context.node_name.clone(), id: 0, endpoints: Some(endpoints) }),
-        accept_message_types: vec![MessageType::Normal.into(), MessageType::Fifo.into()],
+        accept_message_types: ACCEPTED.map(Into::into).to_vec(),
     }
 }
 
