@@ -14,6 +14,7 @@ mod live;
 mod members;
 mod order;
 mod pending;
+mod pending_crash;
 mod pull;
 mod selectors;
 mod sql;

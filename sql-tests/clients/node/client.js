@@ -105,6 +105,46 @@ async function publish(args, common) {
   return { client: 'node', published: args.count };
 }
 
+// As in the protocol.
+const COMMIT = 1;
+const ROLLBACK = 2;
+
+async function pending(args, common) {
+  const checked = new Set();
+  const checker = {
+    async check(half) {
+      const n = Number(half.properties.get('n'));
+      if (isWrong(half)) throw new Error(`message ${n} came back other than it was sent`);
+      checked.add(n);
+      return n % 2 ? ROLLBACK : COMMIT;
+    },
+  };
+  const producer = new Producer({ ...common, topics: [args.topic], checker });
+  await producer.startup();
+  for (let n = 0; n < args.count; n++) {
+    const made = message(args.topic, n, 0);
+    const kind = n % 5;
+    if (kind < 2) {
+      const receipt = await producer.send({ ...made, deliveryTimestamp: new Date(Date.now() + 3000) });
+      if (kind === 1) await producer.recallMessage(args.topic, receipt.recallHandle);
+      continue;
+    }
+    const transaction = producer.beginTransaction();
+    await producer.send(made, transaction);
+    if (kind === 2) await transaction.commit();
+    if (kind === 3) await transaction.rollback();
+  }
+  const end = performance.now() + args.seconds * 1000;
+  while (checked.size < Math.floor(args.count / 5)) {
+    if (performance.now() > end) throw new Error(`asked about ${[...checked]} alone`);
+    await sleep(100);
+  }
+  // The answers go out behind the questions.
+  await sleep(1000);
+  await producer.shutdown();
+  return { client: 'node', published: args.count };
+}
+
 async function receive(args, common, subscriptions) {
   const consumer = new SimpleConsumer({
     ...common, consumerGroup: args.group, subscriptions, awaitDuration: 1000,
@@ -149,7 +189,7 @@ async function main() {
   const args = readArguments();
   const common = { endpoints: args.endpoint, namespace: '', logger: quiet };
   const subscriptions = new Map([[args.topic, new FilterExpression(args.where ?? '*', FILTER_TYPE_SQL)]]);
-  const actions = { publish, receive, push };
+  const actions = { publish, pending, receive, push };
   const report = await actions[args.action](args, common, subscriptions);
   process.stdout.write(`${JSON.stringify(report)}\n`, () => process.exit(0));
 }

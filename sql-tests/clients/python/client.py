@@ -16,6 +16,8 @@ from rocketmq import (
     Producer,
     PushConsumer,
     SimpleConsumer,
+    TransactionChecker,
+    TransactionResolution,
 )
 from rocketmq.grpc_protocol import FilterType
 
@@ -24,7 +26,7 @@ COLORS = ["red", "green", "blue"]
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("action", choices=["publish", "receive", "push"])
+    parser.add_argument("action", choices=["publish", "pending", "receive", "push"])
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--topic", required=True)
     parser.add_argument("--group")
@@ -120,6 +122,51 @@ def publish(args, configuration):
     return {"client": "python", "published": args.count}
 
 
+class Checker(TransactionChecker):
+    """Says what becomes of transactions that nobody has ended."""
+
+    def __init__(self):
+        self.checked = set()
+
+    def check(self, half):
+        n = int(half.properties.get("n"))
+        if is_wrong(half):
+            raise ValueError(f"message {n} came back other than it was sent")
+        self.checked.add(n)
+        return TransactionResolution.ROLLBACK if n % 2 else TransactionResolution.COMMIT
+
+
+def pending(args, configuration):
+    checker = Checker()
+    producer = Producer(configuration, (args.topic,), checker)
+    producer.startup()
+    for n in range(args.count):
+        made = message(args.topic, n, None)
+        kind = n % 5
+        if kind < 2:
+            made.delivery_timestamp = int(time.time()) + 3
+            receipt = producer.send(made)
+            if kind == 1:
+                producer.recall_message(args.topic, receipt.recall_handle)
+            continue
+        transaction = producer.begin_transaction()
+        producer.send(made, transaction)
+        if kind == 2:
+            transaction.commit()
+        elif kind == 3:
+            transaction.rollback()
+    end = time.monotonic() + args.seconds
+    open_ones = {n for n in range(args.count) if n % 5 == 4}
+    while checker.checked != open_ones:
+        if time.monotonic() > end:
+            raise TimeoutError(f"asked about {sorted(checker.checked)} alone")
+        time.sleep(0.1)
+    # The answers go out behind the questions.
+    time.sleep(1)
+    producer.shutdown()
+    return {"client": "python", "published": args.count}
+
+
 def receive(args, configuration, subscription):
     consumer = SimpleConsumer(configuration, args.group, subscription, await_duration=1)
     consumer.startup()
@@ -147,8 +194,9 @@ def push(args, configuration, subscription):
 def main():
     args = arguments()
     configuration = ClientConfiguration(args.endpoint, Credentials())
-    if args.action == "publish":
-        report = publish(args, configuration)
+    if args.action in ("publish", "pending"):
+        act = publish if args.action == "publish" else pending
+        report = act(args, configuration)
     else:
         subscription = {args.topic: FilterExpression(args.where, FilterType.SQL)}
         act = receive if args.action == "receive" else push

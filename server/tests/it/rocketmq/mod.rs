@@ -1,6 +1,7 @@
 //! The RocketMQ protocol over a real connection to a service in this process.
 
 mod delivery;
+mod pending;
 mod refusals;
 mod settings;
 

@@ -1,9 +1,10 @@
 //! The official Rust client against Weir. Arguments and output: ../README.md.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     error::Error,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rocketmq::{
@@ -12,6 +13,7 @@ use rocketmq::{
     model::{
         common::{FilterExpression, FilterType},
         message::{MessageBuilder, MessageView},
+        transaction::{Transaction, TransactionResolution},
     },
 };
 use serde_json::{Value, json};
@@ -64,7 +66,8 @@ async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     // The client takes no batch of several message groups.
     let at_once = if lines > 0 { 1 } else { BATCH };
     for batch in numbers.chunks(at_once) {
-        let messages = batch.iter().map(|n| message(topic, *n, lines)).collect::<Result<Vec<_>, _>>()?;
+        let messages =
+            batch.iter().map(|n| message(topic, *n, lines).build()).collect::<Result<Vec<_>, _>>()?;
         let receipts = producer.batch_send(messages).await?;
         assert_eq!(receipts.len(), batch.len(), "a receipt for each message");
     }
@@ -72,11 +75,52 @@ async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     Ok(json!({"client": "rust", "published": count}))
 }
 
-fn message(
-    topic: &str,
-    n: usize,
-    lines: usize,
-) -> Result<impl rocketmq::model::message::Message, rocketmq::error::ClientError> {
+/// Messages that are delayed, or sent in transactions: see ../README.md.
+async fn pending(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
+    let (topic, count) = (arguments.text("topic")?, arguments.number("count", 100)?);
+    let end = Instant::now() + Duration::from_secs(arguments.number("seconds", 60)? as u64);
+    let mut option = ProducerOption::default();
+    option.set_topics(vec![topic]);
+    let checked = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&checked);
+    let check = move |_: String, half: MessageView| {
+        let n = half.properties().get("n").and_then(|n| n.parse::<usize>().ok());
+        let Some(n) = n.filter(|_| !is_wrong(&half)) else { return TransactionResolution::UNKNOWN };
+        seen.lock().expect("nobody panics with it").insert(n);
+        if n.is_multiple_of(2) { TransactionResolution::COMMIT } else { TransactionResolution::ROLLBACK }
+    };
+    let mut producer =
+        Producer::new_transaction_producer(option, arguments.client_option()?, Box::new(check))?;
+    producer.start().await?;
+    for n in 0..count {
+        let made = message(topic, n, 0);
+        if n % 5 == 0 {
+            let due = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 3;
+            producer.send(made.set_delivery_timestamp(due as i64).build()?).await?;
+            continue;
+        }
+        let transaction = producer.send_transaction_message(made.enable_transaction().build()?).await?;
+        match n % 5 {
+            2 => transaction.commit().await?,
+            // This client recalls nothing.
+            1 | 3 => transaction.rollback().await?,
+            _ => {}
+        }
+    }
+    let open: BTreeSet<usize> = (0..count).filter(|n| n % 5 == 4).collect();
+    while *checked.lock().expect("nobody panics with it") != open {
+        if Instant::now() > end {
+            return Err(format!("asked about {checked:?} alone").into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The answers go out behind the questions.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    producer.shutdown().await?;
+    Ok(json!({"client": "rust", "published": count}))
+}
+
+fn message(topic: &str, n: usize, lines: usize) -> MessageBuilder {
     let mut properties =
         HashMap::from([("n", n.to_string()), ("color", COLORS[n % COLORS.len()].to_owned())]);
     if !n.is_multiple_of(5) {
@@ -91,7 +135,7 @@ fn message(
     if lines > 0 {
         builder = builder.set_message_group(format!("line-{}", n % lines));
     }
-    builder.build()
+    builder
 }
 
 fn tag(n: usize) -> &'static str {
@@ -148,6 +192,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (action, arguments) = Arguments::read()?;
     let report = match action.as_str() {
         "publish" => publish(&arguments).await?,
+        "pending" => pending(&arguments).await?,
         "receive" => receive(&arguments).await?,
         other => return Err(format!("the client has no action {other}").into()),
     };

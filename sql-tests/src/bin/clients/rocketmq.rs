@@ -1,5 +1,5 @@
 //! The official RocketMQ clients publish, receive what a selector matches and acknowledge it, with a crash of the
-//! broker in between; and keep the order of message groups.
+//! broker in between; keep the order of message groups; and send messages that are delayed, or in transactions.
 
 use std::{collections::BTreeSet, path::Path, thread, time::Duration};
 
@@ -20,6 +20,9 @@ const BEFORE_CRASH: usize = 40;
 /// FIFO messages that each client publishes, and into how many message groups.
 const IN_LINES: usize = 60;
 const LINES: usize = 7;
+
+/// Messages that each client delays, recalls, and sends in transactions.
+const PENDING: usize = 50;
 
 /// What the clients want: strings, numbers and missing values. [`matches()`] says the same in Rust.
 const SELECTOR: &str = "color = 'red' AND n >= 30 AND (price IS NULL OR price < 400.5)";
@@ -54,6 +57,7 @@ pub(crate) fn check(weir: &Path) -> Result<Vec<Checked>> {
     }
     checked.extend(crash_between(weir, &clients)?);
     checked.extend(in_order(weir, &clients)?);
+    checked.extend(later(weir, &clients)?);
     Ok(checked)
 }
 
@@ -73,6 +77,40 @@ fn in_order(weir: &Path, clients: &[Client]) -> Result<Vec<Checked>> {
         (format!("rocketmq-{} keeps the order of FIFO messages", client.name), outcome(result))
     };
     Ok(clients.iter().zip(ordered).map(named).collect())
+}
+
+/// Messages that nobody is to see at once, or ever: see `sql-tests/clients/README.md`.
+fn later(weir: &Path, clients: &[Client]) -> Result<Vec<Checked>> {
+    let home = tempfile::tempdir().context("cannot create a directory")?;
+    let (data, home) = (home.path().join("data"), home.path());
+    let broker = Weir::start(weir, &data)?;
+    let results = side_by_side(clients, |client| send_and_receive_later(client, &broker.endpoint, home));
+    broker.stop()?;
+    let named = |(client, result): (&Client, Result<()>)| {
+        (format!("rocketmq-{} delays, recalls, commits and rolls back", client.name), outcome(result))
+    };
+    Ok(clients.iter().zip(results).map(named).collect())
+}
+
+fn send_and_receive_later(client: &Client, endpoint: &str, home: &Path) -> Result<()> {
+    let topic = format!("orders-{}", client.name);
+    let count = PENDING.to_string();
+    let arguments = ["pending", "--endpoint", endpoint, "--topic", &topic, "--count", &count];
+    let report = client.program.run(&arguments, home, CLIENT_MAX)?;
+    ensure!(report["published"] == PENDING, "the client says {report}");
+    let expected: Vec<usize> = (0..PENDING)
+        .filter(|n| match n % 5 {
+            0 | 2 => true,
+            4 => n.is_multiple_of(2),
+            _ => false,
+        })
+        .collect();
+    let expect = expected.len().to_string();
+    let mut received =
+        consume(client, "receive", "later", "TRUE", endpoint, home, &["--expect", &expect])?;
+    received.sort_unstable();
+    ensure!(received == expected, "received {received:?}");
+    Ok(())
 }
 
 fn publish_and_keep_order(client: &Client, endpoint: &str, home: &Path) -> Result<()> {
