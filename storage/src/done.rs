@@ -130,9 +130,9 @@ pub(crate) struct Done {
     releasing: HashSet<PendingRow>,
     unsynced: VecDeque<LogPosition>,
     /// The entries for the frames up to this one have been handed to the journal.
-    queued: LogPosition,
+    queued: Option<LogPosition>,
     /// These have been written.
-    written: LogPosition,
+    written: Option<LogPosition>,
 }
 
 impl Done {
@@ -220,28 +220,29 @@ impl Done {
             self.releasing.remove(row);
             self.insert(*row);
         }
-        self.queued = self.queued.max(frame);
+        self.queued = self.queued.max(Some(frame));
     }
 
     /// Notes releases that a start has met from `from` on, of which the journal did not tell.
     pub(crate) fn releases_met(&mut self, from: LogPosition) {
         self.unsynced.push_back(from);
-        self.queued = from;
+        self.queued = Some(from);
     }
 
     /// Returns how far entries have been handed to the journal.
-    pub(crate) const fn queued(&self) -> LogPosition {
+    pub(crate) const fn queued(&self) -> Option<LogPosition> {
         self.queued
     }
 
     /// Notes that the entries up to here have been written.
-    pub(crate) fn entries_written(&mut self, queued: LogPosition) {
+    pub(crate) fn entries_written(&mut self, queued: Option<LogPosition>) {
         self.written = self.written.max(queued);
     }
 
     /// Returns whether entries have been written that a sync would make durable, and up to where.
     pub(crate) fn wants_sync(&self) -> Option<LogPosition> {
-        self.unsynced.front().filter(|first| **first <= self.written).map(|_| self.written)
+        let written = self.written?;
+        self.unsynced.front().filter(|first| **first <= written).map(|_| written)
     }
 
     /// Notes that the entries up to here are durable.
@@ -307,7 +308,7 @@ mod tests {
         assert!(done.contains(&row(1)) && done.snapshot().is_empty(), "nothing is durable yet");
         assert_eq!(done.first_open(TopicId(1), QueueId(2), QueueOffset(1)), QueueOffset(1));
         done.releases_durable(LogPosition(100), &[row(1)]);
-        assert_eq!((done.queued(), done.wants_sync()), (LogPosition(100), None));
+        assert_eq!((done.queued(), done.wants_sync()), (Some(LogPosition(100)), None));
         done.entries_written(done.queued());
         assert_eq!(done.held_at(), Some(LogPosition(100)));
         assert_eq!(done.wants_sync(), Some(LogPosition(100)));
@@ -315,5 +316,17 @@ mod tests {
         assert_eq!(done.held_at(), Some(LogPosition(200)));
         assert_eq!(done.wants_sync(), None);
         assert_eq!(done.first_open(TopicId(1), QueueId(2), QueueOffset(1)), QueueOffset(2));
+    }
+
+    #[test]
+    fn releases_that_a_start_has_met_hold_the_first_checkpoint_wherever_they_lie() {
+        for from in [0, 4096] {
+            let mut done = Done::default();
+            done.releases_met(LogPosition(from));
+            assert_eq!(done.wants_sync(), None, "their entries are not written yet");
+            assert_eq!(done.held_at(), Some(LogPosition(from)));
+            done.entries_written(done.queued());
+            assert_eq!(done.wants_sync(), Some(LogPosition(from)));
+        }
     }
 }
