@@ -231,10 +231,7 @@ fn check_type(message: &Message) -> Result<(), EngineError> {
     if message.transaction_recovery_ms.is_some() && message.message_type != MessageType::Transaction {
         return Err(invalid("only TRANSACTION messages have a recovery time"));
     }
-    let wants = [
-        (message.priority.is_some(), "a priority"),
-        (message.lite_topic.is_some(), "a lite topic"),
-    ];
+    let wants = [(message.priority.is_some(), "a priority"), (message.lite_topic.is_some(), "a lite topic")];
     if let Some((_, what)) = wants.into_iter().find(|(is_set, _)| *is_set) {
         return Err(EngineError::Unsupported(format!("messages with {what} are not supported yet")));
     }

@@ -160,7 +160,9 @@ impl Done {
                     let byte = usize::try_from(row / 8).ok().and_then(|at| bits.get(at));
                     bits.is_empty() || byte.is_some_and(|byte| byte >> (row % 8) & 1 == 1)
                 };
-                (0..u64::from(*count)).filter(|row| is_set(*row)).for_each(|row| rows.insert(first.plus(row)));
+                (0..u64::from(*count))
+                    .filter(|row| is_set(*row))
+                    .for_each(|row| rows.insert(first.plus(row)));
             }
         }
     }
@@ -209,7 +211,11 @@ impl Done {
     }
 
     /// Notes the releases of a frame that has been written.
-    pub(crate) fn releases_written(&mut self, frame: LogPosition, rows: impl IntoIterator<Item = PendingRow>) {
+    pub(crate) fn releases_written(
+        &mut self,
+        frame: LogPosition,
+        rows: impl IntoIterator<Item = PendingRow>,
+    ) {
         self.releasing.extend(rows);
         self.unsynced.push_back(frame);
     }

@@ -179,9 +179,11 @@ impl DoneEntry {
                 offsets.retain(|offset| *offset < end);
                 !offsets.is_empty()
             }
-            Self::Stretch { first, rows, .. } => {
+            Self::Stretch { first, rows, bits, .. } => {
                 let below = end.since(*first).and_then(|below| u32::try_from(below).ok());
                 *rows = if end < *first { 0 } else { below.map_or(*rows, |below| below.min(*rows)) };
+                // As many as there are rows, or it could not be read again.
+                bits.truncate(rows.div_ceil(8) as usize);
                 *rows > 0
             }
         }
@@ -504,10 +506,18 @@ mod tests {
             queue,
             offsets: offsets.iter().copied().map(QueueOffset).collect(),
         };
-        let stretch = |rows| DoneEntry::Stretch { topic, queue, first, rows, bits: vec![0xff, 0xff] };
+        let stretch = |rows: u32| {
+            let bits = vec![0xff; rows.div_ceil(8) as usize];
+            DoneEntry::Stretch { topic, queue, first, rows, bits }
+        };
         let stored = [rows(&[1, 7]), stretch(16), rows(&[9])].map(Stored::Done).to_vec();
         let CutJournal { cuts, done, .. } = cut_entries(stored, &|_, _| Some(QueueOffset(5)));
         assert_eq!(done, [stretch(3), rows(&[1])]);
+        let mut written = Vec::new();
+        done.iter().for_each(|entry| encode_done(&mut written, entry));
+        let again = crate::format::journal::decode_entries(&written).unwrap();
+        let expected: Vec<Stored> = done.into_iter().map(Stored::Done).collect();
+        assert_eq!(again, expected, "what was cut is read again");
         assert_eq!(cuts, [QueueCut { topic, queue, end: QueueOffset(5) }]);
         let mut ends = NamedEnds::new();
         note_named_ends(&mut ends, &[rows(&[4]), stretch(9)].map(Stored::Done));

@@ -69,9 +69,8 @@ impl Broker {
             let published = self.core.append(&topic, with_queues(&topic, messages)).await?;
             return Ok(published.into_iter().map(Sent::Stored).collect());
         }
-        let waits = |message: &Message| {
-            matches!(message.message_type, MessageType::Delay | MessageType::Transaction)
-        };
+        let waits =
+            |message: &Message| matches!(message.message_type, MessageType::Delay | MessageType::Transaction);
         if !messages.iter().all(waits) {
             let text = "messages that wait and messages that do not cannot be sent in one call";
             return Err(EngineError::Invalid(text.to_owned()));

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     broker::{Broker, Core},
     error::EngineError,
-    limits::{HALF_KEPT_MAX, TRANSACTION_CHECKS_MAX, TRANSACTION_CHECK_INTERVAL},
+    limits::{HALF_KEPT_MAX, TRANSACTION_CHECK_INTERVAL, TRANSACTION_CHECKS_MAX},
     name::TopicName,
 };
 
@@ -148,8 +148,7 @@ async fn ask_about(core: &Arc<Core>, row: PendingRow, asked: u32) -> Result<Opti
     };
     // An answer may come at once.
     drop(claim);
-    let askers: Vec<_> =
-        core.pending.askers.read().iter().filter_map(std::sync::Weak::upgrade).collect();
+    let askers: Vec<_> = core.pending.askers.read().iter().filter_map(std::sync::Weak::upgrade).collect();
     let was_asked = askers.iter().any(|asker| asker.ask(&orphan));
     Ok(Some(asked + u32::from(was_asked)))
 }

@@ -166,7 +166,9 @@ fn widen(
 ) -> Result<(), EngineError> {
     let Some(mut widening) = known.widen(wanted_ms, until_ms) else { return Ok(()) };
     for queue in queues {
-        let (Some(view), Some(seen)) = (core.storage.view(topic.id, *queue), seen.get(queue)) else { continue };
+        let (Some(view), Some(seen)) = (core.storage.view(topic.id, *queue), seen.get(queue)) else {
+            continue;
+        };
         let times = widening.times();
         due_within(&view, view.range().start..*seen, times, &mut |offset, due_ms| {
             let row = PendingRow { topic: topic.id, queue: *queue, offset };

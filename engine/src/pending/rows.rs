@@ -125,7 +125,8 @@ pub(super) fn read(core: &Core, row: &PendingRow) -> Result<Found, EngineError> 
     match block.message(number) {
         Ok(message) => Ok(Found::Message(Box::new(message))),
         Err(
-            error @ (StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. }),
+            error
+            @ (StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. }),
         ) => {
             tracing::error!(%error, queue = %row.queue, offset = %row.offset, "a pending message is lost");
             Ok(Found::Lost)

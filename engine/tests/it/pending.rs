@@ -214,9 +214,7 @@ async fn a_recalled_message_never_comes_and_one_that_has_come_is_not_recalled() 
     let again = weir.broker.recall(&topic("t"), &handles[1]).await;
     assert!(matches!(again, Err(EngineError::MessageNotFound { .. })), "{again:?}");
     weir.broker.create_topic(&topic("other"), TopicSpec::default()).await.unwrap();
-    for (name, handle) in
-        [("other", handles[0].as_str()), ("t", "x"), ("t", ""), ("t", &handles[0][1..])]
-    {
+    for (name, handle) in [("other", handles[0].as_str()), ("t", "x"), ("t", ""), ("t", &handles[0][1..])] {
         let refused = weir.broker.recall(&topic(name), handle).await;
         assert!(matches!(refused, Err(EngineError::Handle(_))), "{refused:?}");
     }
@@ -454,6 +452,49 @@ async fn a_released_message_is_read_by_every_reader_compressed_or_not() {
     }
 }
 
+/// The oldest messages end where there is too little room, and those that wait in front of them do not keep them.
+#[tokio::test]
+async fn what_is_pending_does_not_keep_others_when_there_is_no_room() {
+    let weir = Fixture::with(|options| {
+        options.storage.log_segment_bytes_min = 64 << 10;
+        options.storage.log_segment_bytes_max = 64 << 10;
+        options.storage.compaction_bytes_min = 4 << 10;
+        options.storage.compaction_interval = Duration::from_millis(5);
+        options.storage.checkpoint_interval = Duration::from_millis(5);
+        options.retention_bytes = Some(300 << 10);
+    })
+    .await;
+    weir.topic(1).await;
+    weir.delay(0, 10_000_000).await;
+    for n in 1..=200 {
+        let large = Message { body: vec![b'x'; 4000].into(), ..numbered(n) };
+        weir.broker.publish(&topic("t"), vec![large]).await.unwrap();
+    }
+    let log_bytes = || -> u64 {
+        let files = std::fs::read_dir(weir.options.data_dir.join("log")).unwrap();
+        files.map(|entry| entry.unwrap().metadata().map_or(0, |data| data.len())).sum()
+    };
+    assert!(log_bytes() > 800_000);
+    for _ in 0..1000 {
+        weir.advance(61);
+        settle().await;
+        // Of the segment that is written to, zeros lie ahead of the end.
+        if log_bytes() < 450 << 10 {
+            break;
+        }
+    }
+    assert!(log_bytes() < 450 << 10, "{}", log_bytes());
+    assert!((20..200).contains(&weir.rows()), "no more rows end than must: {}", weir.rows());
+    weir.clock.advance(Duration::from_secs(20_000));
+    for _ in 0..2000 {
+        settle().await;
+        if weir.receive("n = 0").await.len() == 1 {
+            return;
+        }
+    }
+    panic!("the pending message is lost");
+}
+
 /// Rows end by time while others wait; those that wait keep what they need, and no more for ever.
 #[tokio::test]
 async fn retention_and_compaction_leave_what_is_pending() {
@@ -486,7 +527,10 @@ async fn retention_and_compaction_leave_what_is_pending() {
     assert_eq!(weir.rows(), 0, "rows of the topic end");
     let dir = weir.options.data_dir.join("log");
     let log_bytes = || -> u64 {
-        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().metadata().map_or(0, |data| data.len())).sum()
+        std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().map_or(0, |data| data.len()))
+            .sum()
     };
     for _ in 0..2000 {
         settle().await;

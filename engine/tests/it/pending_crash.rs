@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use weir_engine::{
-    Broker, Clock, Message, MessageType, ReceiveRequest, Resolution, Sent, TopicSpec,
-};
+use weir_engine::{Broker, Clock, Message, MessageType, ReceiveRequest, Resolution, Sent, TopicSpec};
 use weir_storage::{Env, SimEnv};
 
 use crate::fixture::{Fixture, group, number, numbered, settle, topic};
@@ -19,11 +17,15 @@ enum Fate {
     /// The call failed: it may be there or not.
     Perhaps,
     /// It is to come when it is due.
-    Delayed { recall_handle: String },
+    Delayed {
+        recall_handle: String,
+    },
     /// It is to come never.
     Recalled,
     /// It is to come when that is said.
-    Half { transaction_id: String },
+    Half {
+        transaction_id: String,
+    },
     Committed,
     RolledBack,
     /// The last that was said of it failed.
@@ -136,10 +138,7 @@ async fn rows(weir: &Fixture) -> Vec<(i64, i64, Message)> {
     let all = group("all");
     let mut rows = Vec::new();
     loop {
-        let request = ReceiveRequest {
-            group: all.clone(),
-            ..weir.request("TRUE")
-        };
+        let request = ReceiveRequest { group: all.clone(), ..weir.request("TRUE") };
         let delivered = weir.broker.receive(request).await.unwrap();
         if delivered.is_empty() {
             return rows;
@@ -147,9 +146,9 @@ async fn rows(weir: &Fixture) -> Vec<(i64, i64, Message)> {
         let handles: Vec<String> = delivered.iter().map(|one| one.handle.clone()).collect();
         let acked = weir.broker.acknowledge(&all, &topic("t"), &handles).await;
         assert!(acked.iter().all(Result::is_ok));
-        rows.extend(delivered.into_iter().map(|one| {
-            (number(&one), one.message.store_time_ms, one.message.message)
-        }));
+        rows.extend(
+            delivered.into_iter().map(|one| (number(&one), one.message.store_time_ms, one.message.message)),
+        );
     }
 }
 

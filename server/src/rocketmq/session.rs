@@ -23,9 +23,7 @@ use weir_engine::{TopicName, limits::CLIENT_ALIVE};
 use super::{
     caller::{Caller, Language},
     convert::topic_name,
-    proto::{
-        ClientType, Code, Settings, TelemetryCommand, settings::PubSub, telemetry_command::Command,
-    },
+    proto::{ClientType, Code, Settings, TelemetryCommand, settings::PubSub, telemetry_command::Command},
     refusal::Refusal,
 };
 
@@ -162,8 +160,7 @@ impl Sessions {
     /// room for it.
     pub(super) fn tell_producer(&self, topic: &TopicName, command: impl Fn() -> TelemetryCommand) -> bool {
         let sessions: Vec<Arc<Session>> = self.clients.lock().by_id.values().cloned().collect();
-        let producers: Vec<_> =
-            sessions.iter().filter_map(|session| session.producer_of(topic)).collect();
+        let producers: Vec<_> = sessions.iter().filter_map(|session| session.producer_of(topic)).collect();
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % producers.len().max(1);
         let (before, from) = producers.split_at(first);
         from.iter().chain(before).any(|commands| commands.try_send(Ok(command())).is_ok())

@@ -751,11 +751,7 @@ fn dead_letter(mut cursor: Cursor<'_>, attempts: u32) -> Result<DeadLetterOrigin
 }
 
 fn pending_target(mut cursor: Cursor<'_>) -> Result<PendingTarget, Fault> {
-    Ok(PendingTarget {
-        topic: TopicId(cursor.u32()?),
-        incarnation: cursor.u32()?,
-        due_ms: cursor.i64()?,
-    })
+    Ok(PendingTarget { topic: TopicId(cursor.u32()?), incarnation: cursor.u32()?, due_ms: cursor.i64()? })
 }
 
 fn pending_row(mut cursor: Cursor<'_>) -> Result<PendingRow, Fault> {
@@ -887,7 +883,10 @@ mod tests {
         let message = full_message();
         let bytes = encoded(&message);
         let view = RecordView::decode(&bytes, PLACE.position).unwrap();
-        assert_eq!((view.kind, view.released(), view.pending()), (RecordKind::Message, None, message.pending));
+        assert_eq!(
+            (view.kind, view.released(), view.pending()),
+            (RecordKind::Message, None, message.pending)
+        );
     }
 
     fn encoded(message: &Message) -> Vec<u8> {

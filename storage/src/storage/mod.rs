@@ -627,13 +627,15 @@ impl Storage {
         inner.options.env.space(&inner.dir).map_err(StorageError::io("ask for the free space of", &inner.dir))
     }
 
-    /// Returns where the oldest segment of the log lies, if it has had its last write. A checkpoint unlinks it
-    /// once no row of any queue lies in it.
-    pub fn oldest_sealed_segment(&self) -> Option<SealedSegment> {
-        let oldest = self.handle.inner.log.segments.all().into_iter().next()?;
-        let range = oldest.base()..oldest.sealed_end()?;
-        // A file that cannot tell its length tells so when it is read or unlinked.
-        Some(SealedSegment { range, bytes: oldest.file_len().unwrap_or_default() })
+    /// Returns the segments of the log that have had their last write, oldest first. A checkpoint unlinks the oldest
+    /// once no row of any queue lies in it; others can be compacted.
+    pub fn sealed_segments(&self) -> Vec<SealedSegment> {
+        let sealed = self.handle.inner.log.segments.all().into_iter().filter_map(|segment| {
+            let range = segment.base()..segment.sealed_end()?;
+            // A file that cannot tell its length tells so when it is read or unlinked.
+            Some(SealedSegment { range, bytes: segment.file_len().unwrap_or_default() })
+        });
+        sealed.collect()
     }
 
     /// Returns what the segments of the log take, in bytes. Zeros ahead of the end do not count.

@@ -2,10 +2,9 @@
 
 use tokio_stream::wrappers::ReceiverStream;
 use weir_server::rocketmq::proto::{
-    ClientType, EndTransactionRequest, EndTransactionResponse, MessageType, Publishing,
-    RecallMessageRequest, RecallMessageResponse, RecoverOrphanedTransactionCommand, SendResultEntry,
-    Settings, TelemetryCommand, TransactionResolution, TransactionSource, settings::PubSub,
-    telemetry_command::Command,
+    ClientType, EndTransactionRequest, EndTransactionResponse, MessageType, Publishing, RecallMessageRequest,
+    RecallMessageResponse, RecoverOrphanedTransactionCommand, SendResultEntry, Settings, TelemetryCommand,
+    TransactionResolution, TransactionSource, settings::PubSub, telemetry_command::Command,
 };
 
 use super::*;
@@ -107,7 +106,10 @@ async fn a_delayed_message_arrives_later_as_it_was_sent() {
     let system = system(&received[0]);
     assert_eq!(system.message_type(), MessageType::Delay);
     assert_eq!(system.delivery_timestamp.as_ref().map(millis), Some(millis(&due)));
-    assert_eq!((system.message_id.as_str(), received[0].user_properties["name"].as_str()), ("later", "later"));
+    assert_eq!(
+        (system.message_id.as_str(), received[0].user_properties["name"].as_str()),
+        ("later", "later")
+    );
     // What is due already is there at once, with an offset, and nothing to recall.
     let past = client.send_one(delayed("past", after(&weir, 0))).await;
     assert!(past.recall_handle.is_empty());
@@ -166,7 +168,8 @@ async fn transactions_end_once_and_only_by_their_id() {
     ] {
         assert_eq!(code(&client.end(topic, id, Commit).await.status), expected, "{topic} {id:?}");
     }
-    for (id, how) in [(&dropped, Rollback), (&dropped, Commit), (&kept, Unspecified), (&kept, Commit), (&kept, Rollback)]
+    for (id, how) in
+        [(&dropped, Rollback), (&dropped, Commit), (&kept, Unspecified), (&kept, Commit), (&kept, Rollback)]
     {
         assert_eq!(code(&client.end(TOPIC, id, how).await.status), Code::Ok);
     }

@@ -106,8 +106,7 @@ fn send_and_receive_later(client: &Client, endpoint: &str, home: &Path) -> Resul
         })
         .collect();
     let expect = expected.len().to_string();
-    let mut received =
-        consume(client, "receive", "later", "TRUE", endpoint, home, &["--expect", &expect])?;
+    let mut received = consume(client, "receive", "later", "TRUE", endpoint, home, &["--expect", &expect])?;
     received.sort_unstable();
     ensure!(received == expected, "received {received:?}");
     Ok(())
