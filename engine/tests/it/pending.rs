@@ -445,7 +445,7 @@ async fn a_released_message_is_read_by_every_reader_compressed_or_not() {
             assert_eq!(delivered.len(), 1, "{compression:?}");
             assert_eq!(delivered[0].message.message.body, body.as_bytes());
             let pulled = weir.bodies().await;
-            assert_eq!(pulled, [body.clone()], "{compression:?}");
+            assert_eq!(pulled, std::slice::from_ref(&body), "{compression:?}");
             weir.advance(61);
             weir.restart().await;
         }

@@ -45,6 +45,7 @@ impl Storage {
                     name: NAME.to_owned(),
                     queues,
                     class: DurabilityClass::Sync,
+                    attributes: "{}".to_owned(),
                     ..NewTopic::default()
                 })
             }),
