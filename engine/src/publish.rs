@@ -321,6 +321,8 @@ fn limit(what: &'static str, actual: usize, limit: usize, kind: LimitKind) -> En
 
 #[cfg(test)]
 mod tests {
+    use weir_storage::{PendingRow, PendingTarget, TopicId};
+
     use super::*;
 
     fn with(change: impl FnOnce(&mut Message)) -> Result<(), EngineError> {
@@ -397,13 +399,34 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused() {
         for result in [
-            with(|message| message.message_type = MessageType::Delay),
-            with(|message| message.message_type = MessageType::Transaction),
-            with(|message| message.delivery_time_ms = Some(0)),
+            with(|message| message.message_type = MessageType::Lite),
+            with(|message| message.message_type = MessageType::Priority),
             with(|message| message.priority = Some(1)),
             with(|message| message.lite_topic = Some("l".to_owned())),
         ] {
             assert!(matches!(result, Err(EngineError::Unsupported(_))), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_message_has_fits_its_type() {
+        with(|message| (message.message_type, message.delivery_time_ms) = (MessageType::Delay, Some(0)))
+            .unwrap();
+        with(|message| message.message_type = MessageType::Transaction).unwrap();
+        let row = PendingRow { topic: TopicId(1), queue: QueueId(0), offset: QueueOffset(0) };
+        let target = PendingTarget { topic: TopicId(1), incarnation: 1, due_ms: 0 };
+        for result in [
+            with(|message| message.message_type = MessageType::Fifo),
+            with(|message| message.message_type = MessageType::Delay),
+            with(|message| message.delivery_time_ms = Some(0)),
+            with(|message| message.transaction_recovery_ms = Some(0)),
+            with(|message| {
+                (message.message_type, message.message_group) = (MessageType::Transaction, Some("g".into()));
+            }),
+            with(|message| message.pending = Some(target)),
+            with(|message| message.released = Some(row)),
+        ] {
+            assert!(matches!(result, Err(EngineError::Invalid(_))), "{result:?}");
         }
     }
 }

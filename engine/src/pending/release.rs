@@ -46,13 +46,12 @@ async fn run(core: Weak<Core>, mut closing: watch::Receiver<bool>) {
         let wake = Arc::clone(&core.pending.wake);
         let mut next = core.time.now() + LOOK;
         if let Some(topic) = core.pending.topic().cloned() {
-            let rest = round(&core, &topic, &mut known, &mut checks).await.unwrap_or_else(|error| {
+            next = round(&core, &topic, &mut known, &mut checks).await.unwrap_or_else(|error| {
                 if !*core.closing.borrow() {
                     tracing::warn!(%error, "pending messages cannot be looked at now");
                 }
-                RETRY
+                core.time.now() + RETRY
             });
-            next = core.time.now() + rest;
             if core.time.now() >= house {
                 if let Err(error) = end_done(&core, &topic).await {
                     tracing::warn!(%error, "pending messages that are done cannot end now");
@@ -71,7 +70,7 @@ async fn run(core: Weak<Core>, mut closing: watch::Receiver<bool>) {
     }
 }
 
-/// Does what is due; returns how long there is nothing to do.
+/// Does what is due; returns the moment until which there is nothing to do.
 async fn round(
     core: &Arc<Core>,
     topic: &Arc<Topic>,
@@ -92,12 +91,14 @@ async fn round(
             break;
         }
     }
+    // First: if the clock is turned in between, the next round comes too early, not too late.
+    let now = core.time.now();
     let now_ms = core.time.wall_ms();
     let half = known.half.next_ms().filter(|_| checks.room() > 0);
     let moments = [known.delayed.next_ms(), half, checks.next_ms()];
     let next = moments.into_iter().flatten().min().unwrap_or(i64::MAX);
     let rest = u64::try_from(next.saturating_sub(now_ms)).unwrap_or(0);
-    Ok(Duration::from_millis(rest).min(LOOK))
+    Ok(now + Duration::from_millis(rest).min(LOOK))
 }
 
 /// What the task knows of the rows. All of it can be found again.
@@ -221,26 +222,21 @@ async fn release_due(core: &Arc<Core>, topic: &Topic, keys: &mut Vec<Key>) -> Re
     if keys.is_empty() {
         return Ok(());
     }
-    let (mut claims, mut others) = (Vec::new(), Vec::new());
-    for key in std::mem::take(keys) {
+    let mut claims = Vec::with_capacity(keys.len());
+    for key in keys.iter() {
         let row = PendingRow { topic: topic.id, queue: key.1, offset: key.2 };
-        match Claim::on(core, row) {
-            Some(claim) if !core.is_done(&row) => claims.push((key, claim)),
-            Some(_) => {}
-            // It is recalled, or is not: then it is due.
-            None => others.push(key),
+        // Who recalls it has found out in a moment that it is due, or has recalled it.
+        let claim = Claim::wait(core, row).await;
+        if !core.is_done(&row) {
+            claims.push(claim);
         }
     }
-    let is_contended = !others.is_empty();
-    *keys = others;
-    // Until the release is known to be done, they are to be tried again.
-    keys.extend(claims.iter().map(|(key, _)| *key));
-    let rows: Vec<PendingRow> = claims.iter().map(|(_, claim)| claim.row()).collect();
+    let rows: Vec<PendingRow> = claims.iter().map(Claim::row).collect();
     let worker = Arc::clone(core);
     let read = core.reads.run(move || read_some(&worker, &rows)).await??;
     let mut gone = Vec::new();
     let mut batches: BTreeMap<_, (Arc<Topic>, Vec<StoredMessage>)> = BTreeMap::new();
-    for ((_, claim), found) in claims.iter().zip(read) {
+    for (claim, found) in claims.iter().zip(read) {
         let Found::Message(stored) = found else {
             gone.push(claim.row());
             continue;
@@ -255,7 +251,7 @@ async fn release_due(core: &Arc<Core>, topic: &Topic, keys: &mut Vec<Key>) -> Re
         release(core, topic, messages).await?;
     }
     keys.retain(|key| !core.is_done(&PendingRow { topic: topic.id, queue: key.1, offset: key.2 }));
-    if is_contended { Err(EngineError::Busy("pending messages are being recalled")) } else { Ok(()) }
+    Ok(())
 }
 
 /// Reads the records of some rows, or of the first of them, if they are large.
