@@ -98,3 +98,162 @@ impl Inner {
         self.has_ended.store(true, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        Append, Events, Message, PendingTarget, StorageOptions,
+        sim::{SimCall, SimEnv},
+    };
+
+    const DIR: &str = "/data";
+    const QUEUE: QueueId = QueueId(0);
+    const ROWS: u64 = 20;
+
+    struct Silent;
+
+    impl Events for Silent {
+        fn visible(&self, _: TopicId, _: QueueId, _: QueueOffset) {}
+        fn failed(&self, _: &StorageError) {}
+    }
+
+    fn open(env: &SimEnv) -> Storage {
+        let env = Arc::new(env.process());
+        let options = StorageOptions { env, ..StorageOptions::small() };
+        Storage::open_stepped(Path::new(DIR), options, Arc::new(Silent)).unwrap()
+    }
+
+    fn append(storage: &Storage, topic: TopicId, message: Message) {
+        let refused = |result: Result<_, StorageError>| drop(result.unwrap());
+        storage.append(vec![Append { topic, queue: QUEUE, message }], Box::new(refused));
+        storage.inner().append_once();
+    }
+
+    fn row(topic: TopicId, offset: u64) -> PendingRow {
+        PendingRow { topic, queue: QUEUE, offset: QueueOffset(offset) }
+    }
+
+    /// A topic and the pending one, with rows of which the first half is released, not yet durably.
+    fn filled(env: &SimEnv) -> (Storage, TopicId) {
+        let storage = open(env);
+        let new = NewTopic { name: "t".into(), queues: 1, ..NewTopic::default() };
+        let topic = storage.create_topic(new).unwrap().id;
+        let pending = storage.make_pending_topic(1).unwrap().id;
+        let target = PendingTarget { topic, incarnation: 1, due_ms: 5 };
+        for _ in 0..ROWS {
+            append(&storage, pending, Message { pending: Some(target), ..Message::default() });
+        }
+        storage.inner().flush_once(true);
+        storage.inner().build_once();
+        for offset in 0..ROWS / 2 {
+            append(&storage, topic, Message { released: Some(row(pending, offset)), ..Message::default() });
+        }
+        (storage, pending)
+    }
+
+    #[track_caller]
+    fn assert_done(storage: &Storage, pending: TopicId, when: &str) {
+        for offset in 0..ROWS {
+            assert_eq!(storage.is_done(&row(pending, offset)), offset < ROWS / 2, "{offset} {when}");
+        }
+    }
+
+    /// The log alone tells of a release until the journal does, through any number of losses of power.
+    #[test]
+    fn a_release_counts_once_it_is_durable_whatever_becomes_of_its_entry() {
+        for seed in 0..60 {
+            let env = SimEnv::new(seed);
+            let (storage, pending) = filled(&env);
+            assert_done(&storage, pending, "as soon as it is written");
+            assert_eq!(storage.first_not_done(pending, QUEUE, QueueOffset(0)), QueueOffset(0), "not safely");
+            // The log is synced, and the entries are written, not synced.
+            storage.inner().flush_once(false);
+            assert_eq!(storage.first_not_done(pending, QUEUE, QueueOffset(0)).0, ROWS / 2);
+            for start in 0..4 {
+                env.lose_power();
+                let storage = open(&env);
+                assert_done(&storage, pending, &format!("at start {start} of seed {seed}"));
+                // Sometimes the power fails before anything else is done, sometimes behind a checkpoint.
+                if (seed >> start) & 1 == 0 {
+                    storage.inner().flush_once(false);
+                }
+                if (seed >> start) & 2 == 0 {
+                    storage.checkpoint().unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_release_that_is_lost_leaves_its_row_pending() {
+        let mut lost = 0;
+        for seed in 0..40 {
+            let env = SimEnv::new(seed);
+            let (storage, pending) = filled(&env);
+            env.lose_power();
+            drop(storage);
+            let storage = open(&env);
+            let topic = storage.topics()[0].id;
+            let released = storage.inner().queues.next_offset(topic, QUEUE).0;
+            for offset in 0..ROWS {
+                assert_eq!(
+                    storage.is_done(&row(pending, offset)),
+                    offset < released,
+                    "seed {seed}: {offset}"
+                );
+            }
+            lost += u64::from(released < ROWS / 2);
+        }
+        assert!(lost > 10, "the power took releases {lost} times");
+    }
+
+    #[test]
+    fn no_checkpoint_passes_a_release_whose_entry_cannot_be_written() {
+        let env = SimEnv::new(1);
+        let (storage, pending) = filled(&env);
+        let inner = storage.inner();
+        let before = inner.log.durable();
+        inner.sync_log().unwrap();
+        inner.build_once();
+        // Nothing has told the journal of the releases yet.
+        storage.checkpoint().unwrap();
+        assert!(inner.checkpoint.lock().log <= before, "the checkpoint stays before the first of them");
+        // The journal finds no room.
+        env.fail(SimCall::Write, 0, std::io::ErrorKind::StorageFull);
+        inner.flush_once(false);
+        storage.checkpoint().unwrap();
+        assert!(inner.checkpoint.lock().log <= before, "nor while the entries wait");
+        env.fail_no_more();
+        inner.flush_once(false);
+        storage.checkpoint().unwrap();
+        assert_eq!(inner.checkpoint.lock().log, inner.log.durable());
+        env.lose_power();
+        drop(storage);
+        let storage = open(&env);
+        assert_eq!(storage.report().replayed_bytes, 0);
+        assert_done(&storage, pending, "after a start that reads none of them");
+    }
+
+    /// A rotation writes what is done into the new journal, and the old one goes.
+    #[test]
+    fn what_is_done_outlives_the_journal_that_said_so() {
+        let env = SimEnv::new(3);
+        let (storage, pending) = filled(&env);
+        let inner = storage.inner();
+        inner.flush_once(true);
+        inner.journal_writer.lock().rotate_soon();
+        inner.flush_once(true);
+        storage.journal_rotated();
+        inner.flush_once(true);
+        inner.build_once();
+        storage.checkpoint().unwrap();
+        env.lose_power();
+        drop(storage);
+        let storage = open(&env);
+        assert_eq!(storage.report().replayed_bytes, 0);
+        assert_done(&storage, pending, "by the snapshot alone");
+    }
+}
