@@ -121,9 +121,13 @@ mod tests {
     }
 
     fn open(env: &SimEnv) -> Storage {
+        open_in(env, DIR)
+    }
+
+    fn open_in(env: &SimEnv, dir: &str) -> Storage {
         let env = Arc::new(env.process());
         let options = StorageOptions { env, ..StorageOptions::small() };
-        Storage::open_stepped(Path::new(DIR), options, Arc::new(Silent)).unwrap()
+        Storage::open_stepped(Path::new(dir), options, Arc::new(Silent)).unwrap()
     }
 
     fn append(storage: &Storage, topic: TopicId, message: Message) {
@@ -235,6 +239,23 @@ mod tests {
         let storage = open(&env);
         assert_eq!(storage.report().replayed_bytes, 0);
         assert_done(&storage, pending, "after a start that reads none of them");
+    }
+
+    #[test]
+    fn a_copy_knows_what_is_done_whether_the_journal_or_the_log_tells() {
+        for is_told in [false, true] {
+            let env = SimEnv::new(2);
+            let (storage, pending) = filled(&env);
+            if is_told {
+                storage.inner().flush_once(false);
+                storage.inner().build_once();
+                storage.checkpoint().unwrap();
+            }
+            storage.copy_to(Path::new("/copy"), &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+            let copy = open_in(&env, "/copy");
+            assert_eq!(copy.report().replayed_bytes == 0, is_told);
+            assert_done(&copy, pending, "in the copy");
+        }
     }
 
     /// A rotation writes what is done into the new journal, and the old one goes.
