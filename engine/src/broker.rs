@@ -27,6 +27,7 @@ use crate::{
     group::{Counted, Evaluator, Group, Judged, Replay, Subscription},
     limits::{RETENTION_DISK_PERCENT_DEFAULT, RETENTION_HOLD_DEFAULT},
     name::{GroupName, TopicName},
+    pending::Pending,
     reading::Reading,
     reads::ReadPool,
     signing::Signer,
@@ -146,6 +147,8 @@ pub(crate) struct Core {
     accounts: Accounts,
     pub(crate) clients: Clients,
     pub(crate) timer: Timer,
+    /// Messages that are not visible yet.
+    pub(crate) pending: Pending,
     /// The threads on which rows are read.
     pub(crate) reads: ReadPool,
     /// What tables and pulls need.
@@ -216,11 +219,14 @@ struct Told {
 }
 
 impl Events for Told {
-    fn visible(&self, topic: TopicId, queue: QueueId, end: QueueOffset) {
+    fn visible(&self, id: TopicId, queue: QueueId, end: QueueOffset) {
         let Some(core) = self.core.get().and_then(Weak::upgrade) else { return };
-        let topic = core.topics.read().by_id.get(&topic).cloned();
+        let topic = core.topics.read().by_id.get(&id).cloned();
         if let Some(topic) = topic {
             topic.show(&core, queue, end);
+        } else if let Some(topic) = core.pending.topic_with(id) {
+            topic.show(&core, queue, end);
+            core.pending.wake();
         }
     }
 
@@ -266,6 +272,7 @@ impl Broker {
         let _ = told.core.set(Arc::downgrade(&core));
         crate::timer::spawn(&core);
         crate::retention::spawn(&core);
+        crate::pending::spawn(&core);
         spawn_rotation(&core);
         Ok(Self { core })
     }
@@ -399,10 +406,12 @@ impl Core {
         evaluator: Evaluator,
     ) -> Self {
         let time = Time::new(Arc::clone(&options.clock));
+        let pending = Pending::of(&storage);
         let mut topics = Topics::default();
         storage
             .topics()
             .iter()
+            .filter(|entry| pending.topic_with(entry.id).is_none())
             .filter_map(|entry| Topic::of(entry))
             .for_each(|topic| topics.insert(Arc::new(topic)));
         let mut groups = Groups::default();
@@ -418,6 +427,7 @@ impl Core {
             accounts: Accounts::new(Signer::new(*storage.key()), time.clone()),
             clients: Clients::default(),
             timer: Timer::default(),
+            pending,
             reads: reading.pool.clone(),
             reading,
             evaluator,

@@ -139,6 +139,12 @@ pub enum HandleFault {
     Expired,
 }
 
+impl From<HandleFault> for EngineError {
+    fn from(fault: HandleFault) -> Self {
+        Self::Handle(fault)
+    }
+}
+
 impl From<StorageError> for EngineError {
     fn from(error: StorageError) -> Self {
         match error {

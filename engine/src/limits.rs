@@ -65,6 +65,19 @@ pub const LEASE_OF_GONE: Duration = Duration::from_secs(1);
 /// How long a client is taken to be alive after its last sign of life.
 pub const CLIENT_ALIVE: Duration = Duration::from_secs(120);
 
+/// How far ahead a delivery time may lie.
+pub const DELAY_MAX: Duration = Duration::from_secs(40 * 24 * 60 * 60);
+/// How long after a half message its producer is asked about it, unless the message says otherwise.
+pub const TRANSACTION_CHECK_FIRST: Duration = Duration::from_secs(6);
+/// The longest time that a message may say otherwise.
+pub const TRANSACTION_RECOVERY_MAX: Duration = Duration::from_secs(60 * 60);
+/// How long after a question about a transaction the next one follows.
+pub const TRANSACTION_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Questions about a transaction, counted since the start of the broker; then it is given up.
+pub const TRANSACTION_CHECKS_MAX: u32 = 15;
+/// How old a half message becomes before it is given up, whoever could be asked about it.
+pub const HALF_KEPT_MAX: Duration = Duration::from_secs(72 * 60 * 60);
+
 /// UTF-8 bytes of a SQL statement.
 pub const SQL_BYTES_MAX: usize = 64 * 1024;
 /// Tokens of a SQL statement, blanks and comments not counted.

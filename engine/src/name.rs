@@ -119,6 +119,11 @@ name! {
 }
 
 impl TopicName {
+    /// Returns the name of the topic that holds pending messages. No text is read as this name.
+    pub(crate) fn pending() -> Self {
+        Self { namespace: "weir".to_owned(), name: "pending".to_owned() }
+    }
+
     /// Returns the dead-letter topic of `group`.
     pub fn dead_letter_of(group: &GroupName) -> Self {
         Self { namespace: group.namespace.clone(), name: format!("{DEAD_LETTER_PREFIX}{}", group.name) }

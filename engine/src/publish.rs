@@ -26,6 +26,7 @@ use crate::{
         MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
     },
     name::TopicName,
+    pending::is_pending,
     topic::{Topic, Unseen},
 };
 
@@ -50,7 +51,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Nothing is stored if a message breaks a limit or is of a type that is not offered.
+    /// Nothing is stored if a message breaks a limit or is of a type that is not offered; nor if one is delayed or in a
+    /// transaction, as [`send`](Self::send) takes it.
     pub async fn publish(
         &self,
         topic: &TopicName,
@@ -58,6 +60,11 @@ impl Broker {
     ) -> Result<Vec<Published>, EngineError> {
         self.core.check_open()?;
         check_batch(&messages)?;
+        let now_ms = self.core.time.wall_ms();
+        if messages.iter().any(|message| is_pending(message, now_ms)) {
+            let text = "messages that are delayed or in a transaction cannot be published here";
+            return Err(EngineError::Unsupported(text.to_owned()));
+        }
         let topic = self.core.topic_or_create(topic).await?;
         topic.check_types(&messages)?;
         if messages.is_empty() {
@@ -135,7 +142,7 @@ fn stored(
 }
 
 /// Gives each message its queue.
-fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> {
+pub(crate) fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> {
     let queues = u64::from(topic.queues().max(1));
     let mut of_call = None;
     let mut queue_of = |message: &Message| match &message.message_group {
@@ -153,7 +160,7 @@ fn level(priority: Option<i32>, queues: u32) -> QueueId {
     QueueId(priority.min(queues.saturating_sub(1)))
 }
 
-fn check_batch(messages: &[Message]) -> Result<(), EngineError> {
+pub(crate) fn check_batch(messages: &[Message]) -> Result<(), EngineError> {
     if messages.len() > BATCH_MESSAGES_MAX {
         return Err(limit(
             "the number of messages of a batch",
@@ -216,25 +223,32 @@ fn check_type(message: &Message) -> Result<(), EngineError> {
         MessageType::Fifo if message.message_group.is_some() => {}
         MessageType::Fifo => return Err(invalid("a FIFO message needs a message group")),
         MessageType::Priority => check_priority(message)?,
+        MessageType::Delay if message.delivery_time_ms.is_some() => {}
+        MessageType::Delay => return Err(invalid("a DELAY message needs a delivery time")),
+        MessageType::Transaction if message.message_group.is_none() => {}
+        MessageType::Transaction => return Err(invalid("a TRANSACTION message has no message group")),
         other => {
-            let text =
-                format!("messages of type {} are not supported yet; send NORMAL or FIFO ones", other.name());
+            let text = format!(
+                "messages of type {} are not supported yet; send NORMAL, FIFO, DELAY, TRANSACTION or PRIORITY ones",
+                other.name()
+            );
             return Err(EngineError::Unsupported(text));
         }
     }
-    let wants = [
-        (message.delivery_time_ms.is_some(), "a delivery time"),
-        (message.lite_topic.is_some(), "a lite topic"),
-        (message.transaction_recovery_ms.is_some(), "a transaction"),
-    ];
-    if let Some((_, what)) = wants.into_iter().find(|(is_set, _)| *is_set) {
-        return Err(EngineError::Unsupported(format!("messages with {what} are not supported yet")));
+    if message.delivery_time_ms.is_some() && message.message_type != MessageType::Delay {
+        return Err(invalid("only DELAY messages have a delivery time"));
+    }
+    if message.transaction_recovery_ms.is_some() && message.message_type != MessageType::Transaction {
+        return Err(invalid("only TRANSACTION messages have a recovery time"));
     }
     if message.priority.is_some() && message.message_type != MessageType::Priority {
-        return Err(invalid("only messages of type PRIORITY have a priority"));
+        return Err(invalid("only PRIORITY messages have a priority"));
     }
-    if message.dead_letter.is_some() {
-        return Err(invalid("the origin of a dead letter is set by the broker alone"));
+    if message.lite_topic.is_some() {
+        return Err(EngineError::Unsupported("messages with a lite topic are not supported yet".to_owned()));
+    }
+    if message.dead_letter.is_some() || message.pending.is_some() || message.released.is_some() {
+        return Err(invalid("what a message was before is said by the broker alone"));
     }
     Ok(())
 }
@@ -330,6 +344,8 @@ fn limit(what: &'static str, actual: usize, limit: usize, kind: LimitKind) -> En
 
 #[cfg(test)]
 mod tests {
+    use weir_storage::{PendingRow, PendingTarget, TopicId};
+
     use super::*;
 
     fn with(change: impl FnOnce(&mut Message)) -> Result<(), EngineError> {
@@ -406,12 +422,32 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused() {
         for result in [
-            with(|message| message.message_type = MessageType::Delay),
-            with(|message| message.message_type = MessageType::Transaction),
-            with(|message| message.delivery_time_ms = Some(0)),
+            with(|message| message.message_type = MessageType::Lite),
             with(|message| message.lite_topic = Some("l".to_owned())),
         ] {
             assert!(matches!(result, Err(EngineError::Unsupported(_))), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_message_has_fits_its_type() {
+        with(|message| (message.message_type, message.delivery_time_ms) = (MessageType::Delay, Some(0)))
+            .unwrap();
+        with(|message| message.message_type = MessageType::Transaction).unwrap();
+        let row = PendingRow { topic: TopicId(1), queue: QueueId(0), offset: QueueOffset(0) };
+        let target = PendingTarget { topic: TopicId(1), incarnation: 1, due_ms: 0 };
+        for result in [
+            with(|message| message.message_type = MessageType::Fifo),
+            with(|message| message.message_type = MessageType::Delay),
+            with(|message| message.delivery_time_ms = Some(0)),
+            with(|message| message.transaction_recovery_ms = Some(0)),
+            with(|message| {
+                (message.message_type, message.message_group) = (MessageType::Transaction, Some("g".into()));
+            }),
+            with(|message| message.pending = Some(target)),
+            with(|message| message.released = Some(row)),
+        ] {
+            assert!(matches!(result, Err(EngineError::Invalid(_))), "{result:?}");
         }
     }
 }

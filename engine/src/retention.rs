@@ -175,17 +175,25 @@ async fn make_room(core: &Arc<Core>) -> Result<(), EngineError> {
     };
     let pressure = if on_disk >= in_log { Pressure::Disk } else { Pressure::Log };
     let mut excess = on_disk.max(in_log);
-    while excess > 0 && !*core.closing.borrow() {
-        let Some(oldest) = core.storage.oldest_sealed_segment() else { return Ok(()) };
-        let (worker, end) = (Arc::clone(core), oldest.range.end);
-        core.reads.run(move || end_rows_before(&worker, end, pressure)).await??;
-        let now = core.storage.oldest_sealed_segment();
-        if now.is_some_and(|now| now.range == oldest.range) {
+    for segment in core.storage.sealed_segments() {
+        if excess == 0 || *core.closing.borrow() {
+            break;
+        }
+        let (worker, end) = (Arc::clone(core), segment.range.end);
+        let Some(ended) = core.reads.run(move || end_rows_before(&worker, end, pressure)).await?? else {
+            return Ok(());
+        };
+        let is_here = core.storage.sealed_segments().iter().any(|now| now.range == segment.range);
+        if is_here && !core.has_pending_before(end) {
             // Somebody still needs it; more rows need not end before it can go.
             return Ok(());
         }
-        tracing::warn!(excess, before = %end, "the oldest rows ended: {}", pressure.text());
-        excess = excess.saturating_sub(oldest.bytes);
+        if ended || !is_here {
+            // Of one that pending messages keep, compaction takes the rest; if that is too little, the next round
+            // finds no more rows to end in it, and goes on.
+            tracing::warn!(excess, before = %end, "the oldest rows ended: {}", pressure.text());
+            excess = excess.saturating_sub(segment.bytes);
+        }
     }
     Ok(())
 }
@@ -197,8 +205,9 @@ fn excess_bytes(space: Space, percent: u8) -> u64 {
     used.saturating_sub(u64::try_from(allowed).unwrap_or(u64::MAX))
 }
 
-/// Ends the rows that lie before `end`, unless a topic without a retention has some.
-fn end_rows_before(core: &Core, end: LogPosition, pressure: Pressure) -> Result<(), EngineError> {
+/// Ends the rows that lie before `end`. Returns whether there were any, or `None` if a topic without a retention has some,
+/// which stay, and so do all others.
+fn end_rows_before(core: &Core, end: LogPosition, pressure: Pressure) -> Result<Option<bool>, EngineError> {
     let topics = topics(core);
     let mut firsts: Vec<(&Arc<Topic>, QueueId, QueueOffset)> = Vec::new();
     for topic in &topics {
@@ -214,16 +223,26 @@ fn end_rows_before(core: &Core, end: LogPosition, pressure: Pressure) -> Result<
                      it, or make some room",
                     pressure.text()
                 );
-                return Ok(());
+                return Ok(None);
             }
             firsts.push((topic, queue, first));
         }
     }
+    let some = !firsts.is_empty();
     for (topic, queue, first) in firsts {
         core.storage.set_first_offset(topic.id, queue, first)?;
         tracing::info!(topic = %topic.name, %queue, %first, "rows ended before their time: {}", pressure.text());
     }
-    Ok(core.storage.checkpoint()?)
+    core.storage.checkpoint()?;
+    Ok(Some(some))
+}
+
+impl Core {
+    /// Returns whether a pending message lies before a position of the log.
+    fn has_pending_before(&self, end: LogPosition) -> bool {
+        let Some(topic) = self.pending.topic() else { return false };
+        views(self, topic).iter().any(|(_, view)| offset_at_position(view, end) > view.range().start)
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) 
             core.subscriptions().iter().for_each(|subscription| subscription.keep_house(&core));
             if let Some(before) = Instant::now().checked_sub(SEEN_WITHIN) {
                 core.topics.read().by_id.values().for_each(|topic| topic.let_go(before));
+                core.pending.topic().into_iter().for_each(|topic| topic.let_go(before));
             }
             house = now + HOUSEKEEPING;
         }

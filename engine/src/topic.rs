@@ -231,7 +231,12 @@ impl Topic {
         let name = TopicName::new(&entry.namespace, &entry.name)
             .inspect_err(|error| tracing::error!(%error, "the catalogue names a topic that cannot exist"))
             .ok()?;
-        Some(Self {
+        Some(Self::named(entry, name))
+    }
+
+    /// Returns the topic of a catalogue entry under this name.
+    pub(crate) fn named(entry: &TopicEntry, name: TopicName) -> Self {
+        Self {
             id: entry.id,
             created_ms: entry.created_ms,
             settings: ArcSwap::from_pointee(Settings::of(entry, &name)),
@@ -242,7 +247,7 @@ impl Topic {
             unseen: Mutex::default(),
             arrivals: Arrivals::default(),
             gone: AtomicBool::new(false),
-        })
+        }
     }
 
     pub(crate) fn queues(&self) -> u32 {

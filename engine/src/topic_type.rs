@@ -12,7 +12,13 @@ use weir_storage::{Message, MessageType};
 use crate::{error::EngineError, topic::Topic};
 
 /// Types of messages that this broker offers at all. A topic may be of another type already; it takes nothing then.
-const OFFERED: [MessageType; 3] = [MessageType::Normal, MessageType::Fifo, MessageType::Priority];
+const OFFERED: [MessageType; 5] = [
+    MessageType::Normal,
+    MessageType::Fifo,
+    MessageType::Delay,
+    MessageType::Transaction,
+    MessageType::Priority,
+];
 
 /// Which messages a topic takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -281,6 +281,12 @@ impl Catalogue {
         self.state.read().topics.get(&id).cloned()
     }
 
+    pub(crate) fn topic_named(&self, namespace: &str, name: &str) -> Option<Arc<TopicEntry>> {
+        let state = self.state.read();
+        let id = state.topic_names.get(&(namespace.to_owned(), name.to_owned()))?;
+        state.topics.get(id).cloned()
+    }
+
     pub(crate) fn topics(&self) -> Vec<Arc<TopicEntry>> {
         let mut topics: Vec<_> = self.state.read().topics.values().cloned().collect();
         topics.sort_unstable_by_key(|topic| topic.id);

@@ -9,14 +9,18 @@ use crate::{
     error::StorageError,
     format::{
         frame::FRAME_HEADER_LEN,
-        journal::{Stored, encode_cut, encode_entry},
+        journal::{Stored, encode_cut, encode_done, encode_entry},
     },
     limits::FRAME_BYTES_TARGET,
+    message::PendingRow,
     offset::{GroupId, QueueId, QueueOffset, TopicId},
 };
 
 /// A frame takes no more entries of one call behind this. A snapshot has many; what must not be torn apart is short.
 const CALL_BYTES_TARGET: u64 = 4 * FRAME_BYTES_TARGET;
+
+/// Rows of one entry that says that they are done.
+const DONE_ROWS_MAX: usize = 8192;
 
 /// How long a caller of the journal waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +139,57 @@ pub enum JournalEntry {
     DropTopic { topic: TopicId },
 }
 
+/// Pending rows that are done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DoneEntry {
+    /// These.
+    Rows { topic: TopicId, queue: QueueId, offsets: Vec<QueueOffset> },
+    /// Those of `rows` from `first` on whose bits are set, the lowest of a byte first; all without bits.
+    Stretch { topic: TopicId, queue: QueueId, first: QueueOffset, rows: u32, bits: Vec<u8> },
+}
+
+impl DoneEntry {
+    pub(crate) const fn place(&self) -> (TopicId, QueueId) {
+        match self {
+            Self::Rows { topic, queue, .. } | Self::Stretch { topic, queue, .. } => (*topic, *queue),
+        }
+    }
+
+    /// Returns the offset behind the last row that it may name.
+    fn end(&self) -> Option<QueueOffset> {
+        match self {
+            Self::Rows { offsets, .. } => offsets.iter().map(|offset| offset.plus(1)).max(),
+            Self::Stretch { first, rows, bits, .. } => {
+                let last = (0..u64::from(*rows)).rev().find(|row| {
+                    let byte = usize::try_from(row / 8).ok().and_then(|at| bits.get(at));
+                    bits.is_empty() || byte.is_some_and(|byte| byte >> (row % 8) & 1 == 1)
+                });
+                last.map(|last| first.plus(last + 1))
+            }
+        }
+    }
+
+    /// Drops rows at or above the end of their queue, and calls `note` if there were any. Returns whether any are left.
+    pub(crate) fn cut(&mut self, end: QueueOffset, note: &mut dyn FnMut()) -> bool {
+        if self.end().is_some_and(|named| named > end) {
+            note();
+        }
+        match self {
+            Self::Rows { offsets, .. } => {
+                offsets.retain(|offset| *offset < end);
+                !offsets.is_empty()
+            }
+            Self::Stretch { first, rows, bits, .. } => {
+                let below = end.since(*first).and_then(|below| u32::try_from(below).ok());
+                *rows = if end < *first { 0 } else { below.map_or(*rows, |below| below.min(*rows)) };
+                // As many as there are rows, or it could not be read again.
+                bits.truncate(rows.div_ceil(8) as usize);
+                *rows > 0
+            }
+        }
+    }
+}
+
 /// Told what became of entries. It must not block.
 pub type JournalDone = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
@@ -168,6 +223,21 @@ impl JournalBuffer {
             target = CALL_BYTES_TARGET;
         }
         self.waiting.extend(done.map(|done| (wait, done)));
+    }
+
+    /// Says that rows are done.
+    pub(crate) fn push_done(&mut self, rows: &[PendingRow]) {
+        for of_queue in rows.chunk_by(|a, b| (a.topic, a.queue) == (b.topic, b.queue)) {
+            let PendingRow { topic, queue, .. } = of_queue[0];
+            for some in of_queue.chunks(DONE_ROWS_MAX) {
+                let offsets = some.iter().map(|row| row.offset).collect();
+                self.push_done_entry(&DoneEntry::Rows { topic, queue, offsets });
+            }
+        }
+    }
+
+    pub(crate) fn push_done_entry(&mut self, entry: &DoneEntry) {
+        self.encode(FRAME_BYTES_TARGET, |out| encode_done(out, entry));
     }
 
     pub(crate) fn push_cut(&mut self, cut: &QueueCut) {
@@ -209,9 +279,10 @@ pub(crate) struct QueueCut {
 pub(crate) fn cut_entries(
     stored: Vec<Stored>,
     end_of: &dyn Fn(TopicId, QueueId) -> Option<QueueOffset>,
-) -> (Vec<JournalEntry>, Vec<QueueCut>) {
+) -> CutJournal {
     let mut cutter = Cutter { end_of, stored: HashMap::new(), made: HashMap::new() };
     let mut kept = Vec::with_capacity(stored.len());
+    let mut done = Vec::new();
     // Backwards, because a cut concerns the entries before it.
     for stored in stored.into_iter().rev() {
         match stored {
@@ -220,13 +291,23 @@ pub(crate) fn cut_entries(
                 *known = end.min(*known);
             }
             Stored::Entry(entry) => kept.extend(cutter.cut(entry)),
+            Stored::Done(entry) => done.extend(cutter.cut_done(entry)),
         }
     }
     kept.reverse();
     let mut made: Vec<QueueCut> =
         cutter.made.into_iter().map(|((topic, queue), end)| QueueCut { topic, queue, end }).collect();
     made.sort_unstable_by_key(|cut| (cut.topic, cut.queue));
-    (kept, made)
+    CutJournal { entries: kept, cuts: made, done }
+}
+
+/// What a start goes on with of the journal.
+#[derive(Debug)]
+pub(crate) struct CutJournal {
+    pub(crate) entries: Vec<JournalEntry>,
+    pub(crate) cuts: Vec<QueueCut>,
+    /// In no particular order.
+    pub(crate) done: Vec<DoneEntry>,
 }
 
 /// How far queues went, as far as the journal knows.
@@ -240,6 +321,13 @@ pub(crate) fn note_named_ends(ends: &mut NamedEnds, stored: &[Stored]) {
             Stored::Cut { topic, queue, end } => {
                 if let Some(known) = ends.get_mut(&(*topic, *queue)) {
                     *known = end.min(known).to_owned();
+                }
+                continue;
+            }
+            Stored::Done(entry) => {
+                if let Some(end) = entry.end() {
+                    let known = ends.entry(entry.place()).or_default();
+                    *known = end.max(*known);
                 }
                 continue;
             }
@@ -328,6 +416,13 @@ impl Cutter<'_> {
         })
     }
 
+    fn cut_done(&mut self, mut entry: DoneEntry) -> Option<DoneEntry> {
+        let (topic, queue) = entry.place();
+        let mut bound = self.bound(topic, queue)?;
+        let end = bound.end;
+        entry.cut(end, &mut || bound.note()).then_some(entry)
+    }
+
     fn cut(&mut self, mut entry: JournalEntry) -> Option<JournalEntry> {
         match &mut entry {
             JournalEntry::Queue { topic, queue, cursors, open, .. } => {
@@ -397,17 +492,43 @@ mod tests {
             Stored::Entry(ack(&[5, 7, 8])),
             Stored::Entry(cursor(8)),
         ];
-        let (entries, made) = cut_entries(stored, &|_, _| Some(QueueOffset(8)));
+        let CutJournal { entries, cuts: made, .. } = cut_entries(stored, &|_, _| Some(QueueOffset(8)));
         assert_eq!(entries, [ack(&[1]), cursor(5), ack(&[5, 7]), cursor(8)]);
         let end = QueueOffset(8);
         assert_eq!(made, [QueueCut { topic: TopicId(1), queue: QueueId(0), end }]);
     }
 
     #[test]
+    fn rows_that_are_gone_are_not_done() {
+        let (topic, queue, first) = (TopicId(1), QueueId(0), QueueOffset(2));
+        let rows = |offsets: &[u64]| DoneEntry::Rows {
+            topic,
+            queue,
+            offsets: offsets.iter().copied().map(QueueOffset).collect(),
+        };
+        let stretch = |rows: u32| {
+            let bits = vec![0xff; rows.div_ceil(8) as usize];
+            DoneEntry::Stretch { topic, queue, first, rows, bits }
+        };
+        let stored = [rows(&[1, 7]), stretch(16), rows(&[9])].map(Stored::Done).to_vec();
+        let CutJournal { cuts, done, .. } = cut_entries(stored, &|_, _| Some(QueueOffset(5)));
+        assert_eq!(done, [stretch(3), rows(&[1])]);
+        let mut written = Vec::new();
+        done.iter().for_each(|entry| encode_done(&mut written, entry));
+        let again = crate::format::journal::decode_entries(&written).unwrap();
+        let expected: Vec<Stored> = done.into_iter().map(Stored::Done).collect();
+        assert_eq!(again, expected, "what was cut is read again");
+        assert_eq!(cuts, [QueueCut { topic, queue, end: QueueOffset(5) }]);
+        let mut ends = NamedEnds::new();
+        note_named_ends(&mut ends, &[rows(&[4]), stretch(9)].map(Stored::Done));
+        assert_eq!(ends[&(topic, queue)], QueueOffset(11));
+    }
+
+    #[test]
     fn entries_of_a_topic_that_is_gone_are_dropped() {
         let stored =
             vec![Stored::Entry(ack(&[1])), Stored::Entry(JournalEntry::DropGroup { group: GroupId(1) })];
-        let (entries, made) = cut_entries(stored, &|_, _| None);
+        let CutJournal { entries, cuts: made, .. } = cut_entries(stored, &|_, _| None);
         assert_eq!(entries, [JournalEntry::DropGroup { group: GroupId(1) }]);
         assert!(made.is_empty());
     }

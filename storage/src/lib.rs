@@ -5,6 +5,7 @@
 mod catalogue;
 mod clock;
 mod compress;
+mod done;
 mod env;
 mod error;
 mod format;
@@ -33,13 +34,16 @@ pub use format::record::{RecordKind, RecordView, ValueRef};
 pub use journal::{JournalDone, JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
 pub use lock::FORMAT_VERSION;
 pub use log::appender::{Append, AppendDone, Appended};
-pub use message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage};
+pub use message::{
+    BodyEncoding, DeadLetterOrigin, Message, MessageType, PendingRow, PendingTarget, StoredMessage,
+};
 pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset, TopicId};
 #[doc(hidden)]
 pub use queue::measure;
 pub use queue::{
     block::Block,
     segment::Segment,
+    store::DUE_COLUMN,
     view::{Part, QueueView},
 };
 pub use recovery::{Cut, Fence};

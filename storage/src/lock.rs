@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The newest version of the format that this program knows, and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// What any program can read that knows the oldest version: a directory without a [`Feature`].
 const MINIMUM_READER: u32 = 1;
 /// How this program calls itself in `FORMAT`.
@@ -31,6 +31,8 @@ pub(crate) const FORMAT_BYTES_MAX: u64 = 64 << 10;
 pub(crate) enum Feature {
     /// Bodies that the broker has compressed, and topics that say so.
     CompressedBodies,
+    /// The pending topic, releases, and entries of the journal that say which pending rows are done.
+    PendingMessages,
 }
 
 impl Feature {
@@ -38,6 +40,7 @@ impl Feature {
     const fn since(self) -> u32 {
         match self {
             Self::CompressedBodies => 2,
+            Self::PendingMessages => 3,
         }
     }
 
@@ -45,6 +48,7 @@ impl Feature {
     const fn name(self) -> &'static str {
         match self {
             Self::CompressedBodies => "compressed bodies",
+            Self::PendingMessages => "pending messages",
         }
     }
 }

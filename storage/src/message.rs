@@ -79,6 +79,28 @@ pub struct DeadLetterOrigin {
     pub attempts: u32,
 }
 
+/// What a message that is not visible yet waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingTarget {
+    /// The topic that it is for.
+    pub topic: TopicId,
+    /// The incarnation of that topic.
+    pub incarnation: u32,
+    /// When something is to be done with it; milliseconds since 1970, UTC.
+    pub due_ms: i64,
+}
+
+/// A row of the pending topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PendingRow {
+    /// The pending topic.
+    pub topic: TopicId,
+    /// The queue.
+    pub queue: QueueId,
+    /// The offset in the queue.
+    pub offset: QueueOffset,
+}
+
 /// A message as its producer made it: all that the record keeps but where and when it was stored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
@@ -116,6 +138,10 @@ pub struct Message {
     pub transaction_recovery_ms: Option<i64>,
     /// Set in dead-letter topics.
     pub dead_letter: Option<DeadLetterOrigin>,
+    /// Set in the pending topic.
+    pub pending: Option<PendingTarget>,
+    /// The row of the pending topic that the message was until it became visible.
+    pub released: Option<PendingRow>,
 }
 
 /// A message read back from the log.

@@ -13,6 +13,8 @@ mod fixture;
 mod live;
 mod members;
 mod order;
+mod pending;
+mod pending_crash;
 mod pull;
 mod pull_messages;
 mod selectors;

@@ -3,8 +3,7 @@
 //! What goes wrong is told by a status inside the response; the call itself fails only where the protocol wants
 //! that: for calls that are not offered, for settings that are refused, and while the broker is stopping.
 //!
-//! What is not offered: transactions, recall and lite topics. Their messages are refused, never stored as something
-//! else.
+//! What is not offered: lite topics. Their messages are refused, never stored as something else.
 
 mod ack;
 mod admission;
@@ -18,6 +17,7 @@ mod dead_letter;
 mod heartbeat;
 mod offset;
 mod pull;
+mod recall;
 mod receive;
 mod refusal;
 mod route;
@@ -27,12 +27,13 @@ mod signature;
 mod streamed;
 mod telemetry;
 mod termination;
+mod transaction;
 
 use std::sync::Arc;
 
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
-use weir_engine::Broker;
+use weir_engine::{AskProducer, Broker};
 
 use crate::context::ServerContext;
 pub use admission::Admission;
@@ -40,6 +41,7 @@ use caller::Caller;
 use proto::messaging_service_server::{MessagingService, MessagingServiceServer};
 use refusal::answer;
 use session::Sessions;
+use transaction::Asker;
 
 pub use signature::Doorkeeper;
 
@@ -65,7 +67,12 @@ pub fn service(
     context: Arc<ServerContext>,
 ) -> Admission<InterceptedService<MessagingServiceServer<Messaging>, Doorkeeper>> {
     let doorkeeper = Doorkeeper::new(broker.clone());
-    let messaging = Messaging { broker, context, sessions: Arc::default(), told: Arc::default() };
+    let sessions: Arc<Sessions> = Arc::default();
+    let store_host = context.advertised.to_string();
+    let asker = Arc::new(Asker { sessions: Arc::clone(&sessions), store_host });
+    let asked_by: Arc<dyn AskProducer> = Arc::clone(&asker) as _;
+    broker.ask_producers_by(&asked_by);
+    let messaging = Messaging { broker, context, sessions, told: Arc::default(), _asker: asker };
     let service = MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
@@ -79,6 +86,8 @@ pub struct Messaging {
     context: Arc<ServerContext>,
     sessions: Arc<Sessions>,
     told: Arc<telemetry::Told>,
+    /// Known to the broker as long as somebody can be asked.
+    _asker: Arc<Asker>,
 }
 
 fn not_offered<T>(call: &str) -> Result<Response<T>, Status> {
@@ -175,16 +184,18 @@ impl MessagingService for Messaging {
 
     async fn end_transaction(
         &self,
-        _: Request<proto::EndTransactionRequest>,
+        request: Request<proto::EndTransactionRequest>,
     ) -> Result<Response<proto::EndTransactionResponse>, Status> {
-        not_offered("transactions")
+        let caller = Caller::of(&request);
+        answer(&caller, transaction::end_transaction(self, &caller, request.into_inner()).await)
     }
 
     async fn recall_message(
         &self,
-        _: Request<proto::RecallMessageRequest>,
+        request: Request<proto::RecallMessageRequest>,
     ) -> Result<Response<proto::RecallMessageResponse>, Status> {
-        not_offered("the recall of messages")
+        let caller = Caller::of(&request);
+        answer(&caller, recall::recall_message(self, &caller, request.into_inner()).await)
     }
 
     async fn sync_lite_subscription(

@@ -100,4 +100,6 @@ answers! {
     UpdateOffsetResponse {}
     GetOffsetResponse { offset }
     QueryOffsetResponse { offset }
+    EndTransactionResponse {}
+    RecallMessageResponse { message_id }
 }

@@ -1,13 +1,11 @@
 //! SendMessage: messages of one topic, stored together.
 
-use std::time::Duration;
-
 use weir_columns::Value;
 use weir_engine::{
-    BodyEncoding, Message, MessageType, Published, TopicName,
+    BodyEncoding, Message, MessageType, Sent, TopicName,
     limits::{
-        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX, MESSAGE_GROUP_BYTES_MAX, MESSAGE_ID_BYTES_MAX,
-        PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
+        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX, DELAY_MAX, MESSAGE_GROUP_BYTES_MAX,
+        MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX, TRANSACTION_RECOVERY_MAX,
     },
 };
 
@@ -21,12 +19,6 @@ use super::{
     },
     refusal::Refusal,
 };
-
-/// How far ahead a delivery time may lie.
-const DELAY_MAX: Duration = Duration::from_secs(40 * 24 * 60 * 60);
-
-/// How long after a transactional message its producer may be asked about it.
-const TRANSACTION_RECOVERY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// UTF-8 bytes of the name of a lite topic.
 const LITE_TOPIC_BYTES_MAX: usize = 64;
@@ -103,15 +95,25 @@ pub(super) async fn send_message(
     }
     let messages: Vec<_> = request.messages.into_iter().map(|message| stored(caller, message)).collect();
     let ids: Vec<_> = messages.iter().map(|message| message.message_id.clone()).collect();
-    let published = messaging.broker.publish(&topic, messages).await?;
+    let sent = messaging.broker.send(&topic, messages).await?;
+    if sent.iter().any(|sent| matches!(sent, Sent::Half { .. }))
+        && let Ok(session) = messaging.sessions.enter(caller)
+    {
+        // It can be asked what becomes of it, if its settings do not name the topic.
+        session.sends_to(&topic);
+    }
     let ok = || Some(caller.status(Code::Ok, ""));
-    let entry = |(message_id, published): (String, Published)| SendResultEntry {
-        status: ok(),
-        message_id,
-        offset: i64::try_from(published.offset.0).unwrap_or(i64::MAX),
-        ..SendResultEntry::default()
+    let entry = |(message_id, sent): (String, Sent)| {
+        let entry = SendResultEntry { status: ok(), message_id, ..SendResultEntry::default() };
+        match sent {
+            Sent::Stored(published) => {
+                SendResultEntry { offset: i64::try_from(published.offset.0).unwrap_or(i64::MAX), ..entry }
+            }
+            Sent::Delayed { recall_handle, .. } => SendResultEntry { recall_handle, ..entry },
+            Sent::Half { transaction_id, .. } => SendResultEntry { transaction_id, ..entry },
+        }
     };
-    let entries = ids.into_iter().zip(published).map(entry).collect();
+    let entries = ids.into_iter().zip(sent).map(entry).collect();
     Ok(SendMessageResponse { status: ok(), entries })
 }
 
@@ -278,17 +280,32 @@ fn check_digest(message: &proto::Message, system: &SystemProperties) -> Result<(
 
 /// Refuses what this broker does not offer. What the topic does not take is refused by the engine.
 fn check_type(topic: &TopicName, message: &proto::Message) -> Result<(), Refusal> {
-    match effective_type(message.system_properties.as_ref()) {
-        proto::MessageType::Normal | proto::MessageType::Fifo if has_priority(message) => {
-            let text = "a message has a priority, or a message group, or a delivery time";
-            Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
+    let system = message.system_properties.as_ref();
+    let is_delayed = system.is_some_and(|system| system.delivery_timestamp.is_some());
+    let is_grouped = system.and_then(|system| system.message_group.as_ref()).is_some_and(|it| !it.is_empty());
+    let text = match effective_type(system) {
+        proto::MessageType::Transaction if is_delayed || is_grouped => {
+            format!("topic {topic}: a TRANSACTION message has no delivery time and no message group")
         }
-        proto::MessageType::Normal | proto::MessageType::Fifo | proto::MessageType::Priority => Ok(()),
+        proto::MessageType::Priority => return Ok(()),
+        proto::MessageType::Normal
+        | proto::MessageType::Fifo
+        | proto::MessageType::Delay
+        | proto::MessageType::Transaction
+            if has_priority(message) =>
+        {
+            "a message has a priority, or a message group, or a delivery time, or is in a transaction".to_owned()
+        }
+        proto::MessageType::Normal
+        | proto::MessageType::Fifo
+        | proto::MessageType::Delay
+        | proto::MessageType::Transaction => return Ok(()),
         other => {
-            let text = format!("topic {topic}: this broker does not offer {} messages", other.as_str_name());
-            Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
+            let other = other.as_str_name();
+            format!("topic {topic}: this broker does not offer {other} messages")
         }
-    }
+    };
+    Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
 }
 
 fn has_priority(message: &proto::Message) -> bool {
@@ -322,6 +339,14 @@ fn stored(caller: &Caller, message: proto::Message) -> Message {
         Encoding::Gzip => BodyEncoding::Gzip,
         Encoding::Identity | Encoding::Unspecified => BodyEncoding::Identity,
     };
+    let message_type = match effective {
+        proto::MessageType::Transaction => MessageType::Transaction,
+        proto::MessageType::Delay => MessageType::Delay,
+        proto::MessageType::Fifo => MessageType::Fifo,
+        proto::MessageType::Priority => MessageType::Priority,
+        _ => MessageType::Normal,
+    };
+    let recovery = system.orphaned_transaction_recovery_duration.as_ref().and_then(convert::positive);
     let born_host = match (system.born_host, caller.peer) {
         (host, Some(peer)) if host.is_empty() => peer.to_string(),
         (host, _) => host,
@@ -334,12 +359,12 @@ fn stored(caller: &Caller, message: proto::Message) -> Message {
         properties: message.user_properties.into_iter().map(text).collect(),
         body: message.body,
         body_encoding,
-        message_type: match effective {
-            proto::MessageType::Fifo => MessageType::Fifo,
-            proto::MessageType::Priority => MessageType::Priority,
-            _ => MessageType::Normal,
-        },
+        message_type,
         priority: system.priority,
+        delivery_time_ms: system.delivery_timestamp.as_ref().map(convert::millis),
+        transaction_recovery_ms: recovery
+            .filter(|_| message_type == MessageType::Transaction)
+            .and_then(|recovery| i64::try_from(recovery.as_millis()).ok()),
         message_group,
         born_time_ms: system.born_timestamp.as_ref().map(convert::millis),
         born_host,
@@ -422,7 +447,7 @@ mod tests {
 
     /// What a client calls its message counts only for transactions.
     #[test]
-    fn messages_of_types_that_are_not_offered_are_refused() {
+    fn messages_of_other_types_than_these_are_refused() {
         use proto::MessageType::*;
         type Change = fn(&mut SystemProperties);
         let cases: [(proto::MessageType, Change); 8] = [
@@ -442,7 +467,7 @@ mod tests {
             message.system_properties = Some(system);
             let topic = "t".parse().unwrap();
             match check_type(&topic, &message) {
-                Ok(()) => assert!(matches!(expected, Normal | Fifo | Priority)),
+                Ok(()) => assert!(matches!(expected, Normal | Fifo | Delay | Transaction | Priority)),
                 Err(Refusal::Status { code, message }) => {
                     assert_eq!(code, Code::MessagePropertyConflictWithType);
                     assert!(message.contains(expected.as_str_name()), "{message}");

@@ -5,7 +5,7 @@
 //! client asks for depends on its being remembered.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,11 +18,12 @@ use tokio::sync::{
     Notify,
     mpsc::{Sender, WeakSender},
 };
-use weir_engine::limits::CLIENT_ALIVE;
+use weir_engine::{TopicName, limits::CLIENT_ALIVE};
 
 use super::{
     caller::{Caller, Language},
-    proto::{ClientType, Code, Settings, TelemetryCommand, telemetry_command::Command},
+    convert::topic_name,
+    proto::{ClientType, Code, Settings, TelemetryCommand, settings::PubSub, telemetry_command::Command},
     refusal::Refusal,
 };
 
@@ -34,6 +35,9 @@ const STREAMS_MAX: usize = 8;
 
 /// Receives and pulls of one client that wait, or whose answers it has not taken yet.
 const POLLS_MAX: usize = 1024;
+
+/// Topics of one producer that are remembered, so that it can be asked about its transactions.
+const TOPICS_MAX: usize = 1024;
 
 /// How often clients are looked through for those that are gone.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -51,6 +55,8 @@ pub(super) type Sent = Result<TelemetryCommand, tonic::Status>;
 #[derive(Debug)]
 pub(super) struct Sessions {
     clients: Mutex<Clients>,
+    /// Which producer is asked next.
+    turn: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -73,6 +79,8 @@ struct State {
     request_timeout: Option<Duration>,
     /// The settings as they were answered; only kept for clients that must be sent them again.
     settings: Option<Settings>,
+    /// The topics that it sends to, as its settings say, and its messages.
+    produces: BTreeSet<TopicName>,
     /// Newest last.
     streams: Vec<OpenStream>,
     streams_opened: u64,
@@ -102,7 +110,8 @@ pub(super) struct Poll(Arc<Session>);
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { clients: Mutex::new(Clients { by_id: HashMap::new(), swept: Instant::now() }) }
+        let clients = Mutex::new(Clients { by_id: HashMap::new(), swept: Instant::now() });
+        Self { clients, turn: AtomicUsize::new(0) }
     }
 }
 
@@ -147,6 +156,16 @@ impl Sessions {
         }
     }
 
+    /// Sends a command to a live client that sends to a topic, another one each time. Returns whether there was one with
+    /// room for it.
+    pub(super) fn tell_producer(&self, topic: &TopicName, command: impl Fn() -> TelemetryCommand) -> bool {
+        let sessions: Vec<Arc<Session>> = self.clients.lock().by_id.values().cloned().collect();
+        let producers: Vec<_> = sessions.iter().filter_map(|session| session.producer_of(topic)).collect();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % producers.len().max(1);
+        let (before, from) = producers.split_at(first);
+        from.iter().chain(before).any(|commands| commands.try_send(Ok(command())).is_ok())
+    }
+
     /// Forgets a client and ends its telemetry streams.
     pub(super) fn leave(&self, client: &str) {
         let session = self.clients.lock().by_id.remove(client);
@@ -169,6 +188,14 @@ impl Clients {
     }
 }
 
+impl State {
+    fn produce(&mut self, topic: TopicName) {
+        if self.produces.len() < TOPICS_MAX {
+            self.produces.insert(topic);
+        }
+    }
+}
+
 impl Session {
     fn new() -> Self {
         let state = State {
@@ -176,6 +203,7 @@ impl Session {
             seen: Instant::now(),
             request_timeout: None,
             settings: None,
+            produces: BTreeSet::new(),
             streams: Vec::new(),
             streams_opened: 0,
             push_at: None,
@@ -196,10 +224,29 @@ impl Session {
     pub(super) fn keep(&self, caller: &Caller, settings: &Settings, request_timeout: Option<Duration>) {
         self.meet(settings.client_type());
         let mut state = self.state.lock();
+        if let Some(PubSub::Publishing(publishing)) = &settings.pub_sub {
+            // Names that are not allowed have been refused.
+            let topics = publishing.topics.iter().filter_map(|topic| topic_name(Some(topic), caller).ok());
+            topics.for_each(|topic| state.produce(topic));
+        }
         state.request_timeout = request_timeout;
         if caller.language == Language::Node {
             state.settings = Some(settings.clone());
         }
+    }
+
+    /// Notes that the client sends to a topic.
+    pub(super) fn sends_to(&self, topic: &TopicName) {
+        self.state.lock().produce(topic.clone());
+    }
+
+    /// Returns where commands go if the client sends to a topic and reads them: its newest stream.
+    fn producer_of(&self, topic: &TopicName) -> Option<Sender<Sent>> {
+        let state = self.state.lock();
+        if !state.produces.contains(topic) {
+            return None;
+        }
+        state.streams.iter().rev().find_map(|stream| stream.commands.upgrade())
     }
 
     /// Registers a telemetry stream, whose commands go to `commands`.

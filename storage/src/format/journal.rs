@@ -1,9 +1,10 @@
 //! Entries of the group journal. Layout: `docs/format.md`, "Group journal".
 
 use crate::{
+    done::STRETCH_ROWS_MAX,
     error::Fault,
     format::cursor::{Cursor, put_count, put_text32},
-    journal::{JournalEntry, LeaseRow, OpenRow, SelectorKind},
+    journal::{DoneEntry, JournalEntry, LeaseRow, OpenRow, SelectorKind},
     offset::{GroupId, QueueId, QueueOffset, TopicId},
 };
 
@@ -20,6 +21,8 @@ mod kind {
     pub(super) const RESET: u8 = 9;
     pub(super) const DROP_GROUP: u8 = 10;
     pub(super) const DROP_TOPIC: u8 = 11;
+    pub(super) const DONE_ROWS: u8 = 12;
+    pub(super) const DONE_STRETCH: u8 = 13;
     /// Written by a start: see [`Stored::Cut`](super::Stored::Cut).
     pub(super) const CUT: u8 = 64;
 }
@@ -36,6 +39,8 @@ pub(crate) enum Stored {
     /// A start found the queue to end here; entries before this one that name later offsets mean rows that
     /// a crash removed.
     Cut { topic: TopicId, queue: QueueId, end: QueueOffset },
+    /// Pending rows are done.
+    Done(DoneEntry),
 }
 
 struct Out<'a>(&'a mut Vec<u8>);
@@ -65,6 +70,10 @@ impl Out<'_> {
         put_text32(self.0, text);
         self
     }
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
     fn count(&mut self, count: usize) -> &mut Self {
         put_count(self.0, count);
         self
@@ -83,6 +92,22 @@ pub(crate) fn encode_entry(out: &mut Vec<u8>, entry: &JournalEntry) {
 pub(crate) fn encode_cut(out: &mut Vec<u8>, topic: TopicId, queue: QueueId, end: QueueOffset) {
     with_length(out, |out| {
         out.u8(kind::CUT).u32(topic.0).u32(queue.0).u64(end.0);
+    });
+}
+
+/// Appends what says that pending rows are done.
+pub(crate) fn encode_done(out: &mut Vec<u8>, entry: &DoneEntry) {
+    with_length(out, |out| match entry {
+        DoneEntry::Rows { topic, queue, offsets } => {
+            out.u8(kind::DONE_ROWS).u32(topic.0).u32(queue.0).count(offsets.len());
+            for offset in offsets {
+                out.u64(offset.0);
+            }
+        }
+        DoneEntry::Stretch { topic, queue, first, rows, bits } => {
+            out.u8(kind::DONE_STRETCH).u32(topic.0).u32(queue.0).u64(first.0).u32(*rows).count(bits.len());
+            out.bytes(bits);
+        }
     });
 }
 
@@ -176,6 +201,8 @@ fn decode_body(cursor: &mut Cursor<'_>) -> Result<Stored, Fault> {
             let (topic, queue) = (topic(cursor)?, queue(cursor)?);
             return Ok(Stored::Cut { topic, queue, end: offset(cursor)? });
         }
+        kind::DONE_ROWS => return decode_done_rows(cursor).map(Stored::Done),
+        kind::DONE_STRETCH => return decode_done_stretch(cursor).map(Stored::Done),
         kind::QUEUE => decode_queue(cursor)?,
         kind::SELECTOR => decode_selector(cursor)?,
         kind::DROP_SELECTOR => {
@@ -290,6 +317,25 @@ fn decode_ack(cursor: &mut Cursor<'_>) -> Result<JournalEntry, Fault> {
     Ok(JournalEntry::Ack { group, topic, queue, offsets })
 }
 
+fn decode_done_rows(cursor: &mut Cursor<'_>) -> Result<DoneEntry, Fault> {
+    let (topic, queue) = (topic(cursor)?, queue(cursor)?);
+    let offsets_len = cursor.count(OFFSET_LEN)?;
+    let offsets = (0..offsets_len).map(|_| offset(cursor)).collect::<Result<_, Fault>>()?;
+    Ok(DoneEntry::Rows { topic, queue, offsets })
+}
+
+fn decode_done_stretch(cursor: &mut Cursor<'_>) -> Result<DoneEntry, Fault> {
+    let (topic, queue, first) = (topic(cursor)?, queue(cursor)?, offset(cursor)?);
+    let rows = cursor.u32()?;
+    let bits_len = cursor.count(1)?;
+    let bits = cursor.bytes(bits_len)?.to_vec();
+    let bits_wanted = if bits.is_empty() { 0 } else { u64::from(rows).div_ceil(8) };
+    if u64::from(rows) > STRETCH_ROWS_MAX || bits.len() as u64 != bits_wanted || first.0 >= 1 << 62 {
+        return Err(Fault::Structure("a stretch of rows that are done"));
+    }
+    Ok(DoneEntry::Stretch { topic, queue, first, rows, bits })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -347,6 +393,16 @@ mod tests {
         encode_cut(&mut bytes, TopicId(1), QueueId(2), QueueOffset(3));
         let mut expected: Vec<Stored> = one_of_each().into_iter().map(Stored::Entry).collect();
         expected.push(Stored::Cut { topic: TopicId(1), queue: QueueId(2), end: QueueOffset(3) });
+        let (topic, queue, first) = (TopicId(1), QueueId(2), QueueOffset(3));
+        let done = [
+            DoneEntry::Rows { topic, queue, offsets: vec![first, QueueOffset(9)] },
+            DoneEntry::Stretch { topic, queue, first, rows: 9, bits: vec![5, 1] },
+            DoneEntry::Stretch { topic, queue, first, rows: 4096, bits: Vec::new() },
+        ];
+        for entry in done {
+            encode_done(&mut bytes, &entry);
+            expected.push(Stored::Done(entry));
+        }
         assert_eq!(decode_entries(&bytes), Ok(expected));
         for cut in 1..bytes.len() {
             let _ = decode_entries(&bytes[..cut]);

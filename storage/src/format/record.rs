@@ -13,7 +13,9 @@ use crate::{
         frame::FRAME_ALIGNMENT,
     },
     limits::{MESSAGE_ID_BYTES_MAX, NAME_BYTES_MAX, PROPERTIES_MAX, RECORD_BYTES_MAX},
-    message::{BodyEncoding, DeadLetterOrigin, Message, MessageType, StoredMessage},
+    message::{
+        BodyEncoding, DeadLetterOrigin, Message, MessageType, PendingRow, PendingTarget, StoredMessage,
+    },
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
 };
 
@@ -39,7 +41,7 @@ pub enum RecordKind {
     Message = 1,
     /// The name of a topic whose messages follow in this segment. No row.
     Topic = 2,
-    /// Makes a delayed or transactional message visible: a row whose body may lie elsewhere.
+    /// A message that was pending before: a row of its queue, and the end of the pending one.
     Release = 3,
 }
 
@@ -79,6 +81,10 @@ mod field {
     pub(super) const BODY_POSITION: u8 = 14;
     pub(super) const NAMESPACE: u8 = 16;
     pub(super) const TOPIC_NAME: u8 = 17;
+    /// What a pending message waits for. Nobody may take it for a visible one.
+    pub(super) const PENDING: u8 = 128;
+    /// The pending row that a release ends. Who passed over it would release that row again.
+    pub(super) const RELEASED: u8 = 129;
 }
 
 /// Types of a property's value. They are part of the format.
@@ -202,7 +208,8 @@ pub(crate) fn encode_message(
     packed: Option<&Packed>,
 ) {
     let start = out.len();
-    put_header(out, RecordKind::Message, place, message);
+    let kind = if message.released.is_some() { RecordKind::Release } else { RecordKind::Message };
+    put_header(out, kind, place, message);
     if let Some(packed) = packed {
         out[start + COMPRESSION_AT] = packed.compression as u8;
     }
@@ -313,6 +320,14 @@ fn fields_of(message: &Message, put: &mut dyn FnMut(u8, &[&[u8]])) {
         put_text32(&mut bytes, &origin.topic);
         put_text32(&mut bytes, &origin.message_id);
         put(field::DEAD_LETTER, &[&bytes]);
+    }
+    if let Some(PendingTarget { topic, incarnation, due_ms }) = message.pending {
+        let numbers = [topic.0.to_le_bytes(), incarnation.to_le_bytes()];
+        put(field::PENDING, &[&numbers[0], &numbers[1], &due_ms.to_le_bytes()]);
+    }
+    if let Some(PendingRow { topic, queue, offset }) = message.released {
+        let numbers = [topic.0.to_le_bytes(), queue.0.to_le_bytes()];
+        put(field::RELEASED, &[&numbers[0], &numbers[1], &offset.0.to_le_bytes()]);
     }
 }
 
@@ -597,6 +612,19 @@ impl<'a> RecordView<'a> {
         self.field(field::BODY_POSITION).and_then(|bytes| Cursor::new(bytes).u64().ok()).map(LogPosition)
     }
 
+    /// Returns what the message waits for, if it is pending.
+    pub fn pending(&self) -> Option<PendingTarget> {
+        self.field(field::PENDING).and_then(|bytes| pending_target(Cursor::new(bytes)).ok())
+    }
+
+    /// Returns the pending row that this release ends.
+    pub fn released(&self) -> Option<PendingRow> {
+        if self.kind != RecordKind::Release {
+            return None;
+        }
+        self.field(field::RELEASED).and_then(|bytes| pending_row(Cursor::new(bytes)).ok())
+    }
+
     /// Returns namespace and name of the topic that a topic record describes.
     pub fn topic_name(&self) -> Option<(&'a str, &'a str)> {
         Some((self.text(field::NAMESPACE)?, self.text(field::TOPIC_NAME)?))
@@ -664,6 +692,8 @@ impl<'a> RecordView<'a> {
             field::PRIORITY => message.priority = cursor.i32().ok(),
             field::TRANSACTION_RECOVERY => message.transaction_recovery_ms = cursor.i64().ok(),
             field::DEAD_LETTER => message.dead_letter = dead_letter(cursor, self.attempts).ok(),
+            field::PENDING => message.pending = pending_target(cursor).ok(),
+            field::RELEASED => message.released = pending_row(cursor).ok(),
             _ => {}
         }
     }
@@ -701,6 +731,8 @@ fn check_field(id: u8, bytes: &[u8]) -> Result<(), Fault> {
         field::BODY_POSITION => cursor.u64().map(|_| ())?,
         field::PRIORITY => cursor.i32().map(|_| ())?,
         field::DEAD_LETTER => dead_letter(cursor, 0).map(|_| ())?,
+        field::PENDING => pending_target(cursor).map(|_| ())?,
+        field::RELEASED => pending_row(cursor).map(|_| ())?,
         id if id >= MUST_UNDERSTAND => return Err(Fault::UnknownField(id)),
         _ => {}
     }
@@ -715,6 +747,18 @@ fn dead_letter(mut cursor: Cursor<'_>, attempts: u32) -> Result<DeadLetterOrigin
         topic: cursor.text32()?.to_owned(),
         message_id: cursor.text32()?.to_owned(),
         attempts,
+    })
+}
+
+fn pending_target(mut cursor: Cursor<'_>) -> Result<PendingTarget, Fault> {
+    Ok(PendingTarget { topic: TopicId(cursor.u32()?), incarnation: cursor.u32()?, due_ms: cursor.i64()? })
+}
+
+fn pending_row(mut cursor: Cursor<'_>) -> Result<PendingRow, Fault> {
+    Ok(PendingRow {
+        topic: TopicId(cursor.u32()?),
+        queue: QueueId(cursor.u32()?),
+        offset: QueueOffset(cursor.u64()?),
     })
 }
 
@@ -823,7 +867,26 @@ mod tests {
                 offset: QueueOffset(10),
                 attempts: 16,
             }),
+            pending: Some(PendingTarget { topic: TopicId(11), incarnation: 12, due_ms: i64::MAX }),
+            released: None,
         }
+    }
+
+    #[test]
+    fn a_release_names_the_row_that_it_ends() {
+        let row = PendingRow { topic: TopicId(1), queue: QueueId(22), offset: QueueOffset(u64::MAX) };
+        let message = Message { released: Some(row), pending: None, ..full_message() };
+        let bytes = encoded(&message);
+        let view = RecordView::decode(&bytes, PLACE.position).unwrap();
+        assert_eq!((view.kind, view.released(), view.pending()), (RecordKind::Release, Some(row), None));
+        assert_eq!(view.to_stored().unwrap().message.released, Some(row));
+        let message = full_message();
+        let bytes = encoded(&message);
+        let view = RecordView::decode(&bytes, PLACE.position).unwrap();
+        assert_eq!(
+            (view.kind, view.released(), view.pending()),
+            (RecordKind::Message, None, message.pending)
+        );
     }
 
     fn encoded(message: &Message) -> Vec<u8> {
@@ -907,7 +970,7 @@ mod tests {
 
     #[test]
     fn a_field_that_must_be_understood_stops_an_old_reader() {
-        for (id, expected) in [(127, None), (128, Some(Fault::UnknownField(128)))] {
+        for (id, expected) in [(127, None), (200, Some(Fault::UnknownField(200)))] {
             let mut out = Vec::new();
             put_header(&mut out, RecordKind::Message, &PLACE, &Message::default());
             put_field(&mut out, id, &[b"?"]);

@@ -17,7 +17,7 @@ use crate::{
     },
     limits::{BATCH_BYTES_MAX, FRAME_BYTES_TARGET, FRAME_PAYLOAD_MAX},
     log::segment::FrameLog,
-    message::Message,
+    message::{Message, PendingRow},
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
 };
 
@@ -157,8 +157,10 @@ impl WrittenFrame {
 pub(crate) struct WrittenBatch {
     pub(crate) appended: Vec<Appended>,
     pub(crate) done: AppendDone,
-    /// One of its topics is of class `sync`.
+    /// One of its topics is of class `sync`, or a pending row ends with it.
     pub(crate) must_sync: bool,
+    /// The pending rows that it releases.
+    pub(crate) released: Vec<PendingRow>,
 }
 
 /// What the appender needs to know of topics and queues.
@@ -271,10 +273,11 @@ impl Appender {
         known: &Known,
     ) -> WrittenBatch {
         let mut appended = Vec::with_capacity(batch.messages.len());
-        let mut must_sync = false;
+        let (mut must_sync, mut released) = (false, Vec::new());
         for Ready { append: Append { topic, queue, message }, packed } in &batch.messages {
             let entry = known.get(topic).expect("batches of unknown topics have been refused");
-            must_sync |= entry.class == DurabilityClass::Sync;
+            must_sync |= entry.class == DurabilityClass::Sync || message.released.is_some();
+            released.extend(message.released);
             let next = self
                 .next_offsets
                 .entry((*topic, *queue))
@@ -293,7 +296,7 @@ impl Appender {
             draft.records += 1;
             appended.push(Appended { offset, position: place.position, store_time_ms: draft.store_time_ms });
         }
-        WrittenBatch { appended, done: batch.done, must_sync }
+        WrittenBatch { appended, done: batch.done, must_sync, released }
     }
 
     fn write(&mut self, mut draft: Draft, written: Vec<WrittenBatch>) -> Option<Outcome> {

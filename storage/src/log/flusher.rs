@@ -10,6 +10,7 @@ use crate::{
         appender::{AppendDone, Appended},
         segment::{FrameLog, FrameLogShared},
     },
+    message::PendingRow,
     offset::{Epoch, LogPosition},
 };
 
@@ -17,6 +18,10 @@ use crate::{
 pub(crate) struct Waiting {
     pub(crate) appended: Vec<Appended>,
     pub(crate) done: AppendDone,
+    /// The pending rows that it releases.
+    pub(crate) released: Vec<PendingRow>,
+    /// Where its frame begins.
+    pub(crate) frame: LogPosition,
 }
 
 /// What waits for the flusher.

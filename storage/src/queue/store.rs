@@ -21,7 +21,7 @@ use crate::{
     error::StorageError,
     format::{
         block::{BLOCK_BYTES, BLOCK_ROWS, FileHeader, FileKind, NAMES_MAX, SEGMENT_BLOCKS},
-        record::RecordView,
+        record::{RecordView, ValueRef},
     },
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
     queue::{
@@ -38,6 +38,8 @@ use crate::{
 
 /// A gap of more offsets than this cannot come from a damaged part of the log.
 const LOST_ROWS_MAX: u64 = 1 << 24;
+/// The one property that pending rows have a column for: when they are due, in milliseconds since 1970, UTC.
+pub const DUE_COLUMN: &str = "due";
 /// Shared files of one class of size, this many of them, become one.
 const SHARED_FILES: usize = 8;
 /// A block of fewer rows takes as much for its directory as for its rows: the next checkpoint merges it.
@@ -585,6 +587,12 @@ fn add_row(builder: &mut RunBuilder, record: &RecordView<'_>, names: &mut Names)
         body_position: record.body_position().map(|position| position.0),
     });
     builder.message_type(record.message_type.name());
+    if let Some(target) = record.pending() {
+        // All that anybody looks for among pending rows.
+        let due = target.due_ms.to_string();
+        builder.property(DUE_COLUMN, ValueRef::Text(&due), &mut |name| names.admit(record.topic, name));
+        return builder.end_row();
+    }
     if let Some(group) = record.message_group() {
         builder.message_group(group);
     }

@@ -81,7 +81,7 @@ impl Inner {
 
     pub(super) fn make_checkpoint(&self, last: &mut LastCheckpoint, mark: Mark) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
-        let log = self.log.durable().min(built);
+        let log = self.below_releases(self.log.durable().min(built))?;
         if let Err(error) = self.queues.heal() {
             tracing::warn!(%error, "damaged blocks of consume queues cannot be built anew beside the others");
         }

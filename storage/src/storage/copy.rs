@@ -192,8 +192,7 @@ impl Inner {
         let env = self.options.env.as_ref();
         // What was answered when it was written, too, is in it.
         self.sync_log()?;
-        let journal_end = self.synced(&self.journal)?;
-        let mut parts = frame_parts(&self.journal, "journal", journal_end, false)?;
+        // Before the journal, which must tell of the releases below it.
         let mut checkpoint = {
             // Those of the files that are named there are pinned, and nothing that is unlinked later is.
             let _last = self.checkpoint.lock();
@@ -201,6 +200,8 @@ impl Inner {
             let bytes = read_file(env, &path, CHECKPOINT_BYTES_MAX)?;
             Checkpoint::decode(&bytes).map_err(StorageError::corrupt(&path, 0))?
         };
+        let journal_end = self.synced(&self.journal)?;
+        let mut parts = frame_parts(&self.journal, "journal", journal_end, false)?;
         let listed = QueuesCheckpoint::decode(&checkpoint.queues);
         let listed = listed.map_err(StorageError::corrupt(&self.dir.join(CHECKPOINT), 0))?;
         for file in listed.files {

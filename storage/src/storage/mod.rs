@@ -16,6 +16,7 @@ mod compaction;
 mod copy;
 mod open;
 mod options;
+mod pending;
 #[cfg(test)]
 mod pinned;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use self::{
 use crate::{
     catalogue::{Catalogue, DurabilityClass, GroupEntry, NewGroup, NewTopic, TopicEntry},
     compress::Compression,
+    done::Done,
     env::Space,
     error::{Fault, StorageError},
     format::record::RecordView,
@@ -215,6 +217,8 @@ pub(crate) struct Inner {
     journal: Arc<FrameLogShared>,
     reader: Arc<LogReader>,
     replayed: Mutex<Vec<JournalEntry>>,
+    /// Taken after the queue of the flusher, where both are needed.
+    done: Mutex<Done>,
 
     intake: Mutex<Intake>,
     /// The appender waits here for batches.
@@ -545,6 +549,7 @@ impl Storage {
         }
         inner.change(|catalogue| catalogue.set_first_offset(topic, queue, offset))?;
         inner.queues.set_first_offset(topic, queue, offset);
+        inner.forget_done_before(topic, queue, offset);
         inner.is_due.store(true, Ordering::Release);
         inner.has_ended.store(true, Ordering::Release);
         Ok(())
@@ -622,13 +627,15 @@ impl Storage {
         inner.options.env.space(&inner.dir).map_err(StorageError::io("ask for the free space of", &inner.dir))
     }
 
-    /// Returns where the oldest segment of the log lies, if it has had its last write. A checkpoint unlinks it
-    /// once no row of any queue lies in it.
-    pub fn oldest_sealed_segment(&self) -> Option<SealedSegment> {
-        let oldest = self.handle.inner.log.segments.all().into_iter().next()?;
-        let range = oldest.base()..oldest.sealed_end()?;
-        // A file that cannot tell its length tells so when it is read or unlinked.
-        Some(SealedSegment { range, bytes: oldest.file_len().unwrap_or_default() })
+    /// Returns the segments of the log that have had their last write, oldest first. A checkpoint unlinks the oldest
+    /// once no row of any queue lies in it; others can be compacted.
+    pub fn sealed_segments(&self) -> Vec<SealedSegment> {
+        let sealed = self.handle.inner.log.segments.all().into_iter().filter_map(|segment| {
+            let range = segment.base()..segment.sealed_end()?;
+            // A file that cannot tell its length tells so when it is read or unlinked.
+            Some(SealedSegment { range, bytes: segment.file_len().unwrap_or_default() })
+        });
+        sealed.collect()
     }
 
     /// Returns what the segments of the log take, in bytes. Zeros ahead of the end do not count.
@@ -711,10 +718,15 @@ impl Inner {
         if compression.is_none() {
             return Ok(());
         }
+        self.need(Feature::CompressedBodies)
+    }
+
+    /// Has the directory say what a reader must know, before there is any of it.
+    fn need(&self, feature: Feature) -> Result<(), StorageError> {
         self.check()?;
         let mut directory = self.directory.lock();
         let directory = directory.as_mut().ok_or(StorageError::Closed)?;
-        directory.need(self.options.env.as_ref(), &self.dir, Feature::CompressedBodies)
+        directory.need(self.options.env.as_ref(), &self.dir, feature)
     }
 
     /// Changes the catalogue; a failed sync there is as bad as in the log.

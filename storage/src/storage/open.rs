@@ -13,10 +13,11 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     BUILD_BYTES, CHECKPOINT, Events, Inner, LastCheckpoint, RecoveryReport, options::StorageOptions,
-    threads::rows_of,
+    pending::pending_topic, threads::rows_of,
 };
 use crate::{
     catalogue::{Catalogue, TopicEntry},
+    done::Done,
     env::{Env, Open, read_file, replace_file},
     error::{Fault, StorageError},
     format::{
@@ -25,13 +26,13 @@ use crate::{
         record::{RECORD_HEADER_LEN, RecordHint, padded},
         segment::SegmentKind,
     },
-    journal::{JournalEntry, NamedEnds, QueueCut, cut_entries, note_named_ends},
+    journal::{CutJournal, DoneEntry, JournalEntry, NamedEnds, QueueCut, cut_entries, note_named_ends},
     limits::CHECKPOINT_BYTES_MAX,
     lock::DataDirectory,
     log::{
         appender::Appender,
         fences::Fences,
-        flusher::JournalWriter,
+        flusher::{FlushQueue, JournalWriter},
         reader::{LogReader, RecentFrames},
         segment::{FrameLog, FrameLogSettings},
         walk::for_each_piece,
@@ -69,6 +70,8 @@ struct Rebuilt {
     found: FoundEnd,
     replay_from: LogPosition,
     last: LastCheckpoint,
+    /// What pending rows the replayed log releases, of which the journal does not tell.
+    released: Done,
 }
 
 /// How this process begins.
@@ -77,6 +80,14 @@ struct NextLife {
     epoch: Epoch,
     /// The end of the group journal.
     journal: LogPosition,
+}
+
+/// What a start goes on with of the group journal.
+struct Taken {
+    writer: JournalWriter,
+    entries: Vec<JournalEntry>,
+    done: Done,
+    flush: FlushQueue,
 }
 
 #[derive(Clone, Copy)]
@@ -114,17 +125,26 @@ impl Opening {
         let clean = self.is_clean(&log_found, &journal_found);
         let epoch = self.next_epoch(clean, &log_found, &journal_found);
         let next = NextLife { epoch, journal: journal_found.end };
-        let rebuilt = self.rebuild(log_found, &next)?;
+        let stored = read_journal(&journal_found)?;
+        let mut told = Done::default();
+        self.begin_pending(&mut told);
+        for stored in &stored {
+            if let Stored::Done(entry) = stored {
+                told.apply(entry);
+            }
+        }
+        let rebuilt = self.rebuild(log_found, &next, &told)?;
+        drop(told);
         let replayed_bytes = rebuilt.found.end.0.saturating_sub(rebuilt.replay_from.0);
 
-        let stored = read_journal(&journal_found)?;
         self.keep_lost_offsets(&rebuilt, &stored);
-        let (entries, cuts) = self.cut_journal(stored, &rebuilt.queues);
+        let CutJournal { entries, cuts, done } = self.cut_journal(stored, &rebuilt.queues);
+        let (done, flush) = self.take_done(&done, &rebuilt);
         let now_ms = self.options.clock.wall_ms();
         let Found { segments, end, new_fences: journal_fences, cut: journal_cut, .. } = journal_found;
         let journal = FrameLog::new(Arc::clone(&self.options.env), journal_settings, epoch, segments, end);
         let cut_queues = cuts.len();
-        let mut journal_writer = JournalWriter::new(
+        let mut writer = JournalWriter::new(
             journal,
             Arc::clone(&rebuilt.log.shared),
             epoch,
@@ -132,10 +152,10 @@ impl Opening {
             cuts,
         );
         if !journal_fences.is_empty() {
-            journal_writer.rotate_soon();
+            writer.rotate_soon();
         }
         let mut rebuilt = rebuilt;
-        let begun = rebuilt.log.begin_first(now_ms).and_then(|()| journal_writer.begin_first(now_ms));
+        let begun = rebuilt.log.begin_first(now_ms).and_then(|()| writer.begin_first(now_ms));
         if let Err(error) = begun {
             // A full disk must not keep readers away; the first append tries again.
             tracing::warn!(%error, "cannot begin a segment");
@@ -157,7 +177,8 @@ impl Opening {
         for fence in report.fences.iter().chain(&report.journal_fences) {
             tracing::error!(?fence, "damage was found and fenced off: what lay there is lost");
         }
-        let inner = self.into_inner(events, epoch, report, rebuilt, journal_writer, entries);
+        let taken = Taken { writer, entries, done, flush };
+        let inner = self.into_inner(events, epoch, report, rebuilt, taken);
         match inner.mark_running() {
             Err(error @ StorageError::NoSpace { .. }) => {
                 tracing::warn!(%error, "nothing can be appended before there is room");
@@ -225,7 +246,7 @@ impl Opening {
     }
 
     /// Opens the consume queues, and reads into them what the log holds beyond their files.
-    fn rebuild(&self, found: Found, next: &NextLife) -> Result<Rebuilt, StorageError> {
+    fn rebuild(&self, found: Found, next: &NextLife, told: &Done) -> Result<Rebuilt, StorageError> {
         let listed =
             self.checkpoint.as_ref().ok().map(|checkpoint| QueuesCheckpoint::decode(&checkpoint.queues));
         let listed = listed.and_then(Result::ok);
@@ -237,12 +258,12 @@ impl Opening {
             if listed.is_none() && self.checkpoint.is_ok() { self.find_log(LogPosition(0))? } else { found };
         let (parts, opened) = self.open_queues(found, listed.as_ref(), next.epoch)?;
         if !opened.rebuild && opened.dropped.is_empty() {
-            return self.replay(parts, opened.queues, from, next);
+            return self.replay(parts, opened.queues, from, next, told);
         }
         drop(opened);
         drop(parts);
         let (parts, opened) = self.open_queues(self.find_log(LogPosition(0))?, None, next.epoch)?;
-        self.replay(parts, opened.queues, LogPosition(0), next)
+        self.replay(parts, opened.queues, LogPosition(0), next, told)
     }
 
     fn open_queues(
@@ -278,9 +299,11 @@ impl Opening {
         queues: Queues,
         from: LogPosition,
         next: &NextLife,
+        told: &Done,
     ) -> Result<Rebuilt, StorageError> {
         let LogParts { log, reader, new_fences, hints, cut, found } = parts;
-        let mut replay = Replay { queues: &queues, payloads: Vec::new(), bytes: 0 };
+        let mut replay =
+            Replay { queues: &queues, payloads: Vec::new(), bytes: 0, told, released: Done::default() };
         let mut last = self.last_checkpoint(from, &reader);
         let mut tried = from;
         let range = from..found.end;
@@ -294,6 +317,10 @@ impl Opening {
             if piece.is_whole && (part >= self.options.checkpoint_bytes || is_unfiled_due) {
                 replay.flush();
                 tried = end;
+                if !replay.released.is_empty() {
+                    // A checkpoint behind a release must wait for the journal, which can take nothing yet.
+                    return Ok(());
+                }
                 match self.replayed(&queues, tried, &last, &found, next) {
                     Ok(made) => last = made,
                     // A full disk must not keep readers away: the rows stay in memory until a checkpoint finds room.
@@ -307,8 +334,8 @@ impl Opening {
         })?;
         replay.flush();
         queues.publish(found.end, found.end, &mut |_, _, _| {});
-        let fences = new_fences;
-        Ok(Rebuilt { log, reader, queues, fences, cut, hints, found, replay_from: from, last })
+        let (fences, released) = (new_fences, replay.released);
+        Ok(Rebuilt { log, reader, queues, fences, cut, hints, found, replay_from: from, last, released })
     }
 
     /// Makes a checkpoint of what has been replayed.
@@ -403,19 +430,41 @@ impl Opening {
         queues.publish(found.end, found.end, &mut |_, _, _| {});
     }
 
-    fn cut_journal(&self, stored: Vec<Stored>, queues: &Queues) -> (Vec<JournalEntry>, Vec<QueueCut>) {
+    /// Returns which pending rows are done, and has the journal told of those that only the log tells of.
+    fn take_done(&self, entries: &[DoneEntry], rebuilt: &Rebuilt) -> (Done, FlushQueue) {
+        let (mut done, mut flush) = (Done::default(), FlushQueue::default());
+        entries.iter().for_each(|entry| done.apply(entry));
+        if !rebuilt.released.is_empty() {
+            let end_of = |topic, queue| Some(rebuilt.queues.next_offset(topic, queue));
+            for entry in done.merge(&rebuilt.released, &end_of) {
+                flush.journal.push_done_entry(&entry);
+            }
+            done.releases_met(rebuilt.last.log);
+        }
+        self.begin_pending(&mut done);
+        (done, flush)
+    }
+
+    /// Notes where the queues of the pending topic begin.
+    fn begin_pending(&self, done: &mut Done) {
+        if let Some(topic) = pending_topic(&self.catalogue) {
+            topic.first_offsets.iter().for_each(|(queue, first)| done.begin(topic.id, *queue, *first));
+        }
+    }
+
+    fn cut_journal(&self, stored: Vec<Stored>, queues: &Queues) -> CutJournal {
         let end_of = |topic, queue: QueueId| {
             let known = self.catalogue.topic(topic).filter(|topic| queue.0 < topic.queues);
             known.map(|_| queues.next_offset(topic, queue))
         };
-        let (entries, cuts) = cut_entries(stored, &end_of);
-        for QueueCut { topic, queue, end } in &cuts {
+        let cut = cut_entries(stored, &end_of);
+        for QueueCut { topic, queue, end } in &cut.cuts {
             tracing::warn!(
                 %topic, %queue, %end,
                 "groups had been given rows of a queue that the crash took: what the journal says of them is dropped"
             );
         }
-        (entries, cuts)
+        cut
     }
 
     fn into_inner(
@@ -424,9 +473,9 @@ impl Opening {
         epoch: Epoch,
         report: RecoveryReport,
         rebuilt: Rebuilt,
-        journal_writer: JournalWriter,
-        entries: Vec<JournalEntry>,
+        taken: Taken,
     ) -> Inner {
+        let Taken { writer, entries, done, flush } = taken;
         let Rebuilt { log, reader, queues, found, last, .. } = rebuilt;
         let store_time_ms = self.checkpoint.as_ref().map_or(i64::MIN, |checkpoint| checkpoint.store_time_ms);
         Inner {
@@ -441,16 +490,17 @@ impl Opening {
             catalogue: self.catalogue,
             queues,
             log: Arc::clone(&log.shared),
-            journal: Arc::clone(&journal_writer.shared),
+            journal: Arc::clone(&writer.shared),
             reader,
             replayed: Mutex::new(entries),
+            done: Mutex::new(done),
             intake: Mutex::default(),
             intake_filled: Condvar::new(),
             room: Condvar::new(),
             appender: Mutex::new(Appender::new(log, epoch, store_time_ms.max(found.store_time_ms))),
-            flush: Mutex::default(),
+            flush: Mutex::new(flush),
             flush_filled: Condvar::new(),
-            journal_writer: Mutex::new(journal_writer),
+            journal_writer: Mutex::new(writer),
             build: Mutex::default(),
             build_filled: Condvar::new(),
             built: AtomicU64::new(found.end.0),
@@ -505,6 +555,10 @@ struct Replay<'a> {
     queues: &'a Queues,
     payloads: Vec<(LogPosition, Vec<u8>)>,
     bytes: usize,
+    /// Pending rows that the journal tells to be done.
+    told: &'a Done,
+    /// Those that the log releases beyond these.
+    released: Done,
 }
 
 impl Replay<'_> {
@@ -518,7 +572,12 @@ impl Replay<'_> {
 
     fn flush(&mut self) {
         let payloads = self.payloads.iter().map(|(position, payload)| (*position, payload.as_slice()));
-        self.queues.add(rows_of(payloads));
+        let (told, released) = (self.told, &mut self.released);
+        self.queues.add(rows_of(payloads).inspect(|record| {
+            if let Some(row) = record.released().filter(|row| !told.contains(row)) {
+                released.insert(row);
+            }
+        }));
         self.payloads.clear();
         self.bytes = 0;
     }

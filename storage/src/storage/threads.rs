@@ -15,9 +15,10 @@ use crate::{
     limits::JOURNAL_HELD_BYTES_MAX,
     log::{
         appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, ready},
-        flusher::{HeldJournal, Waiting},
+        flusher::{FlushQueue, HeldJournal, Waiting},
         segment::FrameLogShared,
     },
+    message::PendingRow,
     offset::LogPosition,
 };
 
@@ -177,7 +178,13 @@ impl Inner {
 
     /// Passes a frame to readers, builder and flusher.
     pub(super) fn pass_on(&self, frame: WrittenFrame, written: Vec<WrittenBatch>) {
-        let end = frame.header.end().0;
+        let (start, end) = (frame.header.position, frame.header.end().0);
+        let released: Vec<PendingRow> =
+            written.iter().flat_map(|batch| batch.released.iter().copied()).collect();
+        if !released.is_empty() {
+            // Before the builder knows of the frame, which a checkpoint could take otherwise.
+            self.done.lock().releases_written(start, released);
+        }
         self.reader.recent.push(frame.header.position, frame.bytes.clone());
         self.build.lock().frames.push_back(frame);
         self.build_filled.notify_one();
@@ -185,9 +192,9 @@ impl Inner {
         let hurry = end.saturating_sub(self.log.durable().0) >= self.options.unsynced_bytes_max / 2;
         {
             let mut flush = self.flush.lock();
-            for WrittenBatch { appended, done, must_sync } in written {
+            for WrittenBatch { appended, done, must_sync, released } in written {
                 if must_sync {
-                    flush.waiting.push(Waiting { appended, done });
+                    flush.waiting.push(Waiting { appended, done, released, frame: start });
                 } else {
                     answers.push((done, appended));
                 }
@@ -207,14 +214,7 @@ impl Inner {
 
     pub(super) fn journal(&self, entries: &[JournalEntry], wait: Wait, done: Option<JournalDone>) {
         let mut flush = self.flush.lock();
-        let refused = if flush.stop { Err(StorageError::Closed) } else { self.check() };
-        let refused = refused.and_then(|()| self.check_marked()).and_then(|()| {
-            if flush.held.bytes < JOURNAL_HELD_BYTES_MAX {
-                return Ok(());
-            }
-            Err(StorageError::NoSpace { action: "append to", path: self.dir.join("journal") })
-        });
-        flush.refused |= refused.is_err();
+        let refused = self.check_journal(&mut flush);
         if refused.is_err() || wait == Wait::None {
             if refused.is_ok() {
                 flush.journal.push(entries, wait, None);
@@ -227,6 +227,37 @@ impl Inner {
             return;
         }
         flush.journal.push(entries, wait, done);
+        drop(flush);
+        self.flush_filled.notify_one();
+    }
+
+    /// Returns an error if the journal takes nothing now, and remembers that.
+    fn check_journal(&self, flush: &mut FlushQueue) -> Result<(), StorageError> {
+        let refused = if flush.stop { Err(StorageError::Closed) } else { self.check() };
+        let refused = refused.and_then(|()| self.check_marked()).and_then(|()| {
+            if flush.held.bytes < JOURNAL_HELD_BYTES_MAX {
+                return Ok(());
+            }
+            Err(StorageError::NoSpace { action: "append to", path: self.dir.join("journal") })
+        });
+        flush.refused |= refused.is_err();
+        refused
+    }
+
+    /// Says that pending rows are done, without a release.
+    pub(super) fn discard(&self, rows: &[PendingRow], done: JournalDone) {
+        let mut flush = self.flush.lock();
+        if let Err(error) = self.check_journal(&mut flush) {
+            drop(flush);
+            return done(Err(error));
+        }
+        flush.journal.push_done(rows);
+        flush.journal.waiting.push((Wait::Durable, done));
+        // Under the lock, so that a snapshot which replaces the entries has them. If they cannot be written now, they
+        // wait: from here on the rows are done.
+        let mut all = self.done.lock();
+        rows.iter().for_each(|row| all.insert(*row));
+        drop(all);
         drop(flush);
         self.flush_filled.notify_one();
     }
@@ -277,11 +308,17 @@ impl Inner {
             self.fail(error);
         }
         let synced = self.check();
-        for Waiting { appended, done } in waiting {
+        if synced.is_ok() {
+            self.releases_durable(&waiting, &mut journal);
+        }
+        for Waiting { appended, done, .. } in waiting {
             done(synced.clone().map(|()| appended));
         }
+        let queued = self.done.lock().queued();
         let written = synced.and_then(|()| self.flush_journal(&mut journal, all));
-        if !journal.chunks.is_empty() {
+        if journal.chunks.is_empty() {
+            self.done.lock().entries_written(queued);
+        } else {
             self.hold(&mut journal);
         }
         // Who is told an error may find the entry in the journal later all the same: nothing was promised, and
@@ -289,6 +326,17 @@ impl Inner {
         for (_, done) in journal.waiting {
             done(written.clone());
         }
+    }
+
+    /// Has the journal say which pending rows are released, now that the releases are durable.
+    fn releases_durable(&self, waiting: &[Waiting], journal: &mut JournalBuffer) {
+        let mut rows = Vec::new();
+        for Waiting { released, frame, .. } in waiting.iter().filter(|waiting| !waiting.released.is_empty()) {
+            self.done.lock().releases_durable(*frame, released);
+            rows.extend_from_slice(released);
+        }
+        rows.sort_unstable();
+        journal.push_done(&rows);
     }
 
     /// Keeps what could not be written, so that it is written before anything newer.
@@ -350,6 +398,7 @@ impl Inner {
         }
         match writer.begin_rotation() {
             Ok(true) => {
+                self.snapshot_done();
                 // What was refused before is in the snapshot if it happened at all.
                 self.flush.lock().refused = false;
                 self.events.rotate_journal();
@@ -364,6 +413,14 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Puts into the journal, which is about to be written anew, all that is known of pending rows.
+    fn snapshot_done(&self) {
+        let mut flush = self.flush.lock();
+        for entry in self.done.lock().snapshot() {
+            flush.journal.push_done_entry(&entry);
+        }
     }
 
     // ---- the builder

@@ -17,8 +17,9 @@ use std::{
 use weir_columns::Value;
 use weir_storage::{
     Append, BodyEncoding, Compression, DeadLetterOrigin, DiskEnv, DurabilityClass, Env, FORMAT_VERSION,
-    GroupId, JournalEntry, LeaseRow, LogPosition, Message, MessageType, NewGroup, NewTopic, Part, QueueId,
-    QueueOffset, SelectorKind, Storage, StorageError, StorageOptions, TopicId, Wait, verify,
+    GroupId, JournalEntry, LeaseRow, LogPosition, Message, MessageType, NewGroup, NewTopic, Part, PendingRow,
+    PendingTarget, QueueId, QueueOffset, SelectorKind, Storage, StorageError, StorageOptions, TopicId, Wait,
+    verify,
 };
 
 use crate::support::{QUEUE, Told, journal};
@@ -38,6 +39,13 @@ const ENDS: TopicId = TopicId(2);
 const LONG: TopicId = TopicId(4);
 const LONG_ROWS: u64 = 8200;
 const LONG_LEFT: u64 = 30;
+/// A topic with messages that were pending before, and the pending topic; since version 3.
+const LATER: TopicId = TopicId(5);
+const PENDING: TopicId = TopicId(6);
+/// Rows that are or were pending: the first ones are released, the next ones discarded, and the rest wait.
+const PENDING_ROWS: u64 = 12;
+const RELEASED: u64 = 4;
+const DISCARDED: u64 = 3;
 
 fn options() -> StorageOptions {
     StorageOptions {
@@ -91,6 +99,8 @@ fn message(number: u64) -> Message {
             offset: QueueOffset(number),
             attempts: 16,
         }),
+        pending: None,
+        released: None,
     }
 }
 
@@ -130,7 +140,19 @@ fn short(number: u64) -> Message {
 }
 
 fn message_of(topic: TopicId, number: u64) -> Message {
-    if topic == LONG { short(number) } else { message(number) }
+    match topic {
+        LONG => short(number),
+        LATER => Message { released: Some(pending_row(number)), ..message(number) },
+        PENDING => {
+            let target = PendingTarget { topic: LATER, incarnation: 1, due_ms: 1_800_000_000_000 };
+            Message { pending: Some(target), ..message(number) }
+        }
+        _ => message(number),
+    }
+}
+
+fn pending_row(number: u64) -> PendingRow {
+    PendingRow { topic: PENDING, queue: QUEUE, offset: QueueOffset(number) }
 }
 
 fn append(storage: &Storage, batch: Vec<(TopicId, u64)>) {
@@ -167,6 +189,18 @@ fn forms(dir: &Path) -> (usize, usize) {
     (compacted.len(), frames.len())
 }
 
+/// Makes messages pending, and ends some of them.
+fn make_pending(storage: &Storage) {
+    assert_eq!(storage.create_topic(new_topic("later")).unwrap().id, LATER);
+    assert_eq!(storage.make_pending_topic(2).unwrap().id, PENDING);
+    append(storage, (0..PENDING_ROWS).map(|number| (PENDING, number)).collect());
+    append(storage, (0..RELEASED).map(|number| (LATER, number)).collect());
+    let rows: Vec<PendingRow> = (RELEASED..RELEASED + DISCARDED).map(pending_row).collect();
+    let (sender, receiver) = mpsc::channel();
+    storage.discard(&rows, Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv().unwrap().unwrap();
+}
+
 /// Makes a directory with one of everything.
 fn make_in(dir: &Path) {
     let storage = open(dir).unwrap();
@@ -189,6 +223,7 @@ fn make_in(dir: &Path) {
     for entry in entries() {
         journal(&storage, entry, Wait::Durable).unwrap();
     }
+    make_pending(&storage);
     let end = AMONG * DEAD_PER_KEPT / 2;
     while storage.view(ENDS, QUEUE).unwrap().range().end.0 < end {
         thread::sleep(Duration::from_millis(1));
@@ -213,8 +248,12 @@ fn make_in(dir: &Path) {
 fn check(storage: &Storage, version: u32) {
     let topics = storage.topics();
     let names: Vec<_> = topics.iter().map(|topic| (topic.id, topic.name.as_str())).collect();
-    assert_eq!(names, [(STAYS, "stays"), (ENDS, "ends"), (LONG, "long")]);
-    for topic in &topics {
+    let mut expected = vec![(STAYS, "stays"), (ENDS, "ends"), (LONG, "long")];
+    if version >= 3 {
+        expected.extend([(LATER, "later"), (PENDING, "pending")]);
+    }
+    assert_eq!(names, expected);
+    for topic in topics.iter().filter(|topic| topic.id != PENDING) {
         assert_eq!((topic.namespace.as_str(), topic.queues, topic.incarnation), ("ns", 1, 1));
         assert_eq!((topic.class, topic.attributes.as_str()), (DurabilityClass::Sync, r#"{"a":1}"#));
         assert_eq!(topic.compression, compression(&topic.name, version));
@@ -227,6 +266,18 @@ fn check(storage: &Storage, version: u32) {
     check_rows(storage, STAYS, 0..KEPT, &|offset| offset);
     check_rows(storage, LONG, LONG_ROWS - LONG_LEFT..LONG_ROWS, &|offset| offset);
     check_rows(storage, ENDS, end - LEFT..end, &|offset| offset / (DEAD_PER_KEPT / 2));
+    if version >= 3 {
+        check_pending(storage);
+    }
+}
+
+fn check_pending(storage: &Storage) {
+    assert_eq!(storage.pending_topic().map(|topic| (topic.id, topic.queues)), Some((PENDING, 2)));
+    check_rows(storage, PENDING, 0..PENDING_ROWS, &|offset| offset);
+    check_rows(storage, LATER, 0..RELEASED, &|offset| offset);
+    for number in 0..PENDING_ROWS {
+        assert_eq!(storage.is_done(&pending_row(number)), number < RELEASED + DISCARDED, "{number}");
+    }
 }
 
 fn check_rows(storage: &Storage, topic: TopicId, offsets: std::ops::Range<u64>, number: &dyn Fn(u64) -> u64) {
@@ -313,6 +364,10 @@ fn only_what_older_programs_cannot_read_keeps_them_away() {
     storage.close().unwrap();
     assert!(has("minimum-reader 2"), "bodies that are there stay");
     assert_whole(dir.path());
+    let storage = open(dir.path()).unwrap();
+    storage.make_pending_topic(1).unwrap();
+    assert!(has("minimum-reader 3") && has("needs 3 pending messages"));
+    storage.close().unwrap();
 }
 
 #[test]

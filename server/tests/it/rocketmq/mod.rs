@@ -6,6 +6,7 @@ mod delivery;
 mod fuzz;
 mod limits;
 mod pull;
+mod pending;
 mod refusals;
 mod settings;
 mod types;

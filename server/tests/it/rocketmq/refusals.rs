@@ -7,8 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 use weir_server::rocketmq::proto::{
-    Address, ClientType, Code, EndTransactionRequest, FilterType, MessageType, QueryRouteRequest,
-    RecallMessageRequest, SyncLiteSubscriptionRequest,
+    Address, ClientType, Code, FilterType, MessageType, QueryRouteRequest, SyncLiteSubscriptionRequest,
 };
 
 use super::*;
@@ -74,13 +73,19 @@ async fn a_message_that_cannot_be_sent_is_refused_with_its_code_and_not_stored()
             Code::IllegalMessageGroup,
         ),
         (
-            "a delayed message",
-            with(&|system| system.delivery_timestamp = Some(Default::default())),
+            "a delayed transaction",
+            with(&|system| {
+                system.message_type = MessageType::Transaction.into();
+                system.delivery_timestamp = Some(Default::default());
+            }),
             Code::MessagePropertyConflictWithType,
         ),
         (
-            "a transaction",
-            with(&|system| system.message_type = MessageType::Transaction.into()),
+            "a transaction in a message group",
+            with(&|system| {
+                system.message_type = MessageType::Transaction.into();
+                system.message_group = Some("g".into());
+            }),
             Code::MessagePropertyConflictWithType,
         ),
         (
@@ -219,8 +224,6 @@ async fn calls_that_are_not_offered_are_unimplemented() {
         )*};
     }
     check! {
-        end_transaction(EndTransactionRequest::default()),
-        recall_message(RecallMessageRequest::default()),
         sync_lite_subscription(SyncLiteSubscriptionRequest::default()),
     }
 }

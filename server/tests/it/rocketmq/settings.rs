@@ -30,7 +30,9 @@ async fn a_route_echoes_how_the_client_came_and_names_every_queue() {
         assert_eq!(broker.endpoints, Some(endpoints()));
         assert_eq!(queue.topic, resource(TOPIC));
         assert_eq!(queue.permission(), Permission::ReadWrite);
-        assert!(queue.accept_message_types.contains(&MessageType::Normal.into()));
+        use MessageType::{Delay, Fifo, Normal, Transaction};
+        let types = [Normal, Fifo, Delay, Transaction].map(i32::from);
+        assert_eq!(queue.accept_message_types, types, "a mixed topic");
     }
     // A client that does not say how it came is told where we are.
     let response = route(&client, TOPIC, None).await;

@@ -1,0 +1,136 @@
+//! Reads rows of the pending topic.
+
+use std::{ops::Range, sync::Arc};
+
+use weir_columns::{Column, ColumnRef, Presence, Rows, Values};
+use weir_storage::{
+    Block, DUE_COLUMN, Part, PendingRow, QueueOffset, QueueView, Segment, StorageError, StoredMessage,
+};
+
+use crate::{broker::Core, error::EngineError};
+
+const DUE: ColumnRef<'static> = ColumnRef::Property(DUE_COLUMN);
+
+/// Gives to `each` the rows of `range` that are due within `times`, the end included, with when they are due. Those of which
+/// the log has no record come without a time.
+///
+/// # Errors
+///
+/// If a block cannot be read.
+pub(super) fn due_within(
+    view: &QueueView,
+    range: Range<QueueOffset>,
+    times: (i64, i64),
+    each: &mut dyn FnMut(QueueOffset, Option<i64>),
+) -> Result<(), EngineError> {
+    let end = range.end.min(view.range().end);
+    let mut at = range.start.max(view.range().start);
+    while at < end {
+        let block = match view.part_at(at) {
+            Some(Part::Segment(segment, number)) => {
+                if is_outside(&segment, number, times) {
+                    at = segment.block_range(number).end;
+                    continue;
+                }
+                segment.block(number)?
+            }
+            Some(Part::Run(run)) => run,
+            None => return Ok(()),
+        };
+        let base = block.base();
+        for (row, due) in dues(&block)?.into_iter().enumerate() {
+            let offset = base.plus(row as u64);
+            let is_wanted = due.is_none_or(|due| (times.0..=times.1).contains(&due));
+            if is_wanted && (at..end).contains(&offset) {
+                each(offset, due);
+            }
+        }
+        at = block.range().end;
+    }
+    Ok(())
+}
+
+/// Returns whether statistics rule a block out.
+fn is_outside(segment: &Segment, number: usize, times: (i64, i64)) -> bool {
+    let Presence::Kept(column) = segment.statistics().column(DUE) else { return false };
+    let bound = |bounds: &arrow_array::Int64Array| {
+        let known = arrow_array::Array::is_valid(bounds, number);
+        known.then(|| bounds.value(number))
+    };
+    let has_all = arrow_array::Array::is_valid(&column.missing, number) && column.missing.value(number) == 0;
+    match (bound(&column.int_min), bound(&column.int_max)) {
+        (Some(min), Some(max)) => has_all && (max < times.0 || times.1 < min),
+        _ => false,
+    }
+}
+
+fn dues(block: &Block) -> Result<Vec<Option<i64>>, StorageError> {
+    let int = |values: &Values, at: usize| {
+        let ints = values.ints.as_ref()?;
+        (at < ints.len() && arrow_array::Array::is_valid(ints, at)).then(|| ints.value(at))
+    };
+    Ok(match block.column(DUE)? {
+        None | Some(Column::Hashed { .. }) => vec![None; Rows::len(block)],
+        Some(Column::Int(ints)) => ints.iter().collect(),
+        Some(Column::Dictionary { codes, values }) => {
+            codes.iter().map(|code| int(&values, code?.into())).collect()
+        }
+        Some(Column::Plain { values, present }) => (0..Rows::len(block))
+            .map(|row| {
+                let is_there = present.as_ref().is_none_or(|present| present.is_valid(row));
+                if is_there { int(&values, row) } else { None }
+            })
+            .collect(),
+        Some(Column::Sparse { rows, codes, values }) => {
+            let mut dues = vec![None; Rows::len(block)];
+            for (row, code) in rows.values().iter().zip(codes.values()) {
+                if let Some(due) = dues.get_mut(usize::from(*row)) {
+                    *due = int(&values, usize::from(*code));
+                }
+            }
+            dues
+        }
+    })
+}
+
+/// What became of a row's record.
+#[derive(Debug)]
+pub(super) enum Found {
+    Message(Box<StoredMessage>),
+    /// Nothing will bring it back.
+    Lost,
+    /// The row is not there: it has ended, or was never given.
+    NoRow,
+}
+
+/// Reads the record of a row. Called on a thread that may block.
+///
+/// # Errors
+///
+/// If it cannot be read now.
+pub(super) fn read(core: &Core, row: &PendingRow) -> Result<Found, EngineError> {
+    let view = core.storage.view(row.topic, row.queue);
+    let block: Arc<Block> = match view.as_ref().and_then(|view| view.part_at(row.offset)) {
+        Some(Part::Segment(segment, number)) => segment.block(number)?,
+        Some(Part::Run(run)) => run,
+        None => return Ok(Found::NoRow),
+    };
+    let number = row.offset.since(block.base()).and_then(|number| usize::try_from(number).ok());
+    let Some(number) = number.filter(|number| *number < Rows::len(block.as_ref())) else {
+        return Ok(Found::NoRow);
+    };
+    if block.lost().is_some_and(|lost| lost.value(number)) {
+        return Ok(Found::Lost);
+    }
+    match block.message(number) {
+        Ok(message) => Ok(Found::Message(Box::new(message))),
+        Err(
+            error
+            @ (StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. }),
+        ) => {
+            tracing::error!(%error, queue = %row.queue, offset = %row.offset, "a pending message is lost");
+            Ok(Found::Lost)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
