@@ -425,6 +425,8 @@ impl Core {
 /// Returns the copy for the dead-letter topic: the same message, with where it comes from.
 fn dead_letter_of(stored: StoredMessage, topic: &Topic, attempts: u32) -> weir_storage::Message {
     let mut message = stored.message;
+    // It ends no pending row: the message that it is a copy of has.
+    message.released = None;
     message.dead_letter = Some(DeadLetterOrigin {
         namespace: topic.name.namespace().to_owned(),
         topic: topic.name.name().to_owned(),

@@ -38,7 +38,7 @@ pub enum Sent {
     },
 }
 
-/// What is to be done with a message of some type now.
+/// Returns whether a message is not to be visible yet.
 pub(crate) fn is_pending(message: &Message, now_ms: i64) -> bool {
     match message.message_type {
         MessageType::Transaction => true,

@@ -12,12 +12,12 @@ use arrow_array::{RecordBatch, cast::AsArray};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use weir_engine::{
-    AskProducer, Broker, Clock, EngineError, Message, MessageType, OrphanedTransaction, Resolution, Sent,
-    SqlRequest, TopicChange, TopicName, TopicSpec,
+    AskProducer, Broker, Clock, EngineError, Message, MessageType, OrphanedTransaction, ReceiveRequest,
+    Resolution, Sent, SqlRequest, TopicChange, TopicName, TopicSpec,
 };
 use weir_storage::Compression;
 
-use crate::fixture::{Fixture, START_MS, numbered, numbers, settle, topic};
+use crate::fixture::{Fixture, START_MS, group, numbered, numbers, settle, topic};
 
 fn delayed(n: i64, due_ms: i64) -> Message {
     Message { message_type: MessageType::Delay, delivery_time_ms: Some(due_ms), ..numbered(n) }
@@ -143,10 +143,17 @@ async fn what_is_delivered_is_what_was_sent() {
             break;
         }
     }
+    let handle = delivered[0].handle.clone();
     let mut message = delivered.remove(0).message;
     assert!(message.store_time_ms >= START_MS + 2500, "it is stored when it becomes visible");
     assert!(message.message.released.take().is_some());
     assert_eq!(message.message, sent);
+    // Its copy among the dead letters is no release.
+    weir.broker.forward_to_dead_letter(&group("g"), &topic("t"), &handle).await.unwrap();
+    let dead = TopicName::dead_letter_of(&group("g"));
+    let request = ReceiveRequest { topic: dead, ..weir.request("TRUE") };
+    let copy = weir.broker.receive(request).await.unwrap().remove(0).message.message;
+    assert_eq!((copy.released, copy.delivery_time_ms), (None, sent.delivery_time_ms));
 }
 
 #[tokio::test]
