@@ -55,6 +55,8 @@ func act(action string, read *options) error {
 		return version()
 	case "publish":
 		return publish(read)
+	case "pending":
+		return pending(read)
 	case "receive":
 		return receive(read)
 	case "push":

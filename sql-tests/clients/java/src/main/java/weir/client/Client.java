@@ -47,6 +47,9 @@ public final class Client {
             case "publish":
                 publish();
                 break;
+            case "pending":
+                pending();
+                break;
             case "receive":
                 receive();
                 break;
@@ -87,11 +90,18 @@ public final class Client {
         try (Producer producer =
             provider.newProducerBuilder().setClientConfiguration(configuration()).setTopics(topic).build()) {
             for (int n = 0; n < count; n++) {
-                Message message = Content.message(provider, topic, n, lines);
+                Message message = Content.message(provider, topic, n, lines).build();
                 repeat(endNs, () -> producer.send(message));
                 Thread.sleep(pauseMs);
             }
         }
+        print(String.format("{\"client\":\"java\",\"published\":%d,%s}", count, errors.report()));
+    }
+
+    private void pending() throws Exception {
+        int count = options.number("count", 100);
+        Pending pending = new Pending(provider, options.required("topic"));
+        pending.send(configuration(), count, options.seconds("seconds", 60));
         print(String.format("{\"client\":\"java\",\"published\":%d,%s}", count, errors.report()));
     }
 

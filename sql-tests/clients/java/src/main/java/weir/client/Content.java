@@ -6,7 +6,6 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
 import org.apache.rocketmq.client.apis.ClientServiceProvider;
-import org.apache.rocketmq.client.apis.message.Message;
 import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 
@@ -17,7 +16,7 @@ final class Content {
     private Content() {
     }
 
-    static Message message(ClientServiceProvider provider, String topic, int n, int lines) {
+    static MessageBuilder message(ClientServiceProvider provider, String topic, int n, int lines) {
         MessageBuilder builder = provider.newMessageBuilder()
             .setTopic(topic)
             .setBody(body(n).getBytes(StandardCharsets.UTF_8))
@@ -31,7 +30,7 @@ final class Content {
         if (lines > 0) {
             builder.setMessageGroup("line-" + n % lines);
         }
-        return builder.build();
+        return builder;
     }
 
     static int number(MessageView received) {
