@@ -92,7 +92,7 @@ pub(super) fn delivered(
     caller: &Caller,
 ) -> proto::Message {
     let Delivered { message, attempt, handle, lease } = delivered;
-    let mut message = stored(message, topic, store_host, caller);
+    let mut message = stored(message, topic, store_host, Some(caller));
     if let Some(system) = &mut message.system_properties {
         system.receipt_handle = Some(handle);
         system.invisible_duration = Some(duration(lease));
@@ -101,12 +101,13 @@ pub(super) fn delivered(
     message
 }
 
-/// Returns a message that is leased to nobody as the wire has it.
+/// Returns a message that is leased to nobody as the wire has it. Without a caller, to whom types may be told otherwise,
+/// all clients know its type.
 pub(super) fn stored(
     stored: StoredMessage,
     topic: &TopicName,
     store_host: &str,
-    caller: &Caller,
+    caller: Option<&Caller>,
 ) -> proto::Message {
     let Message {
         message_id,
@@ -132,7 +133,9 @@ pub(super) fn stored(
         message_id,
         body_digest: Some(proto::Digest { r#type: proto::DigestType::Md5.into(), checksum: digest(&body) }),
         body_encoding: encoding(body_encoding).into(),
-        message_type: caller.message_type(wire_type(message_type)).into(),
+        message_type: caller
+            .map_or_else(|| wire_type(message_type), |caller| caller.message_type(wire_type(message_type)))
+            .into(),
         born_timestamp: born_time_ms.map(timestamp),
         born_host,
         store_timestamp: Some(timestamp(stored.store_time_ms)),

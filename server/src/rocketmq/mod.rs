@@ -65,7 +65,7 @@ const REQUEST_BYTES_MAX: usize = 130 << 20;
 pub fn service(
     broker: Broker,
     context: Arc<ServerContext>,
-) -> Admission<InterceptedService<MessagingServiceServer<Messaging>, Doorkeeper>> {
+) -> InterceptedService<Admission<MessagingServiceServer<Messaging>>, Doorkeeper> {
     let doorkeeper = Doorkeeper::new(broker.clone());
     let sessions: Arc<Sessions> = Arc::default();
     let store_host = context.advertised.to_string();
@@ -76,7 +76,7 @@ pub fn service(
     let service = MessagingServiceServer::new(messaging)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
-    Admission::new(InterceptedService::new(service, doorkeeper))
+    InterceptedService::new(Admission::new(service), doorkeeper)
 }
 
 /// Answers RocketMQ clients. Cheap to clone.

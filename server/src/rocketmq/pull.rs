@@ -160,7 +160,7 @@ impl Iterator for Response {
                 Err(status) => return Some(Err(status)),
             }
         } else if let (Some(message), Some(topic)) = (self.messages.next(), &self.topic) {
-            Content::Message(convert::stored(message, topic, &self.store_host, &self.caller))
+            Content::Message(convert::stored(message, topic, &self.store_host, Some(&self.caller)))
         } else {
             Content::NextOffset(wire_offset(self.next.take()?))
         };

@@ -294,7 +294,8 @@ fn check_type(topic: &TopicName, message: &proto::Message) -> Result<(), Refusal
         | proto::MessageType::Transaction
             if has_priority(message) =>
         {
-            "a message has a priority, or a message group, or a delivery time, or is in a transaction".to_owned()
+            "a message has a priority, or a message group, or a delivery time, or is in a transaction"
+                .to_owned()
         }
         proto::MessageType::Normal
         | proto::MessageType::Fifo

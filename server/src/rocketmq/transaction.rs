@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use weir_engine::{AskProducer, Delivered, EngineError, OrphanedTransaction, Resolution};
+use weir_engine::{AskProducer, EngineError, OrphanedTransaction, Resolution};
 
 use super::{
     Messaging,
@@ -65,15 +65,8 @@ impl AskProducer for Asker {
 /// Returns the message of a transaction as its producer is to see it.
 fn message(orphan: &OrphanedTransaction, store_host: &str) -> Message {
     let recovery_ms = orphan.message.message.transaction_recovery_ms;
-    let delivered = Delivered {
-        message: orphan.message.clone(),
-        attempt: 1,
-        handle: String::new(),
-        lease: Duration::ZERO,
-    };
-    let mut message = convert::delivered(delivered, &orphan.topic, store_host);
+    let mut message = convert::stored(orphan.message.clone(), &orphan.topic, store_host, None);
     if let Some(system) = &mut message.system_properties {
-        (system.receipt_handle, system.delivery_attempt, system.invisible_duration) = (None, None, None);
         (system.queue_id, system.queue_offset) = (0, None);
         system.orphaned_transaction_recovery_duration = recovery_ms
             .and_then(|ms| u64::try_from(ms).ok())
