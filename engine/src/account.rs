@@ -177,19 +177,24 @@ impl Accounts {
         }
     }
 
-    /// Returns a token by which the caller is let in for a day, as long as the secret of its account stays the same.
-    pub fn token(&self, principal: &Principal) -> String {
-        let Principal::Account(name) = principal else {
-            // Good for naming a session, and for nothing else.
-            return BASE64_URL_SAFE_NO_PAD.encode(self.signer.sign(TOKEN, uuid::Uuid::new_v4().as_bytes()));
+    /// Lets in a caller that shows name and secret, and returns a token by which it is let in for a day, as long as the
+    /// secret stays the same. Without accounts the token is good for naming a session, and for nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`by_secret`](Self::by_secret).
+    pub fn token_by_secret(&self, name: &str, secret: &str) -> Result<String, Unauthenticated> {
+        let Principal::Account(name) = self.by_secret(name, secret)? else {
+            return Ok(
+                BASE64_URL_SAFE_NO_PAD.encode(self.signer.sign(TOKEN, uuid::Uuid::new_v4().as_bytes()))
+            );
         };
         let life = i64::try_from(TOKEN_LIFE.as_millis()).unwrap_or(i64::MAX);
         let until = self.time.wall_ms().saturating_add(life).to_le_bytes();
-        let secrets = self.secrets.load();
-        let secret = secrets.as_ref().and_then(|secrets| secrets.get(name)).map_or("", String::as_str);
-        let fingerprint = self.fingerprint(name, secret);
-        BASE64_URL_SAFE_NO_PAD
-            .encode(self.signer.sign(TOKEN, &[&until, fingerprint.as_slice(), name.as_bytes()].concat()))
+        // Of the secret that was shown: the account may have another by now.
+        let fingerprint = self.fingerprint(&name, secret);
+        let text = [&until, fingerprint.as_slice(), name.as_bytes()].concat();
+        Ok(BASE64_URL_SAFE_NO_PAD.encode(self.signer.sign(TOKEN, &text)))
     }
 
     /// Lets in a caller that shows a token. Without accounts any text is good: it names a session.
@@ -257,7 +262,7 @@ mod tests {
         assert!(accounts.is_open());
         assert_eq!(accounts.by_secret("x", "y"), Ok(Principal::Anonymous));
         assert_eq!(accounts.by_token("anything"), Ok(Principal::Anonymous));
-        let token = accounts.token(&Principal::Anonymous);
+        let token = accounts.token_by_secret("x", "y").unwrap();
         accounts.set(vec![account("ann", SECRET_OF_ANN)]).unwrap();
         assert_eq!(accounts.by_token(&token), Err(Unauthenticated::Wrong), "a token of before");
     }
@@ -281,7 +286,7 @@ mod tests {
     fn tokens_end_with_time_and_with_the_secret() {
         let (accounts, clock) = accounts();
         accounts.set(vec![account("ann", SECRET_OF_ANN)]).unwrap();
-        let token = accounts.token(&ann());
+        let token = accounts.token_by_secret("ann", SECRET_OF_ANN).unwrap();
         assert_eq!(accounts.by_token(&token), Ok(ann()));
         for at in 0..token.len() {
             let mut other = token.clone().into_bytes();
@@ -293,7 +298,8 @@ mod tests {
         assert_eq!(accounts.by_token(&token), Ok(ann()));
         clock.advance(Duration::from_secs(1));
         assert_eq!(accounts.by_token(&token), Err(Unauthenticated::Expired));
-        let token = accounts.token(&ann());
+        assert_eq!(accounts.token_by_secret("ann", "wrong secret"), Err(Unauthenticated::Wrong));
+        let token = accounts.token_by_secret("ann", SECRET_OF_ANN).unwrap();
         accounts.set(vec![account("ann", "another secret")]).unwrap();
         assert_eq!(accounts.by_token(&token), Err(Unauthenticated::Wrong));
         accounts.set(vec![account("bob", SECRET_OF_ANN)]).unwrap();

@@ -14,8 +14,8 @@ use serde::{Deserialize, de};
 use weir_engine::{Account, AccountError};
 
 const FILE_BYTES_MAX: u64 = 8 << 20;
-/// The permission to read for users who are neither the owner nor of the group.
-const OTHERS_READ: u32 = 0o004;
+/// The permissions to read and to write for users who are neither the owner nor of the group.
+const OTHERS: u32 = 0o006;
 
 /// Why an accounts file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +29,9 @@ pub enum AccountsError {
         /// What the system said.
         source: io::Error,
     },
-    /// Every user of this machine may read the secrets.
-    #[error("every user of this machine may read the accounts file {}: chmod o-r it", path.display())]
-    Readable {
+    /// Every user of this machine may read the secrets, or add an account.
+    #[error("every user of this machine may read or change the accounts file {}: chmod o-rw it", path.display())]
+    Open {
         /// The file.
         path: PathBuf,
     },
@@ -112,8 +112,8 @@ impl<'de> Deserialize<'de> for Text {
 pub fn read(path: &Path) -> Result<Vec<Account>, AccountsError> {
     let failed = |source| AccountsError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.permissions().mode() & OTHERS_READ != 0 {
-        return Err(AccountsError::Readable { path: path.to_owned() });
+    if file.metadata().map_err(failed)?.permissions().mode() & OTHERS != 0 {
+        return Err(AccountsError::Open { path: path.to_owned() });
     }
     let mut text = String::new();
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
@@ -178,12 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_everybody_may_read_is_refused() {
+    fn a_file_that_everybody_may_read_or_change_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("accounts.toml");
         fs::write(&path, "[[account]]\nname = \"ann\"\nsecret = \"12345678\"\n").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(read(&path), Err(AccountsError::Readable { .. })));
+        for mode in [0o644, 0o602, 0o606] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(read(&path), Err(AccountsError::Open { .. })), "{mode:o}");
+        }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(read(&path).unwrap().len(), 1);
         assert!(read(dir.path()).is_err());

@@ -16,14 +16,14 @@ mod storage;
 mod storage_checkpoint;
 mod topic;
 
-use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use failure::Failure;
 
 use crate::{
-    context::{COMMIT, DATAFUSION_VERSION, VERSION},
+    context::{Address, COMMIT, DATAFUSION_VERSION, VERSION},
     demo,
     flight::client::{Client, ConnectOptions},
     status::Exit,
@@ -177,7 +177,14 @@ impl Global {
 
     fn connect_options(&self) -> Result<ConnectOptions, Failure> {
         let ca_pem = if self.server.starts_with("grpc+tls") { Some(self.certificates()?) } else { None };
-        Ok(ConnectOptions { ca_pem, token: None, account: self.account()? })
+        let account = self.account()?;
+        if account.is_some() && ca_pem.is_none() && !is_this_machine(&self.server) {
+            tracing::warn!(
+                server = self.server,
+                "the secret of the account goes over the network as it is: use grpc+tls:// where others can listen"
+            );
+        }
+        Ok(ConnectOptions { ca_pem, token: None, account })
     }
 
     /// Returns name and secret of the account to use.
@@ -227,6 +234,15 @@ impl Global {
             Failure::new(Exit::Usage, "this system has no list of certificates; name one with --ca FILE")
         })
     }
+}
+
+/// Returns whether the address of a broker is one of this machine's own.
+fn is_this_machine(server: &str) -> bool {
+    let authority = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let address = authority.parse::<Address>().ok();
+    address.is_some_and(|Address { host, .. }| {
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
 }
 
 fn log_to_stderr(global: &Global, default: &str) -> Result<(), Failure> {

@@ -3,12 +3,13 @@
 use std::{io::Write as _, path::PathBuf};
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use weir_engine::{Broker, BrokerOptions};
 
 use super::Failure;
 use crate::{
     config::{Config, DATA_DIR_DEFAULT, LISTEN_DEFAULT, ListenerConfig},
-    context::Address,
+    context::{Address, TlsMode},
     listen::{Listener, Reach},
     reload::Reload,
     run::{self, Ended},
@@ -56,13 +57,20 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     // Listening comes first: a port in use must not cost a recovery.
     let listeners = bind(&config.listeners, reach).await?;
     let stop = run::signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+    // Before the broker is open, which may take a while. With nothing to read again, the end of a terminal is an end.
+    let follows = has_accounts || config.listeners.iter().any(|listener| listener.identity.is_some());
+    let hangup = follows.then(|| signal(SignalKind::hangup())).transpose();
+    let hangup = hangup.map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
     run::raise_open_files();
     let broker = open(&config, &data).await?;
     let identities = listeners.iter().filter_map(Listener::identity).cloned().collect();
     let reload = Reload::new(&broker, config.accounts.as_deref(), identities)?;
-    reload
-        .follow(stop.clone())
-        .map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+    if let Some(hangup) = hangup {
+        reload.follow(hangup, stop.clone());
+    }
+    if has_accounts {
+        warn_of_plaintext(&listeners);
+    }
     say_ready(&listeners, &broker);
     let ended = run::serve(broker, listeners, stop).await;
     finish(ended)
@@ -115,6 +123,19 @@ async fn open(config: &Config, data: &std::path::Path) -> Result<Broker, Failure
     opened.map_err(|error| {
         Failure::from(error).while_doing(&format!("cannot open the data directory {}", data.display()))
     })
+}
+
+/// Says where secrets may be listened to.
+fn warn_of_plaintext(listeners: &[Listener]) {
+    for listener in listeners.iter().filter(|listener| !listener.local().ip().is_loopback()) {
+        if listener.mode() != TlsMode::On {
+            tracing::warn!(
+                address = %listener.local(),
+                "this listener takes plaintext: whoever can listen on the way learns the secrets of accounts; \
+                 `tls = \"on\"` with a certificate takes none"
+            );
+        }
+    }
 }
 
 fn say_ready(listeners: &[Listener], broker: &Broker) {

@@ -73,11 +73,13 @@ pub(crate) async fn handshake(
     broker: &Broker,
     request: Request<Streaming<arrow_flight::HandshakeRequest>>,
 ) -> Result<Response<super::BoxedStream<HandshakeResponse>>, Status> {
-    let principal = admit(broker, request.metadata())?;
-    let token = match credentials(request.metadata())? {
-        Credentials::Bearer(token) => token.to_owned(),
-        Credentials::Basic { .. } | Credentials::None => broker.accounts().token(&principal),
+    admit(broker, request.metadata())?;
+    let shown = match credentials(request.metadata())? {
+        Credentials::Bearer(token) => Ok(token.to_owned()),
+        Credentials::Basic { user, password } => broker.accounts().token_by_secret(&user, &password),
+        Credentials::None => broker.accounts().token_by_secret("", ""),
     };
+    let token = shown.map_err(|error| Status::unauthenticated(error.to_string()))?;
     let header = bearer(&token)?;
     let payload = first_payload(request.into_inner()).await?;
     let answer = HandshakeResponse { protocol_version: 0, payload };

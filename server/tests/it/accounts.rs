@@ -333,7 +333,7 @@ fn accounts_that_cannot_be_used_stop_a_start() {
     refused(&start(), 2, "0 accounts");
     write_accounts(dir.path(), &[("ann", SECRET)]);
     fs::set_permissions(dir.path().join("accounts.toml"), fs::Permissions::from_mode(0o644)).unwrap();
-    refused(&start(), 2, "chmod");
+    refused(&start(), 2, "chmod o-rw");
 }
 
 /// Takes any certificate, and remembers it.
