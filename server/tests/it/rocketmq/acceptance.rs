@@ -1,19 +1,19 @@
 //! What a server must do for the clients to work, step by step, against the real binary over real connections. The
 //! numbers are those of the list that servers of this protocol are accepted by; what stands elsewhere in more detail
 //! stands here once.
-//!
-//! Steps 13 and 15, transactions and delays, are not among them.
 
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tonic::transport::{Certificate, ClientTlsConfig};
 use weir_server::rocketmq::proto::{
-    ClientType, Code, FilterType, MessageType, Publishing, Settings, retry_policy::Strategy, settings::PubSub,
+    ClientType, Code, FilterType, MessageType, Publishing, Settings, TransactionResolution,
+    retry_policy::Strategy, settings::PubSub, telemetry_command::Command,
 };
 
 use super::{
     delivery::forward,
+    pending::{delayed, half},
     settings::{Telemetry, consumer, heartbeat, producer, route},
     *,
 };
@@ -188,6 +188,51 @@ async fn steps_10_to_12_handles_and_selectors() {
     assert_eq!(end.code(), tonic::Code::InvalidArgument);
     let half = receive(|request| request.filter_expression = Some(filter(FilterType::Sql, "a = ")));
     assert_eq!(client.receive(half).await.code(), Code::IllegalFilterExpression);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn step_13_a_transaction_is_seen_once_it_is_committed() {
+    let weir = Accepted::start();
+    let client = weir.client().await;
+    let (_settings, mut commands) = client.produce(&[TOPIC]).await;
+    let kept = client.send_one(half("kept")).await.transaction_id;
+    client.send_one(half("forgotten")).await;
+    assert_eq!(client.receive(receive(|_| {})).await.code(), Code::MessageNotFound);
+    for _ in 0..2 {
+        let ended = client.end(TOPIC, &kept, TransactionResolution::Commit).await;
+        assert_eq!(code(&ended.status), Code::Ok);
+    }
+    assert_eq!(bodies(&client.receive_all(1).await), ["kept"]);
+    let asked =
+        timeout(Duration::from_secs(15), commands.next()).await.expect("it is asked about the other one");
+    let Some(Command::RecoverOrphanedTransactionCommand(orphan)) = asked.unwrap().unwrap().command else {
+        panic!("nothing else is told to a producer that says nothing")
+    };
+    assert_eq!(orphan.message.unwrap().body, b"forgotten".as_slice());
+    assert_eq!(client.receive(receive(|_| {})).await.code(), Code::MessageNotFound);
+    let ended = client.end(TOPIC, &orphan.transaction_id, TransactionResolution::Commit).await;
+    assert_eq!(code(&ended.status), Code::Ok);
+    assert_eq!(bodies(&client.receive_all(1).await), ["forgotten"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn step_15_a_delayed_message_comes_in_time_and_a_recalled_one_never() {
+    let weir = Accepted::start();
+    let client = weir.client().await;
+    let due = std::time::SystemTime::now() + Duration::from_secs(5);
+    client.send_one(delayed("later", due.into())).await;
+    let recalled = client.send_one(delayed("never", due.into())).await.recall_handle;
+    assert_eq!(code(&client.recall(TOPIC, &recalled).await.status), Code::Ok);
+    let mut request = receive(|_| {});
+    request.long_polling_timeout = Some(prost_types::Duration { seconds: 9, nanos: 0 });
+    let received = client.receive(request).await.messages();
+    assert_eq!(bodies(&received), ["later"]);
+    assert!(std::time::SystemTime::now() >= due, "not before it is due");
+    // When it became visible, whenever it was fetched.
+    let stored = system(&received[0]).store_timestamp.unwrap();
+    let late = std::time::SystemTime::try_from(stored).unwrap().duration_since(due).unwrap();
+    println!("{late:?} late");
+    assert_eq!(client.receive(receive(|_| {})).await.code(), Code::MessageNotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,11 +22,11 @@ fn millis(time: &prost_types::Timestamp) -> i64 {
     time.seconds * 1000 + i64::from(time.nanos / 1_000_000)
 }
 
-fn delayed(text: &str, due: prost_types::Timestamp) -> Message {
+pub(super) fn delayed(text: &str, due: prost_types::Timestamp) -> Message {
     changed(text, |system| system.delivery_timestamp = Some(due))
 }
 
-fn half(text: &str) -> Message {
+pub(super) fn half(text: &str) -> Message {
     changed(text, |system| system.message_type = MessageType::Transaction.into())
 }
 
@@ -37,14 +37,19 @@ fn changed(text: &str, change: impl FnOnce(&mut SystemProperties)) -> Message {
 }
 
 impl Client {
-    async fn send_one(&self, message: Message) -> SendResultEntry {
+    pub(super) async fn send_one(&self, message: Message) -> SendResultEntry {
         let mut sent = self.send(vec![message]).await;
         assert_eq!(code(&sent.status), Code::Ok, "{sent:?}");
         assert_eq!(code(&sent.entries[0].status), Code::Ok);
         sent.entries.remove(0)
     }
 
-    async fn end(&self, topic: &str, id: &str, how: TransactionResolution) -> EndTransactionResponse {
+    pub(super) async fn end(
+        &self,
+        topic: &str,
+        id: &str,
+        how: TransactionResolution,
+    ) -> EndTransactionResponse {
         let request = EndTransactionRequest {
             topic: resource(topic),
             message_id: "m".to_owned(),
@@ -56,13 +61,13 @@ impl Client {
         self.calls.clone().end_transaction(self.request(request)).await.unwrap().into_inner()
     }
 
-    async fn recall(&self, topic: &str, handle: &str) -> RecallMessageResponse {
+    pub(super) async fn recall(&self, topic: &str, handle: &str) -> RecallMessageResponse {
         let request = RecallMessageRequest { topic: resource(topic), recall_handle: handle.to_owned() };
         self.calls.clone().recall_message(self.request(request)).await.unwrap().into_inner()
     }
 
     /// Opens a telemetry stream as a producer of some topics, and reads the settings that answer it.
-    async fn produce(
+    pub(super) async fn produce(
         &self,
         topics: &[&str],
     ) -> (tokio::sync::mpsc::Sender<TelemetryCommand>, tonic::Streaming<TelemetryCommand>) {
