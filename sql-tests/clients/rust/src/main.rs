@@ -172,7 +172,8 @@ async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let at_once = if lines > 0 { 1 } else { BATCH };
     for batch in numbers.chunks(at_once) {
         let send = || async {
-            let messages = batch.iter().map(|n| message(topic, *n, lines).build()).collect::<Result<Vec<_>, _>>()?;
+            let messages =
+                batch.iter().map(|n| message(topic, *n, lines).build()).collect::<Result<Vec<_>, _>>()?;
             producer.batch_send(messages).await
         };
         let receipts = errors.repeat(end, send).await?;

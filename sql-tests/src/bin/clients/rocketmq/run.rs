@@ -175,8 +175,7 @@ impl Run<'_> {
 
     /// Returns how often each message for which a condition is true is stored in a topic, by its number.
     pub(super) fn stored_where(&self, topic: &str, condition: &str) -> Result<BTreeMap<usize, usize>> {
-        let query =
-            format!("SELECT n, count(*) AS times FROM \"{topic}\" WHERE {condition} GROUP BY n");
+        let query = format!("SELECT n, count(*) AS times FROM \"{topic}\" WHERE {condition} GROUP BY n");
         let rows = self.ask(&["query", &query])?;
         let number = |row: &Value, name: &str| {
             row[name].as_u64().and_then(|number| usize::try_from(number).ok()).context("not a number")
