@@ -92,7 +92,7 @@ impl Program {
         if !answers("go", "version") {
             return Ok(None);
         }
-        let program = cache()?.join(format!("{name}-build")).join(format!("weir-client-{name}"));
+        let program = built(name)?.join(format!("weir-client-{name}"));
         let build = ["build", "-buildvcs=false", "-o"];
         run(Command::new("go").args(build).arg(&program).arg(".").current_dir(source(name)))?;
         Ok(Some(Self::new(program, Vec::new())))
@@ -228,7 +228,7 @@ pub fn python_script(name: &str, script: &str, weir: &Path, limit: Duration) -> 
 ///
 /// If they do not build.
 pub fn rust_binary(name: &str, binary: &str) -> Result<PathBuf> {
-    let target = cache()?.join(format!("{name}-target"));
+    let target = built(name)?;
     let build = ["build", "--quiet", "--locked", "--manifest-path"];
     let manifest = source(name).join("Cargo.toml");
     run(Command::new("cargo").args(build).arg(manifest).env("CARGO_TARGET_DIR", &target))?;
@@ -237,6 +237,14 @@ pub fn rust_binary(name: &str, binary: &str) -> Result<PathBuf> {
 
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
+}
+
+/// Returns the directory of what is built of a client in place. It is that of this checkout alone: of another one's
+/// files cargo only sees that they are older than what lies there, and takes that for built of them.
+fn built(name: &str) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    source(name).hash(&mut hasher);
+    Ok(cache()?.join(format!("{name}-built-{:016x}", hasher.finish())))
 }
 
 /// Returns the directory of a client's packages, which `install` fills unless that was done before for files of the

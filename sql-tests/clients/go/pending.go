@@ -39,9 +39,14 @@ func pending(read *options) error {
 		return err
 	}
 	end := time.Now().Add(read.seconds)
+	recalled := 0
 	for n := range read.count {
-		if err := sendPending(producer, read.topic, n); err != nil {
+		isRecalled, err := sendPending(producer, read.topic, n)
+		if err != nil {
 			return fmt.Errorf("message %d: %w", n, err)
+		}
+		if isRecalled {
+			recalled++
 		}
 	}
 	isComplete := func() bool {
@@ -61,30 +66,31 @@ func pending(read *options) error {
 		return err
 	}
 	var failures errors
-	return print(failures.report(map[string]any{"published": read.count}))
+	return print(failures.report(map[string]any{"published": read.count, "recalled": recalled}))
 }
 
-func sendPending(producer rocketmq.Producer, topic string, n int) error {
+// sendPending sends a message, and returns whether it was recalled.
+func sendPending(producer rocketmq.Producer, topic string, n int) (bool, error) {
 	sent := message(topic, n, 0)
 	kind := n % 5
 	if kind < 2 {
 		sent.SetDelayTimestamp(time.Now().Add(delay))
 		receipts, err := producer.Send(context.Background(), sent)
 		if err != nil || kind == 0 {
-			return err
+			return false, err
 		}
 		_, err = producer.Recall(context.Background(), topic, receipts[0].RecallHandle)
-		return err
+		return true, err
 	}
 	transaction := producer.BeginTransaction()
 	if _, err := producer.SendWithTransaction(context.Background(), sent, transaction); err != nil {
-		return err
+		return false, err
 	}
 	switch kind {
 	case 2:
-		return transaction.Commit()
+		return false, transaction.Commit()
 	case 3:
-		return transaction.RollBack()
+		return false, transaction.RollBack()
 	}
-	return nil
+	return false, nil
 }

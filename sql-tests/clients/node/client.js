@@ -14,7 +14,10 @@ const {
 
 const FILTER_TYPE_TAG = 1;
 const FILTER_TYPE_SQL = 2;
+const TRANSACTION_COMMIT = 1;
+const TRANSACTION_ROLLBACK = 2;
 const QUIET_MS = 2000;
+const DELAY_MS = 3000;
 const COLORS = ['red', 'green', 'blue'];
 
 // The client writes its log to standard output or a file in the home directory otherwise.
@@ -160,6 +163,50 @@ async function publish(args, common) {
   await show(errors.report({ published: args.count }));
 }
 
+async function pending(args, common) {
+  const checked = new Set();
+  const checker = {
+    async check(half) {
+      const n = numberOf(half);
+      if (isWrong(half)) throw new Error(`message ${n} came back other than it was sent`);
+      checked.add(n);
+      return n % 2 ? TRANSACTION_ROLLBACK : TRANSACTION_COMMIT;
+    },
+  };
+  const producer = new Producer({ ...common, topics: [args.topic], checker });
+  await producer.startup();
+  const end = performance.now() + args.seconds * 1000;
+  let recalled = 0;
+  for (let n = 0; n < args.count; n++) {
+    if (await sendPending(producer, args.topic, n)) recalled += 1;
+  }
+  while (checked.size < Math.floor(args.count / 5)) {
+    if (performance.now() > end) throw new Error(`asked about ${[...checked]} alone`);
+    await sleep(100);
+  }
+  // The answers go out behind the questions.
+  await sleep(1000);
+  await producer.shutdown();
+  await show(new Errors().report({ published: args.count, recalled }));
+}
+
+/** Sends a message, and returns whether it was recalled. */
+async function sendPending(producer, topic, n) {
+  const made = message(topic, n, 0);
+  const kind = n % 5;
+  if (kind < 2) {
+    const deliveryTimestamp = new Date(Date.now() + DELAY_MS);
+    const receipt = await producer.send({ ...made, deliveryTimestamp });
+    if (kind === 1) await producer.recallMessage(topic, receipt.recallHandle);
+    return kind === 1;
+  }
+  const transaction = producer.beginTransaction();
+  await producer.send(made, transaction);
+  if (kind === 2) await transaction.commit();
+  if (kind === 3) await transaction.rollback();
+  return false;
+}
+
 async function receive(args, common, subscriptions) {
   const consumer = new SimpleConsumer({
     ...common, consumerGroup: args.group, subscriptions, awaitDuration: 1000,
@@ -219,7 +266,7 @@ async function main() {
     ? new FilterExpression(args.where ?? '', FILTER_TYPE_SQL)
     : new FilterExpression(args.tags, FILTER_TYPE_TAG);
   const subscriptions = new Map([[args.topic, filter]]);
-  const actions = { version, publish, receive, push };
+  const actions = { version, publish, pending, receive, push };
   await actions[args.action](args, common, subscriptions);
   process.exit(0);
 }

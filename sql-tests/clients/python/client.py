@@ -17,15 +17,19 @@ from rocketmq import (
     Producer,
     PushConsumer,
     SimpleConsumer,
+    TransactionChecker,
+    TransactionResolution,
 )
 from rocketmq.grpc_protocol import FilterType
 
 COLORS = ["red", "green", "blue"]
 
+DELAY_SECONDS = 3
+
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("action", choices=["version", "publish", "receive", "push"])
+    parser.add_argument("action", choices=["version", "publish", "pending", "receive", "push"])
     parser.add_argument("--endpoint")
     parser.add_argument("--tls")
     parser.add_argument("--topic")
@@ -169,6 +173,57 @@ def publish(args, configuration):
     show(errors.report(published=args.count))
 
 
+class Checker(TransactionChecker):
+    """Says what becomes of transactions that nobody has ended."""
+
+    def __init__(self):
+        self.checked = set()
+
+    def check(self, half):
+        if is_wrong(half):
+            raise ValueError(f"message {number(half)} came back other than it was sent")
+        n = number(half)
+        self.checked.add(n)
+        return TransactionResolution.ROLLBACK if n % 2 else TransactionResolution.COMMIT
+
+
+def pending(args, configuration):
+    checker = Checker()
+    producer = Producer(configuration, (args.topic,), checker, tls_enable=args.tls is not None)
+    producer.startup()
+    end = time.monotonic() + args.seconds
+    recalled = sum(send_pending(producer, args.topic, n) for n in range(args.count))
+    expected = {n for n in range(args.count) if n % 5 == 4}
+    while checker.checked != expected:
+        if time.monotonic() > end:
+            raise TimeoutError(f"asked about {sorted(checker.checked)} alone")
+        time.sleep(0.1)
+    # The answers go out behind the questions.
+    time.sleep(1)
+    producer.shutdown()
+    show(Errors().report(published=args.count, recalled=recalled))
+
+
+def send_pending(producer, topic, n):
+    """Sends a message, and returns whether it was recalled."""
+    made = message(topic, n, None)
+    kind = n % 5
+    if kind < 2:
+        # The client takes whole seconds.
+        made.delivery_timestamp = int(time.time()) + DELAY_SECONDS
+        receipt = producer.send(made)
+        if kind == 1:
+            producer.recall_message(topic, receipt.recall_handle)
+        return kind == 1
+    transaction = producer.begin_transaction()
+    producer.send(made, transaction)
+    if kind == 2:
+        transaction.commit()
+    elif kind == 3:
+        transaction.rollback()
+    return False
+
+
 def receive(args, configuration, subscription):
     tls = args.tls is not None
     consumer = SimpleConsumer(configuration, args.group, subscription, await_duration=1, tls_enable=tls)
@@ -216,8 +271,9 @@ def main():
         show({"client": "python", "version": version})
         return
     configuration = ClientConfiguration(args.endpoint, Credentials())
-    if args.action == "publish":
-        publish(args, configuration)
+    if args.action in ("publish", "pending"):
+        act = publish if args.action == "publish" else pending
+        act(args, configuration)
     else:
         act = receive if args.action == "receive" else push
         act(args, configuration, subscription(args))

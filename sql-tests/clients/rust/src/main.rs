@@ -4,7 +4,8 @@ use std::{
     collections::{BTreeSet, HashMap},
     error::Error,
     future::Future,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rocketmq::{
@@ -13,6 +14,7 @@ use rocketmq::{
     model::{
         common::{FilterExpression, FilterType},
         message::{MessageBuilder, MessageView},
+        transaction::{Transaction, TransactionResolution},
     },
 };
 use serde_json::{Value, json};
@@ -24,6 +26,9 @@ const BATCH: usize = 10;
 
 /// Messages that are received in one call.
 const RECEIVE_MAX: i32 = 32;
+
+/// By how much messages are delayed.
+const DELAY_SECONDS: u64 = 3;
 
 /// How long nothing more has come once it is enough.
 const QUIET: Duration = Duration::from_secs(2);
@@ -167,7 +172,8 @@ async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let at_once = if lines > 0 { 1 } else { BATCH };
     for batch in numbers.chunks(at_once) {
         let send = || async {
-            let messages = batch.iter().map(|n| message(topic, *n, lines)).collect::<Result<Vec<_>, _>>()?;
+            let messages =
+                batch.iter().map(|n| message(topic, *n, lines).build()).collect::<Result<Vec<_>, _>>()?;
             producer.batch_send(messages).await
         };
         let receipts = errors.repeat(end, send).await?;
@@ -178,11 +184,58 @@ async fn publish(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     Ok(json!({"client": "rust", "published": count, "errors": errors.count, "error": errors.latest}))
 }
 
-fn message(
-    topic: &str,
-    n: usize,
-    lines: usize,
-) -> Result<impl rocketmq::model::message::Message, rocketmq::error::ClientError> {
+/// Sends messages that nobody is to see at once: see ../README.md.
+async fn pending(arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
+    let (topic, count) = (arguments.text("topic")?, arguments.number("count", 100)?);
+    let end = arguments.end()?;
+    let mut option = ProducerOption::default();
+    option.set_topics(vec![topic]);
+    let checked = Arc::new(Mutex::new(BTreeSet::new()));
+    let noted = Arc::clone(&checked);
+    let check = move |_: String, half: MessageView| {
+        let n = half.properties().get("n").and_then(|n| n.parse::<usize>().ok());
+        let Some(n) = n.filter(|n| !is_wrong(*n, &half)) else { return TransactionResolution::UNKNOWN };
+        noted.lock().expect("nobody panics with it").insert(n);
+        if n.is_multiple_of(2) { TransactionResolution::COMMIT } else { TransactionResolution::ROLLBACK }
+    };
+    let mut producer =
+        Producer::new_transaction_producer(option, arguments.client_option()?, Box::new(check))?;
+    producer.start().await?;
+    for n in 0..count {
+        send_pending(&producer, topic, n).await?;
+    }
+    let open: BTreeSet<usize> = (0..count).filter(|n| n % 5 == 4).collect();
+    while *checked.lock().expect("nobody panics with it") != open {
+        if Instant::now() > end {
+            return Err(format!("asked about {checked:?} alone").into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The answers go out behind the questions.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    producer.shutdown().await?;
+    Ok(json!({"client": "rust", "published": count, "recalled": 0, "errors": 0, "error": ""}))
+}
+
+async fn send_pending(producer: &Producer, topic: &str, n: usize) -> Result<(), Box<dyn Error>> {
+    let made = message(topic, n, 0);
+    if n.is_multiple_of(5) {
+        // The client takes whole seconds.
+        let due = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + DELAY_SECONDS;
+        producer.send(made.set_delivery_timestamp(due as i64).build()?).await?;
+        return Ok(());
+    }
+    let transaction = producer.send_transaction_message(made.enable_transaction().build()?).await?;
+    match n % 5 {
+        2 => transaction.commit().await?,
+        // The client has no recall.
+        1 | 3 => transaction.rollback().await?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn message(topic: &str, n: usize, lines: usize) -> MessageBuilder {
     let mut properties =
         HashMap::from([("n", n.to_string()), ("color", COLORS[n % COLORS.len()].to_owned())]);
     if !n.is_multiple_of(5) {
@@ -197,7 +250,7 @@ fn message(
     if lines > 0 {
         builder = builder.set_message_group(format!("line-{}", n % lines));
     }
-    builder.build()
+    builder
 }
 
 fn tag(n: usize) -> &'static str {
@@ -269,6 +322,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let report = match action.as_str() {
         "version" => version()?,
         "publish" => publish(&arguments).await?,
+        "pending" => pending(&arguments).await?,
         "receive" => receive(&arguments).await?,
         other => return Err(format!("the client has no action {other}").into()),
     };

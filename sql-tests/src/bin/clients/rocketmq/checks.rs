@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     feature::Feature,
+    pending,
     run::{Run, compare, times},
 };
 
@@ -32,7 +33,7 @@ const ATTEMPTS: usize = 3;
 const FEW: usize = 20;
 
 /// The outcome of a check.
-type Done = (Feature, Result<()>);
+pub(super) type Done = (Feature, Result<()>);
 
 /// Runs all of them, some side by side.
 pub(super) fn all(run: &Run<'_>, certificate: &Path) -> Vec<Done> {
@@ -47,9 +48,10 @@ pub(super) fn all(run: &Run<'_>, certificate: &Path) -> Vec<Done> {
         let in_order = scope.spawn(|| in_order(run));
         let dead = scope.spawn(|| dead_letters(run));
         let tls = scope.spawn(|| encrypted(run, certificate));
+        let pending = scope.spawn(|| pending::all(run));
         let join =
             |thread: thread::ScopedJoinHandle<'_, Vec<Done>>| thread.join().expect("checks do not panic");
-        [in_order, dead, tls].into_iter().flat_map(join).collect::<Vec<_>>()
+        [in_order, dead, tls, pending].into_iter().flat_map(join).collect::<Vec<_>>()
     }));
     done
 }

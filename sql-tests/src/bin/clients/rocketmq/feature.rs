@@ -9,6 +9,9 @@ pub(super) enum Feature {
     Push,
     Sql,
     Tags,
+    Delayed,
+    Recall,
+    Transactions,
     FifoRetry,
     SimpleDead,
     PushDead,
@@ -38,13 +41,16 @@ impl Known {
 }
 
 impl Feature {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Normal,
         Self::Fifo,
         Self::Simple,
         Self::Push,
         Self::Sql,
         Self::Tags,
+        Self::Delayed,
+        Self::Recall,
+        Self::Transactions,
         Self::FifoRetry,
         Self::SimpleDead,
         Self::PushDead,
@@ -62,6 +68,9 @@ impl Feature {
             Self::Push => "push consumer",
             Self::Sql => "SQL filter",
             Self::Tags => "TAG filter",
+            Self::Delayed => "delayed messages",
+            Self::Recall => "recall of delayed messages",
+            Self::Transactions => "transactional messages",
             Self::FifoRetry => "order of FIFO messages that fail",
             Self::SimpleDead => "dead letters of a simple consumer",
             Self::PushDead => "dead letters of a push consumer",
@@ -86,6 +95,16 @@ impl Feature {
                 "each kind of consumer receives what a selector with strings, numbers and NULL is true for"
             }
             Self::Tags => "each kind of consumer receives what has one of two of the three tags",
+            Self::Delayed => {
+                "messages are sent with a delivery time three seconds ahead; all are received, each once and as it was \
+                 sent, and SQL finds none that became visible before"
+            }
+            Self::Recall => "messages with such a delivery time are recalled; none of them is ever visible",
+            Self::Transactions => {
+                "messages are sent in transactions that are committed, rolled back, or left to the broker's question \
+                 and then committed or rolled back; what was committed is received, once and not before, and nothing \
+                 else is ever visible"
+            }
             Self::FifoRetry => {
                 "the same with a push consumer whose listener fails for some messages: they are tried again before \
                  the next one of their message group comes"
@@ -125,6 +144,7 @@ impl Feature {
                 "the client goes on with the next message of a message group though the listener has failed for one; \
                  the broker gives it one of each message group at a time",
             ),
+            (Self::Recall, "java-oldest" | "rust") => Known::NotOffered("the client has no RecallMessage"),
             (Self::Push | Self::FifoRetry | Self::PushDead | Self::FifoDead, "rust") => {
                 Known::NotOffered("the client has no push consumer")
             }

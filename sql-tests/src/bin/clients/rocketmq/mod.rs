@@ -3,6 +3,7 @@
 
 mod checks;
 mod feature;
+mod pending;
 mod restart;
 mod run;
 mod table;

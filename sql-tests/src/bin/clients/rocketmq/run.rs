@@ -39,6 +39,9 @@ pub(super) struct Run<'a> {
 #[derive(Debug, Deserialize)]
 pub(super) struct Published {
     pub(super) published: usize,
+    /// How many messages were recalled, of an action that recalls.
+    #[serde(default)]
+    pub(super) recalled: usize,
     errors: usize,
     error: String,
 }
@@ -86,8 +89,19 @@ impl Run<'_> {
         count: usize,
         more: &[&str],
     ) -> Result<Published> {
+        self.produce("publish", topic, count, more)
+    }
+
+    /// Sends messages to a topic that nobody is to see at once, in which no call may fail.
+    pub(super) fn send_pending(&self, topic: &str, count: usize) -> Result<Published> {
+        let report = self.produce("pending", topic, count, &[])?;
+        ensure!(report.errors == 0, "{} calls failed, one with {}", report.errors, report.error);
+        Ok(report)
+    }
+
+    fn produce(&self, action: &str, topic: &str, count: usize, more: &[&str]) -> Result<Published> {
         let number = count.to_string();
-        let words = ["publish", "--endpoint", self.endpoint, "--topic", topic, "--count", &number];
+        let words = [action, "--endpoint", self.endpoint, "--topic", topic, "--count", &number];
         let report: Published = serde_json::from_value(self.act(&[&words, more].concat())?)
             .context("the producer reports something else")?;
         ensure!(report.published == count, "{} of {count} messages were published", report.published);
@@ -156,7 +170,12 @@ impl Run<'_> {
 
     /// Returns how often each message is stored in a topic, by its number.
     pub(super) fn stored(&self, topic: &str) -> Result<BTreeMap<usize, usize>> {
-        let query = format!("SELECT n, count(*) AS times FROM \"{topic}\" GROUP BY n");
+        self.stored_where(topic, "TRUE")
+    }
+
+    /// Returns how often each message for which a condition is true is stored in a topic, by its number.
+    pub(super) fn stored_where(&self, topic: &str, condition: &str) -> Result<BTreeMap<usize, usize>> {
+        let query = format!("SELECT n, count(*) AS times FROM \"{topic}\" WHERE {condition} GROUP BY n");
         let rows = self.ask(&["query", &query])?;
         let number = |row: &Value, name: &str| {
             row[name].as_u64().and_then(|number| usize::try_from(number).ok()).context("not a number")

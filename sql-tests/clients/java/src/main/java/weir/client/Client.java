@@ -101,8 +101,9 @@ public final class Client {
     private void pending() throws Exception {
         int count = options.number("count", 100);
         Pending pending = new Pending(provider, options.required("topic"));
-        pending.send(configuration(), count, options.seconds("seconds", 60));
-        print(String.format("{\"client\":\"java\",\"published\":%d,%s}", count, errors.report()));
+        int recalled = pending.send(configuration(), count, options.seconds("seconds", 60));
+        String counts = String.format("\"published\":%d,\"recalled\":%d", count, recalled);
+        print(String.format("{\"client\":\"java\",%s,%s}", counts, errors.report()));
     }
 
     private void receive() throws Exception {

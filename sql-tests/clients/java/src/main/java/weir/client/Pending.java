@@ -21,13 +21,15 @@ final class Pending {
     private final ClientServiceProvider provider;
     private final String topic;
     private final Set<Integer> checked = new ConcurrentSkipListSet<>();
+    private int recalled;
 
     Pending(ClientServiceProvider provider, String topic) {
         this.provider = provider;
         this.topic = topic;
     }
 
-    void send(ClientConfiguration configuration, int count, Duration limit) throws Exception {
+    /** Sends them, answers what the broker asks, and returns how many were recalled. */
+    int send(ClientConfiguration configuration, int count, Duration limit) throws Exception {
         long endNs = System.nanoTime() + limit.toNanos();
         Set<Integer> open = new TreeSet<>();
         try (Producer producer = provider.newProducerBuilder()
@@ -50,6 +52,7 @@ final class Pending {
             // The answers go out behind the questions.
             Thread.sleep(1000);
         }
+        return recalled;
     }
 
     private TransactionResolution check(MessageView half) {
@@ -69,6 +72,7 @@ final class Pending {
             SendReceipt receipt = producer.send(message.build());
             if (kind == 1) {
                 recalls().invoke(producer, topic, SendReceipt.class.getMethod("getRecallHandle").invoke(receipt));
+                recalled += 1;
             }
             return;
         }
