@@ -97,13 +97,13 @@ impl Feature {
             Self::Tags => "each kind of consumer receives what has one of two of the three tags",
             Self::Delayed => {
                 "messages are sent with a delivery time three seconds ahead; all are received, each once and as it was \
-                 sent, and SQL finds none that became visible before"
+                 sent, and the store times say that none became visible at once"
             }
             Self::Recall => "messages with such a delivery time are recalled; none of them is ever visible",
             Self::Transactions => {
                 "messages are sent in transactions that are committed, rolled back, or left to the broker's question \
-                 and then committed or rolled back; what was committed is received, once and not before, and nothing \
-                 else is ever visible"
+                 and then committed or rolled back; what was committed is received, each once, and nothing else is ever \
+                 visible; the store times of what was asked about are behind the question"
             }
             Self::FifoRetry => {
                 "the same with a push consumer whose listener fails for some messages: they are tried again before \
