@@ -59,9 +59,16 @@ impl Broker {
 pub(super) struct Checks {
     /// When the next question is due, of which row, and how many were asked.
     next: BTreeMap<(i64, QueueOffset), u32>,
+    /// Since when somebody could have been asked.
+    since: Option<Duration>,
 }
 
 impl Checks {
+    /// Forgets what was asked; it is found again.
+    pub(super) fn forget(&mut self) {
+        self.next.clear();
+    }
+
     /// Returns when the next question is due.
     pub(super) fn next_ms(&self) -> Option<i64> {
         self.next.first_key_value().map(|((due_ms, _), _)| *due_ms)
@@ -79,6 +86,7 @@ impl Checks {
 
     /// Asks the questions that are due. Returns whether there are more.
     pub(super) async fn ask(&mut self, core: &Arc<Core>) -> bool {
+        let since = *self.since.get_or_insert_with(|| core.time.now());
         for _ in 0..ROUND_MAX {
             let now_ms = core.time.wall_ms();
             let Some(entry) = self.next.first_entry().filter(|entry| entry.key().0 <= now_ms) else {
@@ -86,7 +94,7 @@ impl Checks {
             };
             let ((_, offset), asked) = entry.remove_entry();
             let Some(row) = core.pending_row(HALF, offset) else { return false };
-            match ask_about(core, row, asked).await {
+            match ask_about(core, row, asked, since).await {
                 Ok(None) => {}
                 Ok(Some(asked)) => self.again(now_ms, offset, asked, TRANSACTION_CHECK_INTERVAL),
                 Err(error) => {
@@ -105,7 +113,12 @@ impl Checks {
 }
 
 /// Asks about one transaction. Returns how often that was done by now, or `None` if the transaction has ended.
-async fn ask_about(core: &Arc<Core>, row: PendingRow, asked: u32) -> Result<Option<u32>, EngineError> {
+async fn ask_about(
+    core: &Arc<Core>,
+    row: PendingRow,
+    asked: u32,
+    since: Duration,
+) -> Result<Option<u32>, EngineError> {
     let Some(claim) = Claim::on(core, row) else {
         // Its end is under way.
         return Ok(Some(asked));
@@ -117,19 +130,22 @@ async fn ask_about(core: &Arc<Core>, row: PendingRow, asked: u32) -> Result<Opti
     let stored = match core.reads.run(move || read(&reader, &row)).await?? {
         Found::Message(stored) => stored,
         Found::Lost | Found::NoRow => {
-            core.discard(vec![claim.row()]).await?;
+            core.drop_rows(vec![claim.row()]).await?;
             return Ok(None);
         }
+        Found::Damaged(_) => return Ok(None),
     };
     let topic = stored.message.pending.and_then(|target| core.target(&target));
     let Some(topic) = topic else {
-        core.discard(vec![claim.row()]).await?;
+        core.drop_rows(vec![claim.row()]).await?;
         return Ok(None);
     };
     let age_ms = core.time.wall_ms().saturating_sub(stored.store_time_ms);
     let is_too_old = u128::try_from(age_ms).is_ok_and(|age| age >= HALF_KEPT_MAX.as_millis());
-    if asked >= TRANSACTION_CHECKS_MAX || is_too_old {
-        core.discard(vec![claim.row()]).await?;
+    // After a long stop, a producer is asked once more before, or has all this time to come back.
+    let had_a_chance = asked > 0 || core.time.now().saturating_sub(since) >= HALF_KEPT_MAX;
+    if asked >= TRANSACTION_CHECKS_MAX || (is_too_old && had_a_chance) {
+        core.drop_rows(vec![claim.row()]).await?;
         core.pending.given_up.fetch_add(1, Ordering::Relaxed);
         let (message_id, after) = (&stored.message.message_id, asked);
         tracing::warn!(

@@ -39,6 +39,9 @@ const POLLS_MAX: usize = 1024;
 /// Topics of one producer that are remembered, so that it can be asked about its transactions.
 const TOPICS_MAX: usize = 1024;
 
+/// A producer is asked nothing while so many commands wait in its telemetry stream.
+const QUESTIONS_WAITING_MAX: usize = 2;
+
 /// How often clients are looked through for those that are gone.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -163,7 +166,12 @@ impl Sessions {
         let producers: Vec<_> = sessions.iter().filter_map(|session| session.producer_of(topic)).collect();
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % producers.len().max(1);
         let (before, from) = producers.split_at(first);
-        from.iter().chain(before).any(|commands| commands.try_send(Ok(command())).is_ok())
+        from.iter().chain(before).any(|commands| {
+            // Each may hold a large body; what else is to be told needs room, too.
+            let waiting = commands.max_capacity().saturating_sub(commands.capacity());
+            let permit = if waiting < QUESTIONS_WAITING_MAX { commands.try_reserve().ok() } else { None };
+            permit.map(|permit| permit.send(Ok(command()))).is_some()
+        })
     }
 
     /// Forgets a client and ends its telemetry streams.
@@ -394,6 +402,27 @@ mod tests {
         assert!(closed(&streams[0]));
         assert!(!closed(&streams[1]));
         assert_eq!(session.state.lock().streams.len(), STREAMS_MAX);
+    }
+
+    #[test]
+    fn questions_that_a_producer_does_not_read_are_few_and_no_more_are_made() {
+        let sessions = Sessions::default();
+        let session = sessions.enter(&caller("a")).unwrap();
+        let topic: TopicName = "t".parse().unwrap();
+        session.sends_to(&topic);
+        let (sender, mut receiver) = mpsc::channel(16);
+        let _stream = session.register(&sender);
+        let made = AtomicUsize::new(0);
+        let tell = || {
+            sessions.tell_producer(&topic, || {
+                made.fetch_add(1, Ordering::Relaxed);
+                TelemetryCommand::default()
+            })
+        };
+        assert_eq!([tell(), tell(), tell()], [true, true, false]);
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+        assert!(receiver.try_recv().is_ok());
+        assert!(tell());
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(super) async fn end_transaction(
         EngineError::Handle(fault) => {
             Refusal::new(Code::InvalidTransactionId, format!("the transaction id {fault}"))
         }
+        EngineError::MessageNotFound { .. } => Refusal::new(Code::NotFound, error.to_string()),
         error => error.into(),
     })?;
     Ok(EndTransactionResponse { status: Some(caller.status(Code::Ok, "")) })
