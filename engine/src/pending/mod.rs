@@ -31,7 +31,7 @@ use weir_storage::{PendingRow, QueueId, QueueOffset, Storage, TopicId};
 
 pub use self::{
     accept::Sent,
-    check::{AskProducer, OrphanedTransaction},
+    check::{AskProducer, OrphanedTransaction, Readiness},
     transaction::Resolution,
 };
 pub(crate) use self::{accept::is_pending, release::spawn};

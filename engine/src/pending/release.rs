@@ -44,12 +44,12 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Runs the task until the broker closes.
 pub(crate) fn spawn(core: &Arc<Core>) {
-    tokio::spawn(run(Arc::downgrade(core), core.closing.subscribe()));
+    let checks = Checks::new(core.time.now());
+    tokio::spawn(run(Arc::downgrade(core), checks, core.closing.subscribe()));
 }
 
-async fn run(core: Weak<Core>, mut closing: watch::Receiver<bool>) {
+async fn run(core: Weak<Core>, mut checks: Checks, mut closing: watch::Receiver<bool>) {
     let mut known = Known::new();
-    let mut checks = Checks::default();
     let mut house = Duration::ZERO;
     loop {
         let Some(core) = core.upgrade() else { return };

@@ -4,8 +4,8 @@ use std::{ops::Range, sync::Arc};
 
 use weir_columns::{Column, ColumnRef, Presence, Rows, Values};
 use weir_storage::{
-    Block, DUE_COLUMN, LogPosition, Part, PendingRow, QueueOffset, QueueView, Segment, StorageError,
-    StoredMessage,
+    Block, DUE_COLUMN, LogPosition, Part, PendingRow, PendingTarget, QueueOffset, QueueView, Segment,
+    StorageError, StoredMessage,
 };
 
 use crate::{broker::Core, error::EngineError};
@@ -111,7 +111,7 @@ pub(super) enum Found {
 
 /// Where the record of a row is.
 enum Place {
-    At(LogPosition),
+    At(Arc<Block>, usize, LogPosition),
     Lost,
     NoRow,
 }
@@ -135,7 +135,8 @@ fn place(core: &Core, row: &PendingRow) -> Result<Place, StorageError> {
     if block.lost().is_some_and(|lost| lost.value(number)) {
         return Ok(Place::Lost);
     }
-    Ok(block.positions()?.values().get(number).map_or(Place::NoRow, |at| Place::At(LogPosition(*at))))
+    let at = block.positions()?.values().get(number).copied();
+    Ok(at.map_or(Place::NoRow, |at| Place::At(block, number, LogPosition(at))))
 }
 
 /// Reads the record of a row. Called on a thread that may block.
@@ -145,7 +146,7 @@ fn place(core: &Core, row: &PendingRow) -> Result<Place, StorageError> {
 /// If it cannot be read now.
 pub(super) fn read(core: &Core, row: &PendingRow) -> Result<Found, EngineError> {
     let at = match place(core, row)? {
-        Place::At(at) => at,
+        Place::At(_, _, at) => at,
         Place::Lost => return Ok(Found::Lost),
         Place::NoRow => return Ok(Found::NoRow),
     };
@@ -168,4 +169,20 @@ pub(super) fn read(core: &Core, row: &PendingRow) -> Result<Found, EngineError> 
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns what a row is for, when it was stored and its message id, without its body; or `None` if [`read`] tells why there is nothing to be
+/// had. Called on a thread that may block.
+pub(super) fn peek(core: &Core, row: &PendingRow) -> Option<(PendingTarget, i64, String)> {
+    let Ok(Place::At(block, number, _)) = place(core, row) else { return None };
+    let mut peeked = None;
+    let visited = block.visit_records([number], |record| {
+        let is_it = (record.topic, record.queue, record.offset) == (row.topic, row.queue, row.offset);
+        peeked = record.pending().filter(|_| is_it).map(|target| {
+            let message_id = record.message_id().to_owned();
+            (target, record.store_time_ms, message_id)
+        });
+        Ok(())
+    });
+    visited.ok().and(peeked)
 }

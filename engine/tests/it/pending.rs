@@ -12,8 +12,8 @@ use arrow_array::{RecordBatch, cast::AsArray};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use weir_engine::{
-    AskProducer, Broker, Clock, EngineError, Message, MessageType, OrphanedTransaction, ReceiveRequest,
-    Resolution, Sent, SqlRequest, TopicChange, TopicName, TopicSpec,
+    AskProducer, Broker, Clock, EngineError, Message, MessageType, OrphanedTransaction, Readiness,
+    ReceiveRequest, Resolution, Sent, SqlRequest, TopicChange, TopicName, TopicSpec,
 };
 use weir_storage::Compression;
 
@@ -244,6 +244,10 @@ struct Producers {
 }
 
 impl AskProducer for Producers {
+    fn readiness(&self, _: &TopicName) -> Readiness {
+        if self.are_there.load(Ordering::Relaxed) { Readiness::Ready } else { Readiness::Nobody }
+    }
+
     fn ask(&self, orphan: &OrphanedTransaction) -> bool {
         let are_there = self.are_there.load(Ordering::Relaxed);
         if are_there {

@@ -18,7 +18,7 @@ use tokio::sync::{
     Notify,
     mpsc::{Sender, WeakSender},
 };
-use weir_engine::{TopicName, limits::CLIENT_ALIVE};
+use weir_engine::{Readiness, TopicName, limits::CLIENT_ALIVE};
 
 use super::{
     caller::{Caller, Language},
@@ -159,19 +159,31 @@ impl Sessions {
         }
     }
 
-    /// Sends a command to a live client that sends to a topic, another one each time. Returns whether there was one with
+    /// Returns whether a live client that sends to a topic can be sent a question.
+    pub(super) fn readiness(&self, topic: &TopicName) -> Readiness {
+        let producers = self.producers(topic);
+        match producers.iter().any(has_room) {
+            true => Readiness::Ready,
+            false if producers.is_empty() => Readiness::Nobody,
+            false => Readiness::Busy,
+        }
+    }
+
+    /// Sends a question to a live client that sends to a topic, another one each time. Returns whether there was one with
     /// room for it.
     pub(super) fn tell_producer(&self, topic: &TopicName, command: impl Fn() -> TelemetryCommand) -> bool {
-        let sessions: Vec<Arc<Session>> = self.clients.lock().by_id.values().cloned().collect();
-        let producers: Vec<_> = sessions.iter().filter_map(|session| session.producer_of(topic)).collect();
+        let producers = self.producers(topic);
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % producers.len().max(1);
         let (before, from) = producers.split_at(first);
         from.iter().chain(before).any(|commands| {
-            // Each may hold a large body; what else is to be told needs room, too.
-            let waiting = commands.max_capacity().saturating_sub(commands.capacity());
-            let permit = if waiting < QUESTIONS_WAITING_MAX { commands.try_reserve().ok() } else { None };
+            let permit = if has_room(commands) { commands.try_reserve().ok() } else { None };
             permit.map(|permit| permit.send(Ok(command()))).is_some()
         })
+    }
+
+    fn producers(&self, topic: &TopicName) -> Vec<Sender<Sent>> {
+        let sessions: Vec<Arc<Session>> = self.clients.lock().by_id.values().cloned().collect();
+        sessions.iter().filter_map(|session| session.producer_of(topic)).collect()
     }
 
     /// Forgets a client and ends its telemetry streams.
@@ -185,6 +197,13 @@ impl Sessions {
     fn get(&self, client: &str) -> Option<Arc<Session>> {
         self.clients.lock().by_id.get(client).map(Arc::clone)
     }
+}
+
+/// Returns whether one more question may wait in a stream. Each may hold a large body; what else is to be told needs room,
+/// too.
+fn has_room(commands: &Sender<Sent>) -> bool {
+    !commands.is_closed()
+        && commands.max_capacity().saturating_sub(commands.capacity()) < QUESTIONS_WAITING_MAX
 }
 
 impl Clients {
