@@ -48,7 +48,7 @@ pub use group::{
     SelectorQueue, TopicWaiting,
 };
 pub use name::{GroupName, NameError, TopicName};
-pub use pending::{AskProducer, OrphanedTransaction, Resolution, Sent};
+pub use pending::{AskProducer, OrphanedTransaction, Readiness, Resolution, Sent};
 pub use publish::Published;
 pub use pull::{PullBatch, PullColumn, PullFrom, PullPart, PullPlan, PullRequest, PullStream, PullTo};
 pub use pull_messages::{MessagePull, OffsetAt, PulledMessages};

@@ -4,6 +4,8 @@
 //! Time waits for groups that still need the rows, up to a bound; sizes do not (`docs/adr/0011`).
 
 use std::{
+    collections::BTreeSet,
+    ops::Range,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -27,6 +29,7 @@ pub(crate) fn spawn(core: &Arc<Core>) {
 }
 
 async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) {
+    let mut waited = BTreeSet::new();
     loop {
         let Some(core) = core.upgrade() else { return };
         for topic in topics(&core) {
@@ -34,7 +37,7 @@ async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) 
                 tracing::warn!(%error, topic = %topic.name, "old rows cannot end now");
             }
         }
-        if let Err(error) = make_room(&core).await {
+        if let Err(error) = make_room(&core, &mut waited).await {
             tracing::warn!(%error, "no room can be made on the disk now");
         }
         let time = core.time.clone();
@@ -167,7 +170,10 @@ impl Pressure {
 ///
 /// The disk is asked once: where an unlinked file gives its room back late, or never because of a snapshot or
 /// a second name, asking again and again would end everything at once.
-async fn make_room(core: &Arc<Core>) -> Result<(), EngineError> {
+///
+/// Of a segment that pending messages keep, compaction takes the rest, if that is most of it: it is `waited` for a round.
+/// If it is less, to end rows in it would free nothing, and they stay.
+async fn make_room(core: &Arc<Core>, waited: &mut BTreeSet<LogPosition>) -> Result<(), EngineError> {
     let on_disk = excess_bytes(core.storage.space()?, core.options.retention_disk_percent);
     let in_log = match core.options.retention_bytes.filter(|bytes| *bytes > 0) {
         Some(bytes_max) => core.storage.log_bytes()?.saturating_sub(bytes_max),
@@ -175,24 +181,32 @@ async fn make_room(core: &Arc<Core>) -> Result<(), EngineError> {
     };
     let pressure = if on_disk >= in_log { Pressure::Disk } else { Pressure::Log };
     let mut excess = on_disk.max(in_log);
-    for segment in core.storage.sealed_segments() {
+    let sealed = core.storage.sealed_segments();
+    waited.retain(|base| sealed.iter().any(|segment| segment.range.start == *base));
+    for segment in sealed {
         if excess == 0 || *core.closing.borrow() {
             break;
         }
-        let (worker, end) = (Arc::clone(core), segment.range.end);
-        let Some(ended) = core.reads.run(move || end_rows_before(&worker, end, pressure)).await?? else {
-            return Ok(());
+        let (worker, range) = (Arc::clone(core), segment.range.clone());
+        let work = move || {
+            let kept = worker.pending_bytes(range.clone());
+            let may_end = kept == 0 || worker.storage.would_compact(kept, segment.bytes);
+            end_rows_before(&worker, range.end, may_end, pressure).map(|ended| (kept, may_end, ended))
         };
+        let (kept, is_compacted, Some(ended)) = core.reads.run(work).await?? else { return Ok(()) };
         let is_here = core.storage.sealed_segments().iter().any(|now| now.range == segment.range);
-        if is_here && !core.has_pending_before(end) {
+        if is_here && !core.has_pending_before(segment.range.end) {
             // Somebody still needs it; more rows need not end before it can go.
             return Ok(());
         }
         if ended || !is_here {
-            // Of one that pending messages keep, compaction takes the rest; if that is too little, the next round
-            // finds no more rows to end in it, and goes on.
-            tracing::warn!(excess, before = %end, "the oldest rows ended: {}", pressure.text());
-            excess = excess.saturating_sub(segment.bytes);
+            tracing::warn!(
+                excess, before = %segment.range.end, "the oldest rows ended: {}", pressure.text()
+            );
+            excess = excess.saturating_sub(segment.bytes.saturating_sub(kept));
+        } else if is_compacted && kept > 0 && waited.insert(segment.range.start) {
+            // Nothing of others is left in it, and compaction has not taken it yet.
+            return Ok(());
         }
     }
     Ok(())
@@ -205,9 +219,14 @@ fn excess_bytes(space: Space, percent: u8) -> u64 {
     used.saturating_sub(u64::try_from(allowed).unwrap_or(u64::MAX))
 }
 
-/// Ends the rows that lie before `end`. Returns whether there were any, or `None` if a topic without a retention has some,
-/// which stay, and so do all others.
-fn end_rows_before(core: &Core, end: LogPosition, pressure: Pressure) -> Result<Option<bool>, EngineError> {
+/// Ends the rows that lie before `end`. Returns whether there were any, or `None` if some stay, and so do all others: a topic
+/// without a retention has them, or none `may_end` since pending messages keep what they take.
+fn end_rows_before(
+    core: &Core,
+    end: LogPosition,
+    may_end: bool,
+    pressure: Pressure,
+) -> Result<Option<bool>, EngineError> {
     let topics = topics(core);
     let mut firsts: Vec<(&Arc<Topic>, QueueId, QueueOffset)> = Vec::new();
     for topic in &topics {
@@ -228,16 +247,36 @@ fn end_rows_before(core: &Core, end: LogPosition, pressure: Pressure) -> Result<
             firsts.push((topic, queue, first));
         }
     }
-    let some = !firsts.is_empty();
+    if firsts.is_empty() {
+        return Ok(Some(false));
+    }
+    if !may_end {
+        tracing::warn!(
+            before = %end,
+            "{}, and messages that are delayed or in transactions keep the oldest segment of the log: make some room",
+            pressure.text()
+        );
+        return Ok(None);
+    }
     for (topic, queue, first) in firsts {
         core.storage.set_first_offset(topic.id, queue, first)?;
         tracing::info!(topic = %topic.name, %queue, %first, "rows ended before their time: {}", pressure.text());
     }
     core.storage.checkpoint()?;
-    Ok(Some(some))
+    Ok(Some(true))
 }
 
 impl Core {
+    /// Returns how many bytes pending messages keep in a range of the log.
+    fn pending_bytes(&self, range: Range<LogPosition>) -> u64 {
+        let Some(topic) = self.pending.topic() else { return 0 };
+        let bytes = |view: &QueueView| {
+            let rows = offset_at_position(view, range.start)..offset_at_position(view, range.end);
+            view.record_bytes(rows)
+        };
+        views(self, topic).iter().map(|(_, view)| bytes(view)).sum()
+    }
+
     /// Returns whether a pending message lies before a position of the log.
     fn has_pending_before(&self, end: LogPosition) -> bool {
         let Some(topic) = self.pending.topic() else { return false };

@@ -17,7 +17,7 @@ mod rows;
 mod transaction;
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     fmt,
     sync::{
         Arc, OnceLock, Weak,
@@ -31,7 +31,7 @@ use weir_storage::{PendingRow, QueueId, QueueOffset, Storage, TopicId};
 
 pub use self::{
     accept::Sent,
-    check::{AskProducer, OrphanedTransaction},
+    check::{AskProducer, OrphanedTransaction, Readiness},
     transaction::Resolution,
 };
 pub(crate) use self::{accept::is_pending, release::spawn};
@@ -56,7 +56,31 @@ pub(crate) struct Pending {
     /// Those who know producers.
     askers: RwLock<Vec<Weak<dyn AskProducer>>>,
     given_up: AtomicU64,
+    dropped: Mutex<Dropped>,
 }
+
+/// Half messages that nobody has rolled back and that ended all the same, the last ones: their commit is no success.
+#[derive(Default)]
+struct Dropped {
+    rows: HashSet<PendingRow>,
+    order: VecDeque<PendingRow>,
+}
+
+impl Dropped {
+    fn insert(&mut self, row: PendingRow) {
+        if self.rows.insert(row) {
+            self.order.push_back(row);
+        }
+        if self.order.len() > DROPPED_MAX
+            && let Some(first) = self.order.pop_front()
+        {
+            self.rows.remove(&first);
+        }
+    }
+}
+
+/// Dropped half messages that are remembered.
+const DROPPED_MAX: usize = 65_536;
 
 impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,6 +134,27 @@ impl Core {
         let (told, outcome) = oneshot::channel();
         // Nobody is left to hear it if the receiver is gone.
         self.storage.discard(&rows, Box::new(move |result| drop(told.send(result))));
+        outcome.await.map_err(|_| EngineError::Closed)?.map_err(EngineError::from)
+    }
+
+    /// As [`discard`](Self::discard), of rows that nobody asked to end.
+    async fn drop_rows(&self, rows: Vec<PendingRow>) -> Result<(), EngineError> {
+        {
+            let mut dropped = self.pending.dropped.lock();
+            rows.iter().filter(|row| row.queue == place::HALF).for_each(|row| dropped.insert(*row));
+        }
+        self.discard(rows).await
+    }
+
+    fn was_dropped(&self, row: &PendingRow) -> bool {
+        self.pending.dropped.lock().rows.contains(row)
+    }
+
+    /// Waits until rows that are [done](Self::is_done) are durably so: what ended them may not have been written yet.
+    async fn done_durably(&self) -> Result<(), EngineError> {
+        let (told, outcome) = oneshot::channel();
+        // Nobody is left to hear it if the receiver is gone.
+        self.storage.when_discarded(Box::new(move |result| drop(told.send(result))));
         outcome.await.map_err(|_| EngineError::Closed)?.map_err(EngineError::from)
     }
 

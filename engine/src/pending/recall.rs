@@ -31,16 +31,28 @@ impl Broker {
         }
         let core = Arc::clone(&self.core);
         let recalled = Core::to_the_end(async move {
-            let claim = Claim::wait(&core, row).await;
+            // Before the claim, so that nobody who recalls too late holds up what is due.
             if core.is_done(&row) {
+                core.done_durably().await?;
                 return Ok(None);
             }
             let reader = Arc::clone(&core);
-            let Found::Message(stored) = core.reads.run(move || read(&reader, &row)).await?? else {
-                return Ok(None);
+            let stored = match core.reads.run(move || read(&reader, &row)).await?? {
+                Found::Message(stored) => stored,
+                Found::Lost | Found::NoRow => return Ok(None),
+                Found::Damaged(error) => return Err(error.into()),
             };
             let due_ms = stored.message.delivery_time_ms.unwrap_or(i64::MIN);
-            if due_ms <= core.time.wall_ms() {
+            let is_due = || due_ms <= core.time.wall_ms();
+            if is_due() {
+                return Ok(None);
+            }
+            let claim = Claim::wait(&core, row).await;
+            if core.is_done(&row) {
+                core.done_durably().await?;
+                return Ok(None);
+            }
+            if is_due() {
                 return Ok(None);
             }
             core.discard(vec![claim.row()]).await?;

@@ -4,7 +4,8 @@ use std::{ops::Range, sync::Arc};
 
 use weir_columns::{Column, ColumnRef, Presence, Rows, Values};
 use weir_storage::{
-    Block, DUE_COLUMN, Part, PendingRow, QueueOffset, QueueView, Segment, StorageError, StoredMessage,
+    Block, DUE_COLUMN, LogPosition, Part, PendingRow, PendingTarget, QueueOffset, QueueView, Segment,
+    StorageError, StoredMessage,
 };
 
 use crate::{broker::Core, error::EngineError};
@@ -12,42 +13,45 @@ use crate::{broker::Core, error::EngineError};
 const DUE: ColumnRef<'static> = ColumnRef::Property(DUE_COLUMN);
 
 /// Gives to `each` the rows of `range` that are due within `times`, the end included, with when they are due. Those of which
-/// the log has no record come without a time.
-///
-/// # Errors
-///
-/// If a block cannot be read.
+/// the log has no record come without a time. The rows of blocks that cannot be read go to `unread`.
 pub(super) fn due_within(
     view: &QueueView,
     range: Range<QueueOffset>,
     times: (i64, i64),
     each: &mut dyn FnMut(QueueOffset, Option<i64>),
-) -> Result<(), EngineError> {
+    unread: &mut dyn FnMut(Range<QueueOffset>, StorageError),
+) {
     let end = range.end.min(view.range().end);
     let mut at = range.start.max(view.range().start);
     while at < end {
-        let block = match view.part_at(at) {
+        let (block, rows) = match view.part_at(at) {
             Some(Part::Segment(segment, number)) => {
+                let rows = segment.block_range(number);
                 if is_outside(&segment, number, times) {
-                    at = segment.block_range(number).end;
+                    at = rows.end;
                     continue;
                 }
-                segment.block(number)?
+                (segment.block(number), rows)
             }
-            Some(Part::Run(run)) => run,
-            None => return Ok(()),
+            Some(Part::Run(run)) => {
+                let rows = run.range();
+                (Ok(run), rows)
+            }
+            None => return,
         };
-        let base = block.base();
-        for (row, due) in dues(&block)?.into_iter().enumerate() {
-            let offset = base.plus(row as u64);
+        let dues = block.and_then(|block| dues(&block)).unwrap_or_else(|error| {
+            unread(at..rows.end.min(end), error);
+            Vec::new()
+        });
+        for (row, due) in dues.into_iter().enumerate() {
+            let offset = rows.start.plus(row as u64);
             let is_wanted = due.is_none_or(|due| (times.0..=times.1).contains(&due));
             if is_wanted && (at..end).contains(&offset) {
                 each(offset, due);
             }
         }
-        at = block.range().end;
+        at = rows.end;
     }
-    Ok(())
 }
 
 /// Returns whether statistics rule a block out.
@@ -97,10 +101,42 @@ fn dues(block: &Block) -> Result<Vec<Option<i64>>, StorageError> {
 #[derive(Debug)]
 pub(super) enum Found {
     Message(Box<StoredMessage>),
-    /// Nothing will bring it back.
+    /// Nothing will bring it back: a start has found it damaged, and has gone on without it.
     Lost,
+    /// It is damaged. The file may be restored from a copy, so that its row stays open; a start looks at it again.
+    Damaged(StorageError),
     /// The row is not there: it has ended, or was never given.
     NoRow,
+}
+
+/// Where the record of a row is.
+enum Place {
+    At(Arc<Block>, usize, LogPosition),
+    Lost,
+    NoRow,
+}
+
+/// Returns where the record of a row is.
+///
+/// # Errors
+///
+/// If the block of the queue cannot be read now. It is derived from the log, so that its damage says nothing of the record.
+fn place(core: &Core, row: &PendingRow) -> Result<Place, StorageError> {
+    let view = core.storage.view(row.topic, row.queue);
+    let block: Arc<Block> = match view.as_ref().and_then(|view| view.part_at(row.offset)) {
+        Some(Part::Segment(segment, number)) => segment.block(number)?,
+        Some(Part::Run(run)) => run,
+        None => return Ok(Place::NoRow),
+    };
+    let number = row.offset.since(block.base()).and_then(|number| usize::try_from(number).ok());
+    let Some(number) = number.filter(|number| *number < Rows::len(block.as_ref())) else {
+        return Ok(Place::NoRow);
+    };
+    if block.lost().is_some_and(|lost| lost.value(number)) {
+        return Ok(Place::Lost);
+    }
+    let at = block.positions()?.values().get(number).copied();
+    Ok(at.map_or(Place::NoRow, |at| Place::At(block, number, LogPosition(at))))
 }
 
 /// Reads the record of a row. Called on a thread that may block.
@@ -109,28 +145,44 @@ pub(super) enum Found {
 ///
 /// If it cannot be read now.
 pub(super) fn read(core: &Core, row: &PendingRow) -> Result<Found, EngineError> {
-    let view = core.storage.view(row.topic, row.queue);
-    let block: Arc<Block> = match view.as_ref().and_then(|view| view.part_at(row.offset)) {
-        Some(Part::Segment(segment, number)) => segment.block(number)?,
-        Some(Part::Run(run)) => run,
-        None => return Ok(Found::NoRow),
+    let at = match place(core, row)? {
+        Place::At(_, _, at) => at,
+        Place::Lost => return Ok(Found::Lost),
+        Place::NoRow => return Ok(Found::NoRow),
     };
-    let number = row.offset.since(block.base()).and_then(|number| usize::try_from(number).ok());
-    let Some(number) = number.filter(|number| *number < Rows::len(block.as_ref())) else {
-        return Ok(Found::NoRow);
-    };
-    if block.lost().is_some_and(|lost| lost.value(number)) {
-        return Ok(Found::Lost);
-    }
-    match block.message(number) {
-        Ok(message) => Ok(Found::Message(Box::new(message))),
-        Err(
-            error
-            @ (StorageError::Corrupt { .. } | StorageError::Lost { .. } | StorageError::NoRecord { .. }),
-        ) => {
-            tracing::error!(%error, queue = %row.queue, offset = %row.offset, "a pending message is lost");
-            Ok(Found::Lost)
+    match core.storage.read(at) {
+        Ok(stored) if (stored.topic, stored.queue, stored.offset) == (row.topic, row.queue, row.offset) => {
+            Ok(Found::Message(Box::new(stored)))
+        }
+        // Compaction or a checkpoint came in between, or the block is not what the log says.
+        Ok(_) | Err(StorageError::NoRecord { .. }) => Err(EngineError::Internal(format!(
+            "the queue has another record at {at} than row {}",
+            row.offset
+        ))),
+        Err(StorageError::Lost { .. }) => Ok(Found::Lost),
+        Err(error @ StorageError::Corrupt { .. }) => {
+            tracing::error!(
+                %error, queue = %row.queue, offset = %row.offset,
+                "a pending message is damaged; it waits for the next start, until which its file can be restored"
+            );
+            Ok(Found::Damaged(error))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns what a row is for, when it was stored and its message id, without its body; or `None` if [`read`] tells why there is nothing to be
+/// had. Called on a thread that may block.
+pub(super) fn peek(core: &Core, row: &PendingRow) -> Option<(PendingTarget, i64, String)> {
+    let Ok(Place::At(block, number, _)) = place(core, row) else { return None };
+    let mut peeked = None;
+    let visited = block.visit_records([number], |record| {
+        let is_it = (record.topic, record.queue, record.offset) == (row.topic, row.queue, row.offset);
+        peeked = record.pending().filter(|_| is_it).map(|target| {
+            let message_id = record.message_id().to_owned();
+            (target, record.store_time_ms, message_id)
+        });
+        Ok(())
+    });
+    visited.ok().and(peeked)
 }

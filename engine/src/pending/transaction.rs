@@ -31,7 +31,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If the id is not that of a transaction of this topic, or the end cannot be stored.
+    /// If the id is not that of a transaction of this topic, or the end cannot be stored; and if there is no message to
+    /// commit, since it was given up or is lost ([`MessageNotFound`](EngineError::MessageNotFound)).
     pub async fn end_transaction(
         &self,
         topic: &TopicName,
@@ -49,18 +50,31 @@ impl Broker {
             return Ok(());
         }
         let core = Arc::clone(&self.core);
+        let nothing_to_commit = EngineError::MessageNotFound {
+            topic: topic.clone(),
+            message: "of this transaction: it was given up or lost, and is not visible".to_owned(),
+        };
         Core::to_the_end(async move {
             let claim = Claim::wait(&core, row).await;
             if core.is_done(&row) {
-                return Ok(());
+                core.done_durably().await?;
+                let is_false = resolution == Resolution::Commit && core.was_dropped(&row);
+                return if is_false { Err(nothing_to_commit) } else { Ok(()) };
             }
             if resolution == Resolution::Rollback {
                 return core.discard(vec![claim.row()]).await;
             }
             let reader = Arc::clone(&core);
             match core.reads.run(move || read(&reader, &row)).await?? {
-                Found::Message(stored) => release_row(&core, &claim, *stored).await,
-                Found::Lost => core.discard(vec![claim.row()]).await,
+                Found::Message(stored) => {
+                    let is_visible = release_row(&core, &claim, *stored).await?;
+                    if is_visible { Ok(()) } else { Err(nothing_to_commit) }
+                }
+                Found::Lost => {
+                    core.drop_rows(vec![claim.row()]).await?;
+                    Err(nothing_to_commit)
+                }
+                Found::Damaged(error) => Err(error.into()),
                 Found::NoRow => Err(HandleFault::Forged.into()),
             }
         })

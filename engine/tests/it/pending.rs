@@ -12,8 +12,8 @@ use arrow_array::{RecordBatch, cast::AsArray};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use weir_engine::{
-    AskProducer, Broker, Clock, EngineError, Message, MessageType, OrphanedTransaction, ReceiveRequest,
-    Resolution, Sent, SqlRequest, TopicChange, TopicName, TopicSpec,
+    AskProducer, Broker, Clock, EngineError, Message, MessageType, OrphanedTransaction, Readiness,
+    ReceiveRequest, Resolution, Sent, SqlRequest, TopicChange, TopicName, TopicSpec,
 };
 use weir_storage::Compression;
 
@@ -244,6 +244,10 @@ struct Producers {
 }
 
 impl AskProducer for Producers {
+    fn readiness(&self, _: &TopicName) -> Readiness {
+        if self.are_there.load(Ordering::Relaxed) { Readiness::Ready } else { Readiness::Nobody }
+    }
+
     fn ask(&self, orphan: &OrphanedTransaction) -> bool {
         let are_there = self.are_there.load(Ordering::Relaxed);
         if are_there {
@@ -375,7 +379,9 @@ async fn after_fifteen_questions_a_transaction_is_given_up_and_without_producers
     }
     assert_eq!(weir.broker.transactions_given_up(), 1);
     assert_eq!(producers.asked.lock().len(), 15);
-    weir.end(&id, Resolution::Commit).await.unwrap();
+    let nothing = weir.end(&id, Resolution::Commit).await;
+    assert!(matches!(nothing, Err(EngineError::MessageNotFound { .. })), "{nothing:?}");
+    weir.end(&id, Resolution::Rollback).await.unwrap();
     assert!(weir.arrived().await.is_empty(), "it has ended");
 }
 
@@ -396,6 +402,28 @@ async fn a_transaction_without_producers_is_kept_for_three_days() {
         }
     }
     panic!("it is kept for ever");
+}
+
+#[tokio::test]
+async fn after_a_long_stop_a_transaction_is_asked_about_before_it_is_given_up() {
+    let mut weir = Fixture::new().await;
+    weir.topic(1).await;
+    let id = weir.begin(1).await;
+    weir.broker.close().await.unwrap();
+    weir.clock.advance(Duration::from_secs(5 * 86_400));
+    weir.broker = Broker::open(weir.starting()).await.unwrap();
+    let (producers, _asker) = Producers::of(&weir, false);
+    for _ in 0..10 {
+        producers.questions(0).await;
+        weir.advance(30);
+    }
+    assert_eq!(weir.broker.transactions_given_up(), 0, "nobody could be asked yet");
+    producers.are_there.store(true, Ordering::Relaxed);
+    weir.advance(30);
+    assert_eq!(producers.questions(1).await, 1);
+    assert_eq!(producers.asked.lock()[0].transaction_id, id);
+    weir.end(&id, Resolution::Commit).await.unwrap();
+    assert_eq!(weir.arrive(1).await, [1]);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use tokio::sync::{
     Notify,
     mpsc::{Sender, WeakSender},
 };
-use weir_engine::{TopicName, limits::CLIENT_ALIVE};
+use weir_engine::{Readiness, TopicName, limits::CLIENT_ALIVE};
 
 use super::{
     caller::{Caller, Language},
@@ -38,6 +38,9 @@ const POLLS_MAX: usize = 1024;
 
 /// Topics of one producer that are remembered, so that it can be asked about its transactions.
 const TOPICS_MAX: usize = 1024;
+
+/// A producer is asked nothing while so many commands wait in its telemetry stream.
+const QUESTIONS_WAITING_MAX: usize = 2;
 
 /// How often clients are looked through for those that are gone.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -156,14 +159,31 @@ impl Sessions {
         }
     }
 
-    /// Sends a command to a live client that sends to a topic, another one each time. Returns whether there was one with
+    /// Returns whether a live client that sends to a topic can be sent a question.
+    pub(super) fn readiness(&self, topic: &TopicName) -> Readiness {
+        let producers = self.producers(topic);
+        match producers.iter().any(has_room) {
+            true => Readiness::Ready,
+            false if producers.is_empty() => Readiness::Nobody,
+            false => Readiness::Busy,
+        }
+    }
+
+    /// Sends a question to a live client that sends to a topic, another one each time. Returns whether there was one with
     /// room for it.
     pub(super) fn tell_producer(&self, topic: &TopicName, command: impl Fn() -> TelemetryCommand) -> bool {
-        let sessions: Vec<Arc<Session>> = self.clients.lock().by_id.values().cloned().collect();
-        let producers: Vec<_> = sessions.iter().filter_map(|session| session.producer_of(topic)).collect();
+        let producers = self.producers(topic);
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % producers.len().max(1);
         let (before, from) = producers.split_at(first);
-        from.iter().chain(before).any(|commands| commands.try_send(Ok(command())).is_ok())
+        from.iter().chain(before).any(|commands| {
+            let permit = if has_room(commands) { commands.try_reserve().ok() } else { None };
+            permit.map(|permit| permit.send(Ok(command()))).is_some()
+        })
+    }
+
+    fn producers(&self, topic: &TopicName) -> Vec<Sender<Sent>> {
+        let sessions: Vec<Arc<Session>> = self.clients.lock().by_id.values().cloned().collect();
+        sessions.iter().filter_map(|session| session.producer_of(topic)).collect()
     }
 
     /// Forgets a client and ends its telemetry streams.
@@ -177,6 +197,13 @@ impl Sessions {
     fn get(&self, client: &str) -> Option<Arc<Session>> {
         self.clients.lock().by_id.get(client).map(Arc::clone)
     }
+}
+
+/// Returns whether one more question may wait in a stream. Each may hold a large body; what else is to be told needs room,
+/// too.
+fn has_room(commands: &Sender<Sent>) -> bool {
+    !commands.is_closed()
+        && commands.max_capacity().saturating_sub(commands.capacity()) < QUESTIONS_WAITING_MAX
 }
 
 impl Clients {
@@ -394,6 +421,27 @@ mod tests {
         assert!(closed(&streams[0]));
         assert!(!closed(&streams[1]));
         assert_eq!(session.state.lock().streams.len(), STREAMS_MAX);
+    }
+
+    #[test]
+    fn questions_that_a_producer_does_not_read_are_few_and_no_more_are_made() {
+        let sessions = Sessions::default();
+        let session = sessions.enter(&caller("a")).unwrap();
+        let topic: TopicName = "t".parse().unwrap();
+        session.sends_to(&topic);
+        let (sender, mut receiver) = mpsc::channel(16);
+        let _stream = session.register(&sender);
+        let made = AtomicUsize::new(0);
+        let tell = || {
+            sessions.tell_producer(&topic, || {
+                made.fetch_add(1, Ordering::Relaxed);
+                TelemetryCommand::default()
+            })
+        };
+        assert_eq!([tell(), tell(), tell()], [true, true, false]);
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+        assert!(receiver.try_recv().is_ok());
+        assert!(tell());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use weir_engine::{AskProducer, EngineError, OrphanedTransaction, Resolution};
+use weir_engine::{AskProducer, EngineError, OrphanedTransaction, Readiness, Resolution, TopicName};
 
 use super::{
     Messaging,
@@ -35,6 +35,7 @@ pub(super) async fn end_transaction(
         EngineError::Handle(fault) => {
             Refusal::new(Code::InvalidTransactionId, format!("the transaction id {fault}"))
         }
+        EngineError::MessageNotFound { .. } => Refusal::new(Code::NotFound, error.to_string()),
         error => error.into(),
     })?;
     Ok(EndTransactionResponse { status: Some(caller.status(Code::Ok, "")) })
@@ -48,6 +49,10 @@ pub(super) struct Asker {
 }
 
 impl AskProducer for Asker {
+    fn readiness(&self, topic: &TopicName) -> Readiness {
+        self.sessions.readiness(topic)
+    }
+
     fn ask(&self, orphan: &OrphanedTransaction) -> bool {
         self.sessions.tell_producer(&orphan.topic, || {
             let command = RecoverOrphanedTransactionCommand {

@@ -131,7 +131,7 @@ impl Inner {
     }
 
     /// Returns whether a segment file of `len` bytes is compacted when `live` ones can be reached.
-    fn is_worth_it(&self, live: u64, len: u64) -> bool {
+    pub(super) fn is_worth_it(&self, live: u64, len: u64) -> bool {
         len > self.options.compaction_bytes_min && is_mostly_dead(live, len)
     }
 

@@ -638,6 +638,11 @@ impl Storage {
         sealed.collect()
     }
 
+    /// Returns whether a segment file of the log of `len` bytes is worth being compacted if `live` of them can be reached.
+    pub fn would_compact(&self, live: u64, len: u64) -> bool {
+        self.handle.inner.is_worth_it(live, len)
+    }
+
     /// Returns what the segments of the log take, in bytes. Zeros ahead of the end do not count.
     ///
     /// # Errors

@@ -63,14 +63,23 @@ impl Storage {
         self.handle.inner.discard(rows, done);
     }
 
+    /// Runs `done` when all that was said of pending rows before is durable, as if some were discarded again.
+    pub fn when_discarded(&self, done: JournalDone) {
+        self.handle.inner.discard(&[], done);
+    }
+
     /// Returns whether a pending row is done: released, or discarded.
     pub fn is_done(&self, row: &PendingRow) -> bool {
         self.handle.inner.done.lock().contains(row)
     }
 
-    /// Returns the first row of a queue of the pending topic from `from` on that is not safely done.
+    /// Returns the first row of a queue of the pending topic from `from` on that is not safely done. While a copy of the
+    /// directory is made, it is `from`: a release behind the end of the log of the copy must not end its row in the copy.
     pub fn first_not_done(&self, topic: TopicId, queue: QueueId, from: QueueOffset) -> QueueOffset {
-        self.handle.inner.done.lock().first_open(topic, queue, from)
+        let inner = &self.handle.inner;
+        // Before the look: what is durable before a copy begins is in its log.
+        let first = inner.done.lock().first_open(topic, queue, from);
+        if inner.is_copied.load(Ordering::Acquire) { from } else { first }
     }
 }
 
