@@ -74,7 +74,7 @@ where
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let (head, body) = request.into_parts();
         // The doorkeeper stands before this. Whom it has not seen is not let in.
-        let is_stranger = !head.extensions.get::<Admitted>().is_some_and(|admission| admission.0.is_ok());
+        let is_stranger = head.extensions.get::<Admitted>().is_none_or(|admission| admission.0.is_err());
         let all = if is_stranger { Arc::default() } else { Arc::clone(&self.arriving) };
         let held = Arc::new(Held { all, bytes: AtomicUsize::new(0) });
         let call = head.uri.path().rsplit('/').next().unwrap_or_default();
