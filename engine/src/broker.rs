@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,6 +22,7 @@ use weir_storage::{
 
 use crate::{
     account::Accounts,
+    answers::Answers,
     clients::Clients,
     error::EngineError,
     group::{Counted, Evaluator, Group, Judged, Replay, Subscription},
@@ -159,7 +160,7 @@ pub(crate) struct Core {
     /// The matches of blocks that were counted for groups.
     pub(crate) counted: Counted,
     /// Bytes of messages that readers have not taken yet.
-    pub(crate) answers: Arc<AtomicUsize>,
+    pub(crate) answers: Answers,
     /// The next lease number.
     pub(crate) leases: AtomicU64,
     pub(crate) topics: RwLock<Topics>,
@@ -433,7 +434,7 @@ impl Core {
             evaluator,
             judged: Judged::default(),
             counted: Counted::default(),
-            answers: Arc::default(),
+            answers: Answers::default(),
             leases: AtomicU64::new(0),
             topics: RwLock::new(topics),
             groups: RwLock::new(groups),

@@ -35,7 +35,7 @@ mod topic;
 mod topic_type;
 
 pub use account::{Account, AccountError, Accounts, Principal, Unauthenticated};
-pub use answers::HeldAnswer;
+pub use answers::{AnswerShare, HeldAnswer};
 pub use broker::{Broker, BrokerInfo, BrokerOptions};
 pub use error::{EngineError, HandleFault, LimitKind};
 pub use examine::{

@@ -40,6 +40,8 @@ pub const PULLS_WAITING_MAX: usize = 1024;
 pub const RECEIVE_BYTES_TARGET: usize = 32 << 20;
 /// Bytes of messages that wait for readers who asked for them; then no further ones are read.
 pub const ANSWERS_BYTES_MAX: usize = 512 << 20;
+/// The same of one reader.
+pub const ANSWERS_SHARE_BYTES_MAX: usize = 64 << 20;
 /// UTF-8 bytes of a client's name, and of the name of a receive.
 pub const CLIENT_BYTES_MAX: usize = 255;
 /// UTF-8 bytes of each further text of a message: host, producer group, trace context.
@@ -106,8 +108,10 @@ pub const SQL_GROUPING_SETS_MAX: usize = 256;
 pub const SQL_PATTERN_BYTES_MAX: usize = 1024;
 /// UTF-8 bytes that `||` or `concat` makes of the rows of one batch, up to 8,192.
 pub const SQL_CONCAT_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Blocks whose matches are kept for counting what waits for groups, two bytes each.
-pub const COUNTED_BLOCKS_MAX: usize = 4 << 20;
+/// Bytes of what is kept for counting what waits for groups: the matches of blocks, and whose they are.
+pub const COUNTED_BYTES_MAX: usize = 16 << 20;
+/// Counts of what waits for groups that are under way.
+pub const COUNTS_MAX: usize = 4;
 /// How long rows are judged to explain, try or compare selectors.
 pub const EXAMINE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a SQL statement may be planned.

@@ -10,6 +10,7 @@ use weir_filter::{Predicate, Selector};
 use weir_storage::{Block, QueueId, QueueOffset, QueueView, StorageError, StoredMessage};
 
 use crate::{
+    answers::{AnswerShare, HeldAnswer},
     broker::{Broker, Core},
     error::EngineError,
     limits::{POLL_MAX, RECEIVE_BYTES_TARGET, RECEIVE_MESSAGES_MAX},
@@ -45,6 +46,8 @@ pub struct PulledMessages {
     pub messages: Vec<StoredMessage>,
     /// Where to go on: everything before it was looked at.
     pub next: QueueOffset,
+    /// To be kept as long as the messages are: they count as in memory until it is dropped.
+    pub held: HeldAnswer,
 }
 
 /// A place in a queue.
@@ -66,8 +69,22 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If there is no such topic or queue, the offset is not retained or beyond the end, or too many wait already.
+    /// If there is no such topic or queue, the offset is not retained or beyond the end, too many wait already, or too
+    /// many messages wait for readers.
     pub async fn pull_messages(&self, pull: MessagePull) -> Result<PulledMessages, EngineError> {
+        self.pull_messages_for(pull, &AnswerShare::default()).await
+    }
+
+    /// The same for a reader that makes several calls, whose answers may take a share of the memory together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::pull_messages`], and if too many messages wait for this reader.
+    pub async fn pull_messages_for(
+        &self,
+        pull: MessagePull,
+        share: &AnswerShare,
+    ) -> Result<PulledMessages, EngineError> {
         let core = &self.core;
         core.check_open()?;
         let topic = core.existing_topic(&pull.topic)?;
@@ -85,12 +102,11 @@ impl Broker {
         loop {
             // Before the look, so that no row falls in between.
             let arrival = watch.next();
-            core.check_answers()?;
-            let look = core.look(&topic, pull.queue, next, &predicate, want).await?;
+            let look = core.look(&topic, pull.queue, next, &predicate, want, share).await?;
             next = look.next;
             let is_over = core.time.now() >= deadline || *closing.borrow();
             if !look.messages.is_empty() || is_over {
-                return Ok(PulledMessages { messages: look.messages, next });
+                return Ok(PulledMessages { messages: look.messages, next, held: look.held });
             }
             if !look.more {
                 tokio::select! {
@@ -174,6 +190,8 @@ fn check_queue(topic: &Topic, queue: QueueId) -> Result<(), EngineError> {
 #[derive(Debug)]
 struct Look {
     messages: Vec<StoredMessage>,
+    /// Counts them as in memory.
+    held: HeldAnswer,
     /// Bytes of their bodies.
     bytes: usize,
     /// The first row that was not looked at.
@@ -184,25 +202,28 @@ struct Look {
 
 impl Core {
     async fn look(
-        &self,
+        self: &Arc<Self>,
         topic: &Topic,
         queue: QueueId,
         from: QueueOffset,
         predicate: &Arc<Predicate>,
         want: usize,
+        share: &AnswerShare,
     ) -> Result<Look, EngineError> {
         if topic.is_gone() {
             return Err(EngineError::TopicNotFound { topic: topic.name.clone(), near: Vec::new() });
         }
+        let nothing = move |held| Look { messages: Vec::new(), held, bytes: 0, next: from, more: false };
         let Some(view) = self.storage.view(topic.id, queue) else {
             let end = QueueOffset(0);
             check_offset(queue, from, end..end)?;
-            return Ok(Look { messages: Vec::new(), bytes: 0, next: from, more: false });
+            return Ok(nothing(HeldAnswer::default()));
         };
         check_offset(queue, from, view.range())?;
         let predicate = predicate.at(self.time.wall_ms());
-        let look = Look { messages: Vec::new(), bytes: 0, next: from, more: false };
-        self.reads.run(move || look.over(view, predicate, want)).await?
+        let (core, share) = (Arc::clone(self), share.clone());
+        // On the pool, as many may be in line for it.
+        self.reads.run(move || nothing(core.answers.begin(&share)?).over(view, predicate, want)).await?
     }
 }
 
@@ -263,6 +284,7 @@ impl Look {
             match block.message(row) {
                 Ok(message) => {
                     self.bytes = self.bytes.saturating_add(message.message.body.len());
+                    self.held.add(&message);
                     self.messages.push(message);
                 }
                 // It has ended meanwhile, or nobody can read it any more.

@@ -13,10 +13,12 @@ use super::{
     state::{Phase, bit},
     subscription::{lease_row, millis_u32, wait_of},
 };
-use crate::{error::EngineError, limits::RECEIVE_BYTES_TARGET};
+use crate::{answers::HeldAnswer, error::EngineError, limits::RECEIVE_BYTES_TARGET};
 
 /// Queue and offset.
 type Place = (QueueId, QueueOffset);
+/// With the number of its lease.
+type Again = (Place, u64, StoredMessage);
 
 impl Reading {
     /// Returns what the receive of the same name has in its hands, with leases that begin now; nothing if there was
@@ -30,8 +32,8 @@ impl Reading {
             return Ok(None);
         }
         let reading = self.clone();
-        let messages = self.core.reads.run(move || reading.read(held)).await??;
-        Ok(Some(self.lease_again(messages)).filter(|batch| !batch.rows.is_empty()))
+        let (messages, answer) = self.core.reads.run(move || reading.read(held)).await??;
+        Ok(Some(self.lease_again(messages, answer)).filter(|batch| !batch.rows.is_empty()))
     }
 
     /// Returns rows that were given to the receive of this name, as many as a receive takes, and the numbers of their
@@ -52,8 +54,9 @@ impl Reading {
         held
     }
 
-    fn read(&self, held: Vec<(Place, u64)>) -> Result<Vec<(Place, u64, StoredMessage)>, EngineError> {
-        let mut messages: Vec<(Place, u64, StoredMessage)> = Vec::with_capacity(held.len());
+    fn read(&self, held: Vec<(Place, u64)>) -> Result<(Vec<Again>, HeldAnswer), EngineError> {
+        let answer = self.core.answers.begin(&self.share)?;
+        let mut messages: Vec<Again> = Vec::with_capacity(held.len());
         let mut bytes = 0;
         for ((queue, offset), lease) in held {
             if bytes >= RECEIVE_BYTES_TARGET {
@@ -62,19 +65,20 @@ impl Reading {
             let Some(view) = self.core.storage.view(self.subscription.topic.id, queue) else { continue };
             // What is lost stays in its line until the lease ends.
             if let Some(message) = self.core.read_row(&view, offset)? {
+                answer.add(&message);
                 bytes += message.message.body.len();
                 messages.push(((queue, offset), lease, message));
             }
         }
-        Ok(messages)
+        Ok((messages, answer))
     }
 
     /// Lets the leases of rows that are still in these hands begin anew, under their numbers.
-    fn lease_again(&self, messages: Vec<(Place, u64, StoredMessage)>) -> Batch {
+    fn lease_again(&self, messages: Vec<Again>, answer: HeldAnswer) -> Batch {
         let now = self.core.time.now();
         let (length, renewal) = self.lease_from(now);
         let until = now + length;
-        let mut batch = Batch::new(&self.core, &self.subscription);
+        let mut batch = Batch::new(&self.core, &self.subscription, answer);
         let mut rows: BTreeMap<(QueueId, u64), Vec<_>> = BTreeMap::new();
         let mut state = self.subscription.lock();
         for ((queue, offset), lease, message) in messages {

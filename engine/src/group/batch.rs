@@ -9,13 +9,15 @@ use super::{
     receive::Delivered,
     subscription::{Subscription, journaled},
 };
-use crate::{broker::Core, error::EngineError, handle::Handle, limits::LEASE_OF_GONE};
+use crate::{answers::HeldAnswer, broker::Core, error::EngineError, handle::Handle, limits::LEASE_OF_GONE};
 
 /// Messages that are leased to a receive which has not returned yet: given back if it never does.
 pub(super) struct Batch {
     core: Arc<Core>,
     subscription: Arc<Subscription>,
     pub(super) rows: Vec<Taken>,
+    /// Counts their messages as in memory.
+    held: HeldAnswer,
     /// Told when the journal has the leases.
     pub(super) written: Vec<oneshot::Receiver<Result<(), StorageError>>>,
 }
@@ -30,11 +32,12 @@ pub(super) struct Taken {
 }
 
 impl Batch {
-    pub(super) fn new(core: &Arc<Core>, subscription: &Arc<Subscription>) -> Self {
+    pub(super) fn new(core: &Arc<Core>, subscription: &Arc<Subscription>, held: HeldAnswer) -> Self {
         Self {
             core: Arc::clone(core),
             subscription: Arc::clone(subscription),
             rows: Vec::new(),
+            held,
             written: Vec::new(),
         }
     }
@@ -61,6 +64,7 @@ impl Batch {
             }
         }
         let (core, subscription) = (Arc::clone(&self.core), Arc::clone(&self.subscription));
+        let held = self.held.clone();
         let deliver = |taken: Taken| {
             let handle = Handle {
                 group: subscription.group,
@@ -75,6 +79,7 @@ impl Batch {
                 handle: handle.encode(&core.signer),
                 lease: taken.length,
                 message: taken.message,
+                held: held.clone(),
             }
         };
         Ok(std::mem::take(&mut self.rows).into_iter().map(deliver).collect())

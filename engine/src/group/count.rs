@@ -2,7 +2,8 @@
 //!
 //! Rows behind a cursor are not all for the group: those that its selectors match are. Whether a row matches never
 //! changes, so the matches of a block that lies in a file are counted once and kept, two bytes a block; asked again,
-//! only the newest rows are judged. What is kept is a memory of answers: it may be forgotten at any time.
+//! only the newest rows are judged. What is kept is a memory of answers: it may be forgotten at any time. It is kept
+//! by the text of the selectors, so that groups with the same share it, and goes when others are asked for.
 //!
 //! A row waits if a selector that counts has still to pass it and is TRUE for it, unless another one has taken it
 //! ([rule 2](super::selectors)). The live selectors count, or all while none is live. A group that has received with
@@ -11,7 +12,10 @@
 use std::{
     collections::VecDeque,
     ops::Range,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,7 +34,7 @@ use super::{
 use crate::{
     broker::{Broker, Core},
     error::EngineError,
-    limits::COUNTED_BLOCKS_MAX,
+    limits::{COUNTED_BYTES_MAX, COUNTS_MAX},
     name::{GroupName, TopicName},
     reads::{Produce, Progress, produced},
     scan::{evaluation_error, readable},
@@ -40,6 +44,9 @@ use crate::{
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// A block whose matches nobody has counted. No block has so many rows.
 const UNKNOWN: u16 = u16::MAX;
+/// What a key takes beside its text, and a segment beside its blocks, about.
+const KEY_BYTES: usize = 256;
+const SEGMENT_BYTES: usize = 128;
 
 /// What waits for a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,12 +90,26 @@ pub struct CountProgress {
 
 /// The matches of blocks, as far as somebody has counted them.
 #[derive(Debug, Default)]
-pub(crate) struct Counted(Mutex<Kept>);
+pub(crate) struct Counted {
+    kept: Mutex<Kept>,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// A count that is under way, until it is dropped.
+#[derive(Debug)]
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug, Default)]
 struct Kept {
     by_key: HashMap<Key, Counts>,
-    blocks: usize,
+    /// What all of it takes, about.
+    bytes: usize,
     uses: u64,
 }
 
@@ -107,17 +128,22 @@ struct SegmentCounts {
     blocks: Vec<u16>,
 }
 
-impl Counts {
-    fn blocks(&self) -> usize {
-        self.by_segment.values().map(|counts| counts.blocks.len()).sum()
+impl SegmentCounts {
+    fn bytes(&self) -> usize {
+        SEGMENT_BYTES + size_of_val(self.blocks.as_slice())
     }
+}
+
+/// Returns about what the counts of a key take in memory.
+fn bytes_of((_, _, text): &Key, counts: &Counts) -> usize {
+    KEY_BYTES + text.len() + counts.by_segment.values().map(SegmentCounts::bytes).sum::<usize>()
 }
 
 impl Counted {
     /// Returns the counts of a segment, of which some may be [`UNKNOWN`].
     fn of(&self, key: &Key, segment: &Segment) -> Vec<u16> {
         let range = segment.range();
-        let kept = self.0.lock();
+        let kept = self.kept.lock();
         let known = kept.by_key.get(key).and_then(|counts| counts.by_segment.get(&range.start));
         match known.filter(|known| known.end == range.end && known.blocks.len() == segment.blocks()) {
             Some(known) => known.blocks.clone(),
@@ -125,28 +151,39 @@ impl Counted {
         }
     }
 
-    /// Keeps the counts of a segment. What was not asked for longest makes room.
-    fn keep(&self, key: &Key, range: Range<QueueOffset>, blocks: Vec<u16>) {
-        let kept = &mut *self.0.lock();
+    /// Begins a count, unless there are too many under way.
+    fn begin(&self) -> Result<UnderWay, EngineError> {
+        let begun = UnderWay(Arc::clone(&self.under_way));
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= COUNTS_MAX {
+            return Err(EngineError::Busy("too many counts of what waits are under way"));
+        }
+        Ok(begun)
+    }
+
+    /// Keeps the counts of a segment, and drops those of segments that end before `first`, which are not retained.
+    /// What was not asked for longest makes room.
+    fn keep(&self, key: &Key, first: QueueOffset, range: Range<QueueOffset>, blocks: Vec<u16>) {
+        let kept = &mut *self.kept.lock();
         kept.uses += 1;
+        let before = kept.by_key.get(key).map_or(0, |counts| bytes_of(key, counts));
         let counts = kept.by_key.entry(key.clone()).or_default();
         counts.used = kept.uses;
-        kept.blocks += blocks.len();
-        let before = counts.by_segment.insert(range.start, SegmentCounts { end: range.end, blocks });
-        kept.blocks -= before.map_or(0, |before| before.blocks.len());
-        while kept.blocks > COUNTED_BLOCKS_MAX {
+        counts.by_segment.retain(|_, segment| segment.end > first);
+        counts.by_segment.insert(range.start, SegmentCounts { end: range.end, blocks });
+        kept.bytes = kept.bytes - before + bytes_of(key, counts);
+        while kept.bytes > COUNTED_BYTES_MAX {
             let others = kept.by_key.iter().filter(|(other, _)| *other != key);
             let oldest = others.min_by_key(|(_, counts)| counts.used).map(|(other, _)| other.clone());
-            let gone = kept.by_key.remove(&oldest.unwrap_or_else(|| key.clone()));
-            kept.blocks -= gone.map_or(0, |gone| gone.blocks());
+            let oldest = oldest.unwrap_or_else(|| key.clone());
+            kept.bytes -= kept.by_key.remove(&oldest).map_or(0, |gone| bytes_of(&oldest, &gone));
         }
     }
 
     /// Forgets a topic that is deleted.
     pub(crate) fn forget(&self, topic: TopicId) {
-        let kept = &mut *self.0.lock();
+        let kept = &mut *self.kept.lock();
         kept.by_key.retain(|(of, ..), _| *of != topic);
-        kept.blocks = kept.by_key.values().map(Counts::blocks).sum();
+        kept.bytes = kept.by_key.iter().map(|(key, counts)| bytes_of(key, counts)).sum();
     }
 }
 
@@ -156,7 +193,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If there is no such group, or rows cannot be read.
+    /// If there is no such group, rows cannot be read, or four counts are under way already.
     pub async fn count_waiting(
         &self,
         group: &GroupName,
@@ -166,7 +203,7 @@ impl Broker {
         let core = &self.core;
         core.check_open()?;
         let group = core.existing_group(group)?;
-        let mut work = Counting::new(Arc::clone(core), within);
+        let mut work = Counting::new(Arc::clone(core), within)?;
         for subscription in group.subscriptions() {
             subscription.begin_count(core, &mut work);
         }
@@ -210,8 +247,9 @@ impl Subscription {
                 })
             };
             let judges: Vec<Judge> = predicates.iter().filter_map(spans).collect();
-            let waiting =
-                QueueWaiting { queue, undelivered: 0, open: known.open().len() as u64, complete: true };
+            // Those that have ended are still there until somebody receives.
+            let open = known.open().range(view.range().start..).count() as u64;
+            let waiting = QueueWaiting { queue, undelivered: 0, open, complete: true };
             work.add(at, QueueCount::new(self.topic.id, view, judges, waiting));
         }
     }
@@ -329,7 +367,7 @@ impl QueueCount {
             }
         }
         if let (true, Some(key), Some(known)) = (is_news, &key, known) {
-            core.counted.keep(key, segment.range(), known);
+            core.counted.keep(key, shown.start, segment.range(), known);
         }
         result
     }
@@ -421,14 +459,25 @@ struct Counting {
     deadline: Instant,
     told: Instant,
     ended: bool,
+    _under_way: UnderWay,
 }
 
 impl Counting {
-    fn new(core: Arc<Core>, within: Duration) -> Self {
+    fn new(core: Arc<Core>, within: Duration) -> Result<Self, EngineError> {
+        let under_way = core.counted.begin()?;
         let now = Instant::now();
         let deadline = now.checked_add(within).unwrap_or(now);
         let answer = GroupWaiting { topics: Vec::new(), complete: true };
-        Self { core, queues: VecDeque::new(), answer, total: 0, deadline, told: now, ended: false }
+        Ok(Self {
+            core,
+            queues: VecDeque::new(),
+            answer,
+            total: 0,
+            deadline,
+            told: now,
+            ended: false,
+            _under_way: under_way,
+        })
     }
 
     fn add(&mut self, topic: usize, queue: QueueCount) {
@@ -493,21 +542,56 @@ mod tests {
         let counted = Counted::default();
         let key = |queue: u32| (TopicId(1), QueueId(queue), Arc::from("a = 1"));
         let range = |segment: u64| QueueOffset(segment * 10)..QueueOffset(segment * 10 + 10);
-        let each = COUNTED_BLOCKS_MAX / 4;
+        let keep = |key: &Key, segment, blocks| counted.keep(key, QueueOffset(0), range(segment), blocks);
+        let bytes = || counted.kept.lock().bytes;
+        let each = COUNTED_BYTES_MAX / 4 / size_of::<u16>() - KEY_BYTES;
         for queue in 0..4 {
-            counted.keep(&key(queue), range(0), vec![7; each]);
+            keep(&key(queue), 0, vec![7; each]);
         }
-        counted.keep(&key(0), range(0), vec![8; each]);
-        assert_eq!(counted.0.lock().blocks, 4 * each, "the same again takes no more");
-        counted.keep(&key(4), range(0), vec![9; each]);
+        let four = bytes();
+        keep(&key(0), 0, vec![8; each]);
+        assert_eq!(bytes(), four, "the same again takes no more");
+        keep(&key(4), 0, vec![9; each]);
         let kept: Vec<u32> =
-            (0..5).filter(|queue| counted.0.lock().by_key.contains_key(&key(*queue))).collect();
+            (0..5).filter(|queue| counted.kept.lock().by_key.contains_key(&key(*queue))).collect();
         assert_eq!(kept, [0, 2, 3, 4]);
-        counted.keep(&key(2), range(1), vec![7; COUNTED_BLOCKS_MAX + 1]);
-        assert!(counted.0.lock().blocks <= COUNTED_BLOCKS_MAX);
-        counted.keep(&key(3), range(0), vec![7; 5]);
+        keep(&key(2), 1, vec![7; COUNTED_BYTES_MAX / size_of::<u16>()]);
+        assert!(bytes() <= COUNTED_BYTES_MAX);
+        keep(&key(3), 0, vec![7; 5]);
         counted.forget(TopicId(1));
-        let kept = counted.0.lock();
-        assert_eq!((kept.blocks, kept.by_key.len()), (0, 0));
+        let kept = counted.kept.lock();
+        assert_eq!((kept.bytes, kept.by_key.len()), (0, 0));
+    }
+
+    #[test]
+    fn texts_count_and_what_is_not_retained_is_dropped() {
+        let counted = Counted::default();
+        let range = |segment: u64| QueueOffset(segment * 10)..QueueOffset(segment * 10 + 10);
+        for n in 0..64 {
+            let text = format!("{n}{}", "x".repeat(COUNTED_BYTES_MAX / 16));
+            counted.keep(&(TopicId(1), QueueId(0), text.into()), QueueOffset(0), range(0), vec![1]);
+            assert!(counted.kept.lock().bytes <= COUNTED_BYTES_MAX);
+        }
+        assert_eq!(counted.kept.lock().by_key.len(), 15);
+        let key = (TopicId(2), QueueId(0), Arc::from("a = 1"));
+        for segment in 0..100 {
+            let first = QueueOffset((segment * 10_u64).saturating_sub(25));
+            counted.keep(&key, first, range(segment), vec![1]);
+        }
+        let kept: usize = counted.kept.lock().by_key[&key].by_segment.len();
+        assert_eq!(kept, 4, "the last, and three of which the first is retained in part");
+        let total: usize = counted.kept.lock().by_key.iter().map(|(key, counts)| bytes_of(key, counts)).sum();
+        assert_eq!(counted.kept.lock().bytes, total);
+    }
+
+    #[test]
+    fn few_counts_are_under_way_at_once() {
+        let counted = Counted::default();
+        let mut begun: Vec<_> = (0..COUNTS_MAX).map(|_| counted.begin().unwrap()).collect();
+        assert!(matches!(counted.begin(), Err(EngineError::Busy(_))));
+        assert!(counted.begin().is_err(), "what is refused takes no place");
+        begun.pop();
+        begun.push(counted.begin().unwrap());
+        assert!(counted.begin().is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! A consumer group: its settings, and what it reads.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -216,6 +216,42 @@ impl Broker {
     }
 }
 
+impl Broker {
+    /// Puts a group to an offset of one queue, as [`Self::reset_group`] does, making the group first if the broker
+    /// makes groups on their first use. An offset before the first retained one is raised to it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such topic, queue or group, or the offset is beyond the end. No group is made then.
+    pub async fn update_offset(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: QueueId,
+        offset: QueueOffset,
+    ) -> Result<(), EngineError> {
+        let core = &self.core;
+        core.check_open()?;
+        let topic = core.existing_topic(topic)?;
+        let available = checked_range(core, &topic, queue)?;
+        if offset > available.end {
+            return Err(EngineError::OffsetOutOfRange { queue: queue.0, asked: offset, available });
+        }
+        let group = core.group_or_create(group).await?;
+        let subscription = core.subscription(&group, &topic);
+        subscription.reset(core, queue, offset.max(available.start), wait_of(&topic)).done().await
+    }
+}
+
+/// Returns the offsets of a queue, if there is such a queue.
+fn checked_range(core: &Core, topic: &Topic, queue: QueueId) -> Result<Range<QueueOffset>, EngineError> {
+    let queues = topic.queues();
+    if queue.0 >= queues {
+        return Err(EngineError::QueueNotFound { topic: topic.name.clone(), queue: queue.0, queues });
+    }
+    Ok(core.range(topic.id, queue))
+}
+
 /// Returns where each queue that is to be reset begins anew.
 fn reset_offsets(
     core: &Core,
@@ -223,11 +259,7 @@ fn reset_offsets(
     to: ResetTo,
 ) -> Result<Vec<(QueueId, QueueOffset)>, EngineError> {
     if let ResetTo::Offset { queue, offset } = to {
-        let queues = topic.queues();
-        if queue.0 >= queues {
-            return Err(EngineError::QueueNotFound { topic: topic.name.clone(), queue: queue.0, queues });
-        }
-        let available = core.range(topic.id, queue);
+        let available = checked_range(core, topic, queue)?;
         if offset < available.start || offset > available.end {
             return Err(EngineError::OffsetOutOfRange { queue: queue.0, asked: offset, available });
         }

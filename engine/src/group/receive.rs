@@ -31,6 +31,7 @@ use super::{
     subscription::{State, Subscription, lease_row, millis_u32, renewal, wait_of},
 };
 use crate::{
+    answers::{AnswerShare, HeldAnswer},
     broker::{Broker, Core},
     error::{EngineError, LimitKind},
     limits::{CLIENT_BYTES_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_OF_GONE, POLL_MAX, RECEIVE_MESSAGES_MAX},
@@ -109,6 +110,9 @@ pub struct Delivered {
     pub handle: String,
     /// How long it is the member's.
     pub lease: Duration,
+    /// To be kept as long as the message is: it counts as in memory, with those of the same receive, until it is
+    /// dropped.
+    pub held: HeldAnswer,
 }
 
 impl Broker {
@@ -119,8 +123,21 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If there is no such topic, or the request breaks a limit.
+    /// If there is no such topic, the request breaks a limit, or too many messages wait for readers.
     pub async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivered>, EngineError> {
+        self.receive_for(request, &AnswerShare::default()).await
+    }
+
+    /// The same for a reader that makes several calls, whose answers may take a share of the memory together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::receive`], and if too many messages wait for this reader.
+    pub async fn receive_for(
+        &self,
+        request: ReceiveRequest,
+        share: &AnswerShare,
+    ) -> Result<Vec<Delivered>, EngineError> {
         let core = &self.core;
         core.check_open()?;
         let group = core.group_or_create(&request.group).await?;
@@ -140,6 +157,7 @@ impl Broker {
             client: request.client.as_str().into(),
             attempt_id: attempt_id(&request.client, request.attempt_id.as_deref()),
             one_by_one: request.one_by_one,
+            share: share.clone(),
         };
         reading.until(core.time.now() + request.wait.min(POLL_MAX)).await
     }
@@ -193,6 +211,7 @@ pub(super) struct Reading {
     /// With the name of the client.
     pub(super) attempt_id: Option<Arc<str>>,
     one_by_one: bool,
+    pub(super) share: AnswerShare,
 }
 
 /// One visit of the queues, by one thread or several.
@@ -257,7 +276,6 @@ impl Reading {
             if *core.closing.borrow() || !subscription.holds(self.slot, &self.selector) {
                 return Ok(Vec::new());
             }
-            core.check_answers()?;
             // Each time, as a call of the same name may be under way that nobody hears any more.
             if let Some(batch) = self.again().await? {
                 return batch.deliver().await;
@@ -294,15 +312,14 @@ impl Reading {
     async fn visit(&self) -> Result<Visit, EngineError> {
         let (helpers, mut called) = mpsc::unbounded_channel();
         let (queues, together) = self.subscription.rotation(self.queue);
-        let round = Round {
-            queues,
-            together,
-            next: AtomicUsize::new(0),
-            allowance: Allowance::new(self.want),
-            helpers,
+        let reading = self.clone();
+        let work = move || {
+            // Here, as many receives may be in line for the threads.
+            let allowance = Allowance::new(reading.want, reading.core.answers.begin(&reading.share)?);
+            let round = Round { queues, together, next: AtomicUsize::new(0), allowance, helpers };
+            reading.visit_queues(&Arc::new(round))
         };
-        let (reading, round) = (self.clone(), Arc::new(round));
-        let mut visit = self.core.reads.run(move || reading.visit_queues(&round)).await??;
+        let mut visit = self.core.reads.run(work).await??;
         // It ends when all threads have let go of the round, and so can call no more.
         while let Some(helper) = called.recv().await {
             visit.add(helper.await??);
@@ -312,8 +329,8 @@ impl Reading {
 
     /// Visits queues of a round that nobody has visited yet.
     fn visit_queues(&self, round: &Arc<Round>) -> Result<Visit, EngineError> {
-        let mut visit =
-            Visit { batch: Batch::new(&self.core, &self.subscription), more: false, failed: None };
+        let batch = Batch::new(&self.core, &self.subscription, round.allowance.held().clone());
+        let mut visit = Visit { batch, more: false, failed: None };
         let mut steps = STEPS_MAX;
         while !round.allowance.is_spent() {
             if steps == 0 {
@@ -594,7 +611,7 @@ impl Reading {
             }
             match self.core.read_row(view, offset) {
                 Ok(Some(message)) => {
-                    allowance.add_bytes(message.message.body.len());
+                    allowance.add(&message);
                     taken.push(Read { offset, message, is_new: false });
                 }
                 Ok(None) => lost.push(offset),

@@ -23,6 +23,7 @@ use super::{
     state::Span,
 };
 use crate::{
+    answers::HeldAnswer,
     broker::Core,
     error::EngineError,
     limits::RECEIVE_BYTES_TARGET,
@@ -60,11 +61,17 @@ pub(super) struct Allowance {
     rows: AtomicUsize,
     /// Bytes of the bodies that were read.
     bytes: AtomicUsize,
+    /// Counts what was read as in memory.
+    held: HeldAnswer,
 }
 
 impl Allowance {
-    pub(super) fn new(rows: usize) -> Self {
-        Self { rows: AtomicUsize::new(rows), bytes: AtomicUsize::new(0) }
+    pub(super) fn new(rows: usize, held: HeldAnswer) -> Self {
+        Self { rows: AtomicUsize::new(rows), bytes: AtomicUsize::new(0), held }
+    }
+
+    pub(super) fn held(&self) -> &HeldAnswer {
+        &self.held
     }
 
     /// Takes up to `count` rows, and returns how many there were.
@@ -79,7 +86,13 @@ impl Allowance {
         self.rows.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn add_bytes(&self, bytes: usize) {
+    /// Counts a message that was read.
+    pub(super) fn add(&self, message: &StoredMessage) {
+        self.held.add(message);
+        self.add_bytes(message.message.body.len());
+    }
+
+    fn add_bytes(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -353,7 +366,7 @@ impl<'a> Search<'a> {
             let wanted = rest.iter().copied().take_while(|_| self.allowance.has_bytes_left());
             let result = block.visit_records(wanted, |record| {
                 let message = record.to_stored()?;
-                self.allowance.add_bytes(message.message.body.len());
+                self.allowance.add(&message);
                 found.rows.push(Read { offset: offset(rest[read.get()]), message, is_new: true });
                 read.set(read.get() + 1);
                 Ok(())
@@ -427,7 +440,7 @@ mod tests {
 
     #[test]
     fn an_allowance_is_spent_by_rows_or_by_bytes() {
-        let allowance = Allowance::new(5);
+        let allowance = Allowance::new(5, HeldAnswer::default());
         assert_eq!([allowance.take(3), allowance.take(3), allowance.take(1)], [3, 2, 0]);
         assert!(allowance.is_spent());
         allowance.give_back(1);

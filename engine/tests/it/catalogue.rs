@@ -245,6 +245,20 @@ async fn a_group_that_falls_behind_is_told_how_much_it_missed() {
     let refused = weir.broker.plan_pull(&request).await.unwrap_err();
     assert!(matches!(refused, EngineError::OffsetOutOfRange { .. }), "{refused}");
     assert!(refused.to_string().contains("10"), "{refused}");
+    // A group that is new to the queue is put to what there is, and none is made for what will not be.
+    let put = |queue, offset| {
+        let (name, t) = (group("new"), topic("t"));
+        let broker = weir.broker.clone();
+        async move { broker.update_offset(&name, &t, QueueId(queue), QueueOffset(offset)).await }
+    };
+    assert!(matches!(put(0, 13).await, Err(EngineError::OffsetOutOfRange { .. })));
+    assert!(matches!(put(1, 10).await, Err(EngineError::QueueNotFound { .. })));
+    assert!(weir.broker.group(&group("new")).is_err());
+    for (offset, expected) in [(3, 10), (11, 11), (12, 12)] {
+        put(0, offset).await.unwrap();
+        let committed = weir.broker.committed_offset(&group("new"), &topic("t"), QueueId(0)).unwrap();
+        assert_eq!(committed, Some(QueueOffset(expected)));
+    }
 }
 
 /// May fill four fifths of its disk.

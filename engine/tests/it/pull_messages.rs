@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_engine::{
-    Broker, EngineError, Message, MessagePull, OffsetAt, PulledMessages, QueueId, QueueOffset, ResetTo,
-    TopicSpec,
+    AnswerShare, Broker, EngineError, Message, MessagePull, OffsetAt, PulledMessages, QueueId, QueueOffset,
+    ResetTo, TopicSpec,
 };
 
 use crate::fixture::{Fixture, START_MS, group, numbered, settle, topic};
@@ -248,19 +248,26 @@ async fn random_pulls_miss_nothing_and_repeat_nothing() {
     }
 }
 
-/// Readers that take nothing hold messages in memory; there is a bound for all of them together.
+/// A reader that takes nothing holds messages in memory; there is a bound for each, over all of its calls.
 #[tokio::test]
-async fn while_answers_that_nobody_takes_are_too_large_nothing_more_is_read() {
+async fn while_answers_that_a_reader_does_not_take_are_too_large_it_is_given_no_more() {
     let weir = Fixture::new().await;
     weir.topic(1).await;
     let large = Message { body: vec![b'x'; 4 << 20].into(), ..numbered(0) };
     weir.broker.publish(&topic("t"), vec![large]).await.unwrap();
-    let pulled = weir.broker.pull_messages(pull(&weir, 0, "TRUE")).await.unwrap();
-    let held = weir.broker.hold_answer(std::iter::repeat_n(&pulled.messages[0], 128));
-    let request = || weir.request("TRUE");
-    assert!(matches!(weir.broker.receive(request()).await, Err(EngineError::Busy(_))));
-    let again = weir.broker.pull_messages(pull(&weir, 0, "TRUE")).await;
-    assert!(matches!(again, Err(EngineError::Busy(_))));
-    drop(held);
-    assert_eq!(weir.broker.receive(request()).await.unwrap().len(), 1);
+    let (slow, other) = (AnswerShare::default(), AnswerShare::default());
+    let pulled = |share| weir.broker.pull_messages_for(pull(&weir, 0, "TRUE"), share);
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(pulled(&slow).await.unwrap());
+    }
+    assert!(matches!(pulled(&slow).await, Err(EngineError::Busy(_))));
+    assert!(matches!(weir.broker.receive_for(weir.request("TRUE"), &slow).await, Err(EngineError::Busy(_))));
+    assert_eq!(pulled(&other).await.unwrap().messages.len(), 1);
+    held.pop();
+    let received = weir.broker.receive_for(weir.request("TRUE"), &slow).await.unwrap();
+    assert_eq!(received.len(), 1);
+    assert!(matches!(pulled(&slow).await, Err(EngineError::Busy(_))), "what was received counts as well");
+    drop(received);
+    assert_eq!(pulled(&slow).await.unwrap().messages.len(), 1);
 }

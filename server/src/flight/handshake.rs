@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::{Ascii, MetadataMap, MetadataValue},
+    service::Interceptor,
 };
 use weir_engine::{Broker, Principal, Unauthenticated};
 
@@ -66,6 +67,25 @@ pub(crate) fn admit(broker: &Broker, metadata: &MetadataMap) -> Result<Principal
         Credentials::None => Err(Unauthenticated::Missing),
     };
     admitted.map_err(|error| Status::unauthenticated(error.to_string()))
+}
+
+/// Refuses callers that are not let in, of any call, before anything that they send is read.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    broker: Broker,
+}
+
+impl Gate {
+    pub(super) fn new(broker: Broker) -> Self {
+        Self { broker }
+    }
+}
+
+impl Interceptor for Gate {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        admit(&self.broker, request.metadata())?;
+        Ok(request)
+    }
 }
 
 /// Answers `Handshake`: echoes the payload, and gives a token for what comes next.

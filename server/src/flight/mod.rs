@@ -13,7 +13,7 @@ use std::pin::Pin;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::Stream;
-use tonic::Status;
+use tonic::{Status, service::interceptor::InterceptedService};
 
 mod action;
 mod admin;
@@ -35,9 +35,10 @@ mod sql_info;
 mod ticket;
 mod waiting;
 
+pub use handshake::Gate;
 pub use service::{WeirFlight, service};
 
 type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
 
 /// The service as tonic serves it.
-pub type Server = FlightServiceServer<WeirFlight>;
+pub type Server = InterceptedService<FlightServiceServer<WeirFlight>, Gate>;

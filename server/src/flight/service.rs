@@ -14,7 +14,9 @@ use arrow_flight::{
 };
 use arrow_schema::SchemaRef;
 use futures::{StreamExt, stream};
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{
+    Request, Response, Status, Streaming, metadata::MetadataMap, service::interceptor::InterceptedService,
+};
 use weir_engine::Broker;
 
 use super::{
@@ -34,7 +36,9 @@ const DECODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Returns the service for `broker` on the listener that `context` describes.
 pub fn service(broker: Broker, context: Arc<ServerContext>) -> Server {
-    FlightServiceServer::new(WeirFlight::new(broker, context)).max_decoding_message_size(DECODE_BYTES_MAX)
+    let gate = handshake::Gate::new(broker.clone());
+    let flight = FlightServiceServer::new(WeirFlight::new(broker, context));
+    InterceptedService::new(flight.max_decoding_message_size(DECODE_BYTES_MAX), gate)
 }
 
 /// Flight and Flight SQL over a broker. Cheap to clone; clones share sessions and bound parameters.

@@ -2,7 +2,7 @@
 //!
 //! A request is decoded once all of it is there, and is memory until it is answered. So its length is looked at before
 //! its bytes are taken; of the bytes that are there, those of all clients are counted; and what does not arrive in
-//! time is given up.
+//! time is given up. Callers that are not let in may send little, and take nothing from what those may that are.
 
 use std::{
     convert::Infallible,
@@ -25,10 +25,13 @@ use tonic::{
     server::NamedService,
 };
 
-use super::{REQUEST_BYTES_MAX, codec::SMALL_BYTES_MAX};
+use super::{REQUEST_BYTES_MAX, codec::SMALL_BYTES_MAX, signature::Admitted};
 
 /// Bytes of requests of all clients that are there and not answered yet.
 const ARRIVING_BYTES_MAX: usize = 512 << 20;
+
+/// Bytes of a message of a caller that is not let in.
+const STRANGER_BYTES_MAX: usize = 64 << 10;
 
 /// How long a request may take to arrive: 4 MiB come over a line of a megabit a second.
 const ARRIVAL_MAX: Duration = Duration::from_secs(60);
@@ -70,12 +73,20 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let held = Arc::new(Held { all: Arc::clone(&self.arriving), bytes: AtomicUsize::new(0) });
+        // The doorkeeper stands before this. Whom it has not seen is not let in.
+        let is_stranger = head.extensions.get::<Admitted>().is_none_or(|admission| admission.0.is_err());
+        let all = if is_stranger { Arc::default() } else { Arc::clone(&self.arriving) };
+        let held = Arc::new(Held { all, bytes: AtomicUsize::new(0) });
         let call = head.uri.path().rsplit('/').next().unwrap_or_default();
         let body = Arriving {
             body,
             is_stream: call == "Telemetry",
-            message_bytes_max: if call == "SendMessage" { REQUEST_BYTES_MAX } else { SMALL_BYTES_MAX },
+            is_stranger,
+            message_bytes_max: match call {
+                _ if is_stranger => STRANGER_BYTES_MAX,
+                "SendMessage" => REQUEST_BYTES_MAX,
+                _ => SMALL_BYTES_MAX,
+            },
             all_bytes_max: self.bytes_max,
             time_max: self.time_max,
             message: Message::default(),
@@ -137,6 +148,7 @@ struct Message {
 struct Arriving {
     body: Body,
     is_stream: bool,
+    is_stranger: bool,
     message_bytes_max: usize,
     all_bytes_max: usize,
     time_max: Duration,
@@ -188,11 +200,15 @@ impl Arriving {
         let [_, length @ ..] = self.message.header;
         self.message.missing = u32::from_be_bytes(length) as usize;
         if self.message.missing > self.message_bytes_max {
-            let text = format!(
-                "the request has {} bytes; the limit is {}",
-                self.message.missing, self.message_bytes_max
-            );
-            return Err(Status::resource_exhausted(text));
+            let (bytes, max) = (self.message.missing, self.message_bytes_max);
+            return Err(match self.is_stranger {
+                true => Status::unauthenticated(format!(
+                    "the caller is not let in: check its access key; its request has {bytes} bytes of {max} at most"
+                )),
+                false => {
+                    Status::resource_exhausted(format!("the request has {bytes} bytes; the limit is {max}"))
+                }
+            });
         }
         Ok(())
     }
@@ -240,6 +256,7 @@ mod tests {
 
     use http_body::Body as _;
     use tonic::Code;
+    use weir_engine::{Principal, Unauthenticated};
 
     use super::*;
 
@@ -303,8 +320,19 @@ mod tests {
     }
 
     async fn call(admission: &Admission<Swallow>, name: &str, pieces: Vec<Vec<u8>>, ends: bool) -> Code {
+        call_as(Some(Admitted(Ok(Principal::Anonymous))), admission, name, pieces, ends).await
+    }
+
+    async fn call_as(
+        caller: Option<Admitted>,
+        admission: &Admission<Swallow>,
+        name: &str,
+        pieces: Vec<Vec<u8>>,
+        ends: bool,
+    ) -> Code {
         let body = Body::new(Pieces { left: pieces.into(), ends });
-        let request = http::Request::builder().uri(format!("/service/{name}")).body(body).unwrap();
+        let mut request = http::Request::builder().uri(format!("/service/{name}")).body(body).unwrap();
+        caller.map(|caller| request.extensions_mut().insert(caller));
         let answer = admission.clone().call(request).await.unwrap_or_else(|never| match never {});
         Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
     }
@@ -358,6 +386,22 @@ mod tests {
         assert_eq!(held.await, Code::DeadlineExceeded);
         assert_eq!(call(&admission, "Heartbeat", vec![message(90)], true).await, Code::Ok);
         assert_eq!(admission.arriving.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_let_in_may_send_little_and_takes_no_room() {
+        let admission = admission(100);
+        for caller in [None, Some(Admitted(Err(Unauthenticated::Wrong)))] {
+            let call = |pieces, ends| call_as(caller.clone(), &admission, "SendMessage", pieces, ends);
+            let held = call(vec![message(90)], false);
+            tokio::pin!(held);
+            assert!(futures::poll!(&mut held).is_pending());
+            assert_eq!(admission.arriving.load(Ordering::Relaxed), 0);
+            let length = u32::try_from(STRANGER_BYTES_MAX + 1).unwrap();
+            let large = vec![[&[0][..], &length.to_be_bytes()].concat()];
+            assert_eq!(call(large, false).await, Code::Unauthenticated);
+            assert_eq!(call(vec![message(40)], true).await, Code::Ok, "it is refused by the service");
+        }
     }
 
     #[tokio::test]

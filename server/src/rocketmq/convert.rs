@@ -91,7 +91,7 @@ pub(super) fn delivered(
     store_host: &str,
     caller: &Caller,
 ) -> proto::Message {
-    let Delivered { message, attempt, handle, lease } = delivered;
+    let Delivered { message, attempt, handle, lease, held: _ } = delivered;
     let mut message = stored(message, topic, store_host, Some(caller));
     if let Some(system) = &mut message.system_properties {
         system.receipt_handle = Some(handle);

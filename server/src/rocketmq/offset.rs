@@ -1,6 +1,6 @@
 //! UpdateOffset, GetOffset and QueryOffset: how far a group has come in a queue, and where a queue begins and ends.
 
-use weir_engine::{OffsetAt, ResetTo};
+use weir_engine::{OffsetAt, QueueOffset};
 
 use super::{
     Messaging,
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Puts the group to an offset of a queue, and answers once that is as durable as the topic's messages. What the group
-/// had open in the queue is forgotten.
+/// had open in the queue is forgotten. An offset that is not retained any more stands for the first that is.
 pub(super) async fn update_offset(
     messaging: &Messaging,
     caller: &Caller,
@@ -27,10 +27,7 @@ pub(super) async fn update_offset(
     let group = group_name(request.group.as_ref(), caller)?;
     let queue = queue_id(queue)?;
     let offset = u64::try_from(request.offset).map_err(|_| negative_offset(request.offset))?;
-    messaging.broker.topic(&topic)?;
-    messaging.broker.group_or_create(&group).await?;
-    let to = ResetTo::Offset { queue, offset: weir_engine::QueueOffset(offset) };
-    messaging.broker.reset_group(&group, &topic, to).await?;
+    messaging.broker.update_offset(&group, &topic, queue, QueueOffset(offset)).await?;
     Ok(UpdateOffsetResponse { status: Some(caller.status(Code::Ok, "")) })
 }
 

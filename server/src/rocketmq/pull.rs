@@ -27,8 +27,14 @@ pub(super) fn pull_message(
     request: PullMessageRequest,
 ) -> Streamed<PullMessageResponse> {
     let messaging = messaging.clone();
+    // Before the wait, which may be long: a request is decoded to much more than what is needed of it.
+    let asked = asked(&messaging, &caller, &request);
+    drop(request);
     streamed(async move {
-        let outcome = pull(&messaging, &caller, request).await;
+        let outcome = match asked {
+            Ok(asked) => pull(&messaging, asked).await,
+            Err(refusal) => Err(refusal.into()),
+        };
         Response::of(&messaging, caller, outcome)
     })
 }
@@ -51,7 +57,15 @@ struct Pulled {
     poll: Poll,
 }
 
-async fn pull(messaging: &Messaging, caller: &Caller, request: PullMessageRequest) -> Result<Pulled, Failed> {
+/// What a client asks for.
+struct Asked {
+    /// From the first offset, whatever the client says.
+    pull: MessagePull,
+    offset: i64,
+    poll: Poll,
+}
+
+fn asked(messaging: &Messaging, caller: &Caller, request: &PullMessageRequest) -> Result<Asked, Refusal> {
     caller.check()?;
     let topic = topic_name(request.message_queue.as_ref().and_then(|queue| queue.topic.as_ref()), caller)?;
     let group = group_name(request.group.as_ref(), caller)?;
@@ -63,12 +77,17 @@ async fn pull(messaging: &Messaging, caller: &Caller, request: PullMessageReques
     messaging.broker.topic(&topic)?;
     messaging.broker.check_group(&group)?;
     let poll = messaging.sessions.enter(caller)?.poll()?;
-    let from = match u64::try_from(request.offset) {
+    let pull = MessagePull { topic, queue, from: QueueOffset(0), selector, max_messages, wait };
+    Ok(Asked { pull, offset: request.offset, poll })
+}
+
+async fn pull(messaging: &Messaging, Asked { mut pull, offset, poll }: Asked) -> Result<Pulled, Failed> {
+    let topic = pull.topic.clone();
+    pull.from = match u64::try_from(offset) {
         Ok(offset) => QueueOffset(offset),
-        Err(_) => return Err(negative(messaging, &topic, queue, request.offset).await),
+        Err(_) => return Err(negative(messaging, &topic, pull.queue, offset).await),
     };
-    let pull = MessagePull { topic: topic.clone(), queue, from, selector, max_messages, wait };
-    match messaging.broker.pull_messages(pull).await {
+    match messaging.broker.pull_messages_for(pull, poll.share()).await {
         Ok(came) => Ok(Pulled { topic, came, poll }),
         Err(error) => {
             let next = match &error {
@@ -118,25 +137,25 @@ struct Response {
     store_host: String,
     /// The pull counts as waiting until its answer is taken, which is memory until then.
     _poll: Option<Poll>,
-    _held: HeldAnswer,
+    _held: Option<HeldAnswer>,
 }
 
 impl Response {
     fn of(messaging: &Messaging, caller: Caller, outcome: Result<Pulled, Failed>) -> Self {
-        let (status, messages, next, topic, poll) = match outcome {
-            Ok(Pulled { topic, came: PulledMessages { messages, next }, poll }) => {
+        let (status, messages, next, topic, waiting) = match outcome {
+            Ok(Pulled { topic, came: PulledMessages { messages, next, held }, poll }) => {
                 let status = match messages.is_empty() {
                     true => caller.status(Code::MessageNotFound, "no new message"),
                     false => caller.status(Code::Ok, ""),
                 };
-                (Ok(status), messages, Some(next), Some(topic), Some(poll))
+                (Ok(status), messages, Some(next), Some(topic), Some((poll, held)))
             }
             Err(Failed { refusal: Refusal::Stopping, .. }) => {
                 (Err(Refusal::unavailable()), Vec::new(), None, None, None)
             }
             Err(Failed { refusal, next }) => (Ok(refusal.status(&caller)), Vec::new(), next, None, None),
         };
-        let held = messaging.broker.hold_answer(&messages);
+        let (poll, held) = waiting.unzip();
         Self {
             status: Some(status),
             messages: messages.into_iter(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tonic::Status;
 use weir_engine::{
-    Broker, Delivered, EngineError, GroupName, HeldAnswer, LeaseTime, ReceiveRequest, TopicName,
+    Broker, Delivered, EngineError, GroupName, LeaseTime, ReceiveRequest, TopicName,
     limits::{LEASE_MAX, LEASE_MIN, POLL_MAX, RECEIVE_MESSAGES_MAX},
 };
 
@@ -37,17 +37,29 @@ pub(super) fn receive_message(
     request: ReceiveMessageRequest,
 ) -> Streamed<ReceiveMessageResponse> {
     let messaging = messaging.clone();
+    // Before the wait, which may be long: a request is decoded to much more than what is needed of it.
+    let asked = asked(&messaging, &caller, request);
     streamed(async move {
-        let outcome = receive(&messaging, &caller, request).await;
+        let outcome = match asked {
+            Ok((asked, poll)) => receive(&messaging, asked, poll).await,
+            Err(refusal) => Err(refusal),
+        };
         Response::of(&messaging, caller, outcome)
     })
 }
 
-async fn receive(
+async fn receive(messaging: &Messaging, asked: ReceiveRequest, poll: Poll) -> Result<Leased, Refusal> {
+    let topic = asked.topic.clone();
+    let delivered = messaging.broker.receive_for(asked, poll.share()).await?;
+    Ok(Leased::new(messaging.broker.clone(), topic, delivered, poll))
+}
+
+/// Returns what a client asks for, and that it waits.
+fn asked(
     messaging: &Messaging,
     caller: &Caller,
     request: ReceiveMessageRequest,
-) -> Result<Leased, Refusal> {
+) -> Result<(ReceiveRequest, Poll), Refusal> {
     caller.check()?;
     let queue = request.message_queue.as_ref();
     let topic = topic_name(queue.and_then(|queue| queue.topic.as_ref()), caller)?;
@@ -62,7 +74,7 @@ async fn receive(
     messaging.broker.client_alive(&caller.client);
     let asked = ReceiveRequest {
         group,
-        topic: topic.clone(),
+        topic,
         // Whatever queue the client names: some only ever ask for the first, and the group shares them all.
         queue: None,
         selector,
@@ -73,8 +85,7 @@ async fn receive(
         attempt_id: request.attempt_id,
         one_by_one: caller.goes_on_after_failures(),
     };
-    let delivered = messaging.broker.receive(asked).await?;
-    Ok(Leased::new(messaging.broker.clone(), topic, delivered, poll))
+    Ok((asked, poll))
 }
 
 fn lease_time(
@@ -135,14 +146,12 @@ struct Leased {
     handles: Vec<String>,
     /// The receive counts as waiting until its answer is taken, which is memory until then.
     _poll: Poll,
-    _held: HeldAnswer,
 }
 
 impl Leased {
     fn new(broker: Broker, topic: TopicName, messages: Vec<Delivered>, poll: Poll) -> Self {
         let handles = messages.iter().map(|delivered| delivered.handle.clone()).collect();
-        let held = broker.hold_answer(messages.iter().map(|delivered| &delivered.message));
-        Self { broker, topic, messages: messages.into_iter(), handles, _poll: poll, _held: held }
+        Self { broker, topic, messages: messages.into_iter(), handles, _poll: poll }
     }
 
     /// Notes that the response was handed over to its end.

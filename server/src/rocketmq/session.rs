@@ -18,7 +18,7 @@ use tokio::sync::{
     Notify,
     mpsc::{Sender, WeakSender},
 };
-use weir_engine::{Readiness, TopicName, limits::CLIENT_ALIVE};
+use weir_engine::{AnswerShare, Readiness, TopicName, limits::CLIENT_ALIVE};
 
 use super::{
     caller::{Caller, Language},
@@ -72,6 +72,8 @@ struct Clients {
 #[derive(Debug)]
 pub(super) struct Session {
     polls: AtomicUsize,
+    /// Messages that the client has not taken yet.
+    answers: AnswerShare,
     state: Mutex<State>,
 }
 
@@ -110,6 +112,13 @@ pub(super) struct Registration {
 /// A receive that waits.
 #[derive(Debug)]
 pub(super) struct Poll(Arc<Session>);
+
+impl Poll {
+    /// Returns what counts the messages that wait for this client.
+    pub(super) fn share(&self) -> &AnswerShare {
+        &self.0.answers
+    }
+}
 
 impl Default for Sessions {
     fn default() -> Self {
@@ -235,7 +244,7 @@ impl Session {
             streams_opened: 0,
             push_at: None,
         };
-        Self { polls: AtomicUsize::new(0), state: Mutex::new(state) }
+        Self { polls: AtomicUsize::new(0), answers: AnswerShare::default(), state: Mutex::new(state) }
     }
 
     /// Notes what the client says that it is, and returns what it is known to be.

@@ -1,6 +1,7 @@
 //! Responses of several parts, made after a wait, and given to the client as fast as it takes them.
 //!
-//! A client that takes nothing for a minute, though its connection lives, gets no more: what it was to get is memory.
+//! A client that takes nothing for a minute, though its connection lives, or has not taken all after ten, gets no more:
+//! what it was to get is memory.
 
 use std::{
     pin::Pin,
@@ -17,6 +18,9 @@ use tonic::Status;
 /// How long a client may take nothing of a response that is there.
 const UNTAKEN_MAX: Duration = Duration::from_secs(60);
 
+/// How often so long a client may take something, and not all.
+const LOOKS_MAX: u32 = 10;
+
 /// The parts of a response.
 pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -32,7 +36,7 @@ where
     T: Send + 'static,
     P: Parts<Item = Result<T, Status>>,
 {
-    Box::pin(stream::once(async move { Watched::new(waiting.await, UNTAKEN_MAX) }).flatten())
+    Box::pin(stream::once(async move { Watched::new(waiting.await, UNTAKEN_MAX, LOOKS_MAX) }).flatten())
 }
 
 /// Parts that are dropped when nobody takes them.
@@ -49,28 +53,34 @@ struct Taking<P> {
 }
 
 impl<P: Parts> Watched<P> {
-    fn new(parts: P, untaken_max: Duration) -> Self {
+    fn new(parts: P, untaken_max: Duration, looks_max: u32) -> Self {
         let holds_messages = parts.hold_messages();
         let taking = Arc::new(Mutex::new(Taking { parts: Some(parts), taken: 0 }));
         let watch = holds_messages.then(|| {
             let watched = Arc::clone(&taking);
-            tokio::spawn(async move { give_up(&watched, untaken_max).await }).abort_handle()
+            tokio::spawn(async move { give_up(&watched, untaken_max, looks_max).await }).abort_handle()
         });
         Self { taking, watch }
     }
 }
 
-/// Waits until nothing was taken for so long, and drops the parts then.
-async fn give_up<P>(watched: &Mutex<Taking<P>>, untaken_max: Duration) {
+/// Waits until nothing was taken for so long, or not all for so often as long, and drops the parts then.
+async fn give_up<P>(watched: &Mutex<Taking<P>>, untaken_max: Duration, looks_max: u32) {
     let mut seen = 0;
-    loop {
+    for _ in 0..looks_max {
         tokio::time::sleep(untaken_max).await;
         match look(watched, seen) {
             Some(taken) => seen = taken,
-            None => break,
+            None => {
+                tracing::debug!("a client took nothing of its answer for {} s", untaken_max.as_secs());
+                return;
+            }
         }
     }
-    tracing::debug!("a client took nothing of its answer for {} s", untaken_max.as_secs());
+    let late = watched.lock().parts.take();
+    // Not under the lock: leases are given back.
+    drop(late);
+    tracing::debug!("a client had not taken its answer after {} s", (untaken_max * looks_max).as_secs());
 }
 
 /// Returns how many parts were taken. If they are no more than had been `seen`, drops the others and returns `None`.
@@ -138,7 +148,7 @@ mod tests {
     fn watched(untaken_max: Duration) -> (Watched<Numbers>, Arc<Mutex<bool>>) {
         let dropped = Arc::new(Mutex::new(false));
         let numbers = Numbers { left: 5, dropped: Arc::clone(&dropped) };
-        (Watched::new(numbers, untaken_max), dropped)
+        (Watched::new(numbers, untaken_max, LOOKS_MAX), dropped)
     }
 
     #[tokio::test]
@@ -154,6 +164,15 @@ mod tests {
         assert!(*dropped.lock());
         let status = stream.next().await.unwrap().unwrap_err();
         assert_eq!(status.code(), tonic::Code::Aborted, "the end does not look like one in good order");
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_slowly_is_dropped_in_the_end() {
+        let (mut stream, dropped) = watched(Duration::from_secs(3600));
+        assert!(stream.next().await.unwrap().is_ok());
+        give_up(&stream.taking, Duration::from_millis(1), 1).await;
+        assert!(*dropped.lock(), "a part was taken, and not all");
+        assert!(stream.next().await.unwrap().is_err());
     }
 
     #[tokio::test]

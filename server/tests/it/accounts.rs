@@ -221,6 +221,17 @@ async fn all_of_flight(guarded: &Guarded, header: Option<&str>) -> Vec<(&'static
     ]
 }
 
+/// Calls an action of Flight without an account, never sends what it is, and returns the answer.
+async fn begun_without_account(guarded: &Guarded) -> GrpcCode {
+    let mut calls = tonic::client::Grpc::new(guarded.channel().await);
+    calls.ready().await.unwrap();
+    let path = "/arrow.flight.protocol.FlightService/DoAction".parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<Action, arrow_flight::Result>::default();
+    let call = calls.streaming(Request::new(tokio_stream::pending()), path, codec);
+    let answer = tokio::time::timeout(Duration::from_secs(30), call).await;
+    answer.expect("nothing is waited for").err().map_or(GrpcCode::Ok, |status| status.code())
+}
+
 #[tokio::test]
 async fn flight_clients_show_a_secret_or_a_token() {
     let guarded = Guarded::start();
@@ -244,6 +255,7 @@ async fn flight_clients_show_a_secret_or_a_token() {
             assert_eq!(code, GrpcCode::Unauthenticated, "{call}, {header:?}");
         }
     }
+    assert_eq!(begun_without_account(&guarded).await, GrpcCode::Unauthenticated);
     for header in [format!("Bearer {token}"), basic("ann", SECRET)] {
         for (call, code) in all_of_flight(&guarded, Some(&header)).await {
             // A statement cannot be put, and this ticket is of nobody: both are refused for what they are.
