@@ -90,7 +90,7 @@ async fn a_priority_and_its_type_belong_together() {
         (prioritised(None), "needs a priority"),
         (prioritised(Some(-1)), "negative"),
         (Message { message_group: Some("g".to_owned()), ..prioritised(Some(1)) }, "not both"),
-        (Message { priority: Some(1), ..message(MessageType::Normal) }, "only messages of type PRIORITY"),
+        (Message { priority: Some(1), ..message(MessageType::Normal) }, "only PRIORITY messages"),
     ] {
         let error = weir.broker.check_message(&wrong).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
