@@ -58,7 +58,7 @@ pub(crate) fn credentials(metadata: &MetadataMap) -> Result<Credentials<'_>, Sta
 }
 
 /// Returns who calls, if the caller is let in.
-pub(crate) fn admit(broker: &Broker, metadata: &MetadataMap) -> Result<Principal, Status> {
+fn admit(broker: &Broker, metadata: &MetadataMap) -> Result<Principal, Status> {
     let accounts = broker.accounts();
     let admitted = match credentials(metadata)? {
         Credentials::Bearer(token) => accounts.by_token(token),
@@ -93,7 +93,6 @@ pub(crate) async fn handshake(
     broker: &Broker,
     request: Request<Streaming<arrow_flight::HandshakeRequest>>,
 ) -> Result<Response<super::BoxedStream<HandshakeResponse>>, Status> {
-    admit(broker, request.metadata())?;
     let shown = match credentials(request.metadata())? {
         Credentials::Bearer(token) => Ok(token.to_owned()),
         Credentials::Basic { user, password } => broker.accounts().token_by_secret(&user, &password),

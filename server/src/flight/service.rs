@@ -58,8 +58,8 @@ enum Asked {
 }
 
 impl WeirFlight {
-    /// Returns the service.
-    pub fn new(broker: Broker, context: Arc<ServerContext>) -> Self {
+    /// Asks nobody who it is: [`service`] puts a gate before it.
+    fn new(broker: Broker, context: Arc<ServerContext>) -> Self {
         Self { broker, context, sessions: Arc::default(), bindings: Arc::default() }
     }
 
@@ -202,7 +202,6 @@ impl FlightService for WeirFlight {
         &self,
         request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        handshake::admit(&self.broker, request.metadata())?;
         pull::list(&self.broker, &request.into_inner().expression).map(Response::new)
     }
 
@@ -211,7 +210,6 @@ impl FlightService for WeirFlight {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let (metadata, _, descriptor) = request.into_parts();
-        handshake::admit(&self.broker, &metadata)?;
         self.info(&metadata, descriptor).await.map(Response::new)
     }
 
@@ -224,13 +222,11 @@ impl FlightService for WeirFlight {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let (metadata, _, descriptor) = request.into_parts();
-        handshake::admit(&self.broker, &metadata)?;
         let schema = self.schema(&metadata, &descriptor).await?;
         info::schema_result(&schema).map(Response::new)
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        handshake::admit(&self.broker, request.metadata())?;
         self.read(&request.into_inner().ticket).await.map(Response::new)
     }
 
@@ -238,7 +234,6 @@ impl FlightService for WeirFlight {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        handshake::admit(&self.broker, request.metadata())?;
         let result = self.put(request.into_inner()).await?;
         Ok(Response::new(stream::iter([Ok(result)]).boxed()))
     }
@@ -252,7 +247,6 @@ impl FlightService for WeirFlight {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let (metadata, _, Action { r#type, body }) = request.into_parts();
-        handshake::admit(&self.broker, &metadata)?;
         if r#type == "Checkpoint" {
             return checkpoint::run(&self.broker, &body).map(Response::new);
         }
@@ -270,9 +264,8 @@ impl FlightService for WeirFlight {
 
     async fn list_actions(
         &self,
-        request: Request<Empty>,
+        _request: Request<Empty>,
     ) -> Result<Response<Self::ListActionsStream>, Status> {
-        handshake::admit(&self.broker, request.metadata())?;
         Ok(Response::new(stream::iter(action::list().map(Ok).collect::<Vec<_>>()).boxed()))
     }
 }
