@@ -22,6 +22,10 @@ pub use retained::{ensure_room, retain, retained};
 pub use tree::{Decoded, Tree, decode};
 pub use weir::Weir;
 
+/// As in the `weir` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Makes messages with the eight properties of the consume queue's cost model.
 ///
 /// `region` has 8 distinct values, `tag` 100, `cust` 10,000, `price` 10,000 numbers, `level` 10 numbers,

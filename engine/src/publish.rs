@@ -90,24 +90,28 @@ impl Core {
         topic: &Arc<Topic>,
         batch: Vec<Append>,
     ) -> Result<Vec<Published>, EngineError> {
-        let queues: Vec<QueueId> = batch.iter().map(|append| append.queue).collect();
         let is_slow = topic.is_slow_to_pack(batch.iter().map(|append| append.message.body.len()).sum());
         let (publisher, published) = oneshot::channel();
         let (core, topic) = (Arc::downgrade(self), Arc::clone(topic));
         let done: AppendDone = Box::new(move |result| match (result, core.upgrade()) {
             (Ok(appended), Some(core)) => {
-                let unseen = stored(queues, &appended, publisher);
+                let unseen = stored(&appended, publisher);
                 topic.tell_when_seen(&core, unseen);
             }
             (Err(error), _) => drop(publisher.send(Err(error.into()))),
             // Nobody is left to hear it.
             (Ok(_), None) => {}
         });
-        let refused = if is_slow { Err((batch, done)) } else { self.storage.append_now(batch, done) };
-        if let Err((batch, done)) = refused {
-            // Storage makes publishers wait, and compresses what they bring; a thread of the runtime must do neither.
+        // Storage makes publishers wait, and compresses what they bring; a thread of the runtime must do neither.
+        if is_slow {
             self.blocking(move |storage| {
                 storage.append(batch, done);
+                Ok(())
+            })
+            .await?;
+        } else if let Err(admitted) = self.storage.append_now(batch, done) {
+            self.blocking(move |storage| {
+                storage.append_admitted(admitted);
                 Ok(())
             })
             .await?;
@@ -117,28 +121,23 @@ impl Core {
 }
 
 /// Returns a publisher that waits for its rows to become visible.
-fn stored(
-    queues: Vec<QueueId>,
-    appended: &[Appended],
-    publisher: oneshot::Sender<Result<Vec<Published>, EngineError>>,
-) -> Unseen {
-    let published: Vec<Published> = queues
-        .into_iter()
-        .zip(appended)
-        .map(|(queue, stored)| Published {
-            queue,
-            offset: stored.offset,
-            store_time_ms: stored.store_time_ms,
-        })
-        .collect();
-    let rows = match published.as_slice() {
+fn stored(appended: &[Appended], publisher: oneshot::Sender<Result<Vec<Published>, EngineError>>) -> Unseen {
+    let published = appended.iter().map(|stored| Published {
+        queue: stored.queue,
+        offset: stored.offset,
+        store_time_ms: stored.store_time_ms,
+    });
+    let (last, others) = match appended {
         // Most calls go to one queue.
-        [.., last] if published.iter().all(|row| row.queue == last.queue) => vec![(last.queue, last.offset)],
+        [.., last] if appended.iter().all(|row| row.queue == last.queue) => {
+            (Some((last.queue, last.offset)), Vec::new())
+        }
         all => {
-            all.iter().map(|row| (row.queue, row.offset)).collect::<BTreeMap<_, _>>().into_iter().collect()
+            let rows: BTreeMap<_, _> = all.iter().map(|row| (row.queue, row.offset)).collect();
+            (None, rows.into_iter().collect())
         }
     };
-    Unseen { rows, since: Instant::now(), published, publisher }
+    Unseen { last, others, since: Instant::now(), published: published.collect(), publisher }
 }
 
 /// Gives each message its queue.

@@ -176,8 +176,10 @@ pub(crate) struct Topic {
 /// A publisher whose messages are stored, and who is told so once readers see them.
 #[derive(Debug)]
 pub(crate) struct Unseen {
-    /// The last row in each queue, as far as nobody has made sure that readers see it.
-    pub(crate) rows: Vec<(QueueId, QueueOffset)>,
+    /// The last row in its queue, unless readers are known to see it: of most calls there is one.
+    pub(crate) last: Option<(QueueId, QueueOffset)>,
+    /// The last rows in other queues, likewise.
+    pub(crate) others: Vec<(QueueId, QueueOffset)>,
     pub(crate) since: Instant,
     pub(crate) published: Vec<Published>,
     pub(crate) publisher: oneshot::Sender<Result<Vec<Published>, EngineError>>,
@@ -342,7 +344,7 @@ impl Topic {
     ///
     /// Runs on threads of storage too, so that the publisher is woken once, not first to learn where its rows are.
     pub(crate) fn tell_when_seen(&self, core: &Core, mut unseen: Unseen) {
-        while let Some((queue, row)) = unseen.rows.pop() {
+        while let Some((queue, row)) = unseen.last.take().or_else(|| unseen.others.pop()) {
             let mut waiting = self.unseen.lock();
             // Under the lock, which `show` takes after the rows have become visible. Of a topic that is gone there is
             // nothing to see.

@@ -33,7 +33,7 @@ pub use error::{Fault, StorageError};
 pub use format::record::{RecordKind, RecordView, ValueRef};
 pub use journal::{JournalDone, JournalEntry, LeaseRow, OpenRow, SelectorKind, Wait};
 pub use lock::FORMAT_VERSION;
-pub use log::appender::{Append, AppendDone, Appended};
+pub use log::appender::{Admitted, Append, AppendDone, Appended};
 pub use message::{
     BodyEncoding, DeadLetterOrigin, Message, MessageType, PendingRow, PendingTarget, StoredMessage,
 };

@@ -2,7 +2,8 @@
 //!
 //! Four questions, each against the bare system calls in the same run, in turns:
 //!
-//! - class `async`: messages in-process, against `pwrite` of the very frames that they became;
+//! - class `async`: messages in-process, against `pwrite` of the very frames that they became, in which many calls are
+//!   together, and of the same bytes with a frame for each call, as a log without group commit writes them;
 //! - class `sync`: 64 producers, against as many threads with a group commit of their own;
 //! - one acknowledged publish at a time in class `sync`, against `pwrite` and `fdatasync`;
 //! - the builder of the consume queues: its rate, its time on a core, and how publishers are braked where it is slower.
@@ -42,7 +43,10 @@ struct Arguments {
     /// Messages of one call in class `async`, one measurement for each.
     #[arg(long, value_delimiter = ',', default_value = "1,100,1000")]
     batches: Vec<usize>,
-    /// Producers that publish at once.
+    /// Producers that publish at once in class `async`.
+    #[arg(long, default_value_t = 256)]
+    async_producers: usize,
+    /// Producers that publish at once in class `sync`.
     #[arg(long, default_value_t = 64)]
     producers: usize,
     /// Seconds of one turn in class `sync`.
@@ -82,11 +86,15 @@ async fn main() -> Result<()> {
         head(&[
             "async: messages a call",
             "messages/s",
+            "messages a frame",
             "pwrite of its frames, messages/s",
             "ratio",
             "least",
             "most",
-            "messages a frame",
+            "pwrite of a frame a call, messages/s",
+            "ratio",
+            "least",
+            "most",
         ]);
         for batch in &arguments.batches {
             against_pwrite(&arguments, *batch).await?;
@@ -123,18 +131,19 @@ async fn against_pwrite(arguments: &Arguments, batch: usize) -> Result<()> {
     let data = directory.path().join("data");
     let (broker, topic) = open(&data, DurabilityClass::Async).await?;
     let mut frames = Frames { dir: data.join("log"), next: 0 };
-    let (mut ours, mut bare, mut ratios, mut a_frame) = (vec![], vec![], vec![], vec![]);
+    let (mut ours, mut a_frame) = (vec![], vec![]);
+    let (mut of_frames, mut of_calls) = (Bare::default(), Bare::default());
     for turn in 0..=arguments.turns {
         let messages = if batch == 1 { arguments.messages / 5 } else { arguments.messages };
-        let calls = messages / batch / arguments.producers;
+        let calls = messages / batch / arguments.async_producers;
         let mut work = Vec::new();
-        for producer in 0..arguments.producers {
+        for producer in 0..arguments.async_producers {
             let mut source = Messages::new((turn * 1000 + producer) as u64, arguments.body);
             let calls: Vec<Vec<Message>> =
                 (0..calls).map(|_| (0..batch).map(|_| source.next_plain()).collect()).collect();
             work.push(calls);
         }
-        let count = (calls * batch * arguments.producers) as f64;
+        let count = (calls * batch * arguments.async_producers) as f64;
         let start = Instant::now();
         let mut tasks = Vec::new();
         for calls in work {
@@ -151,26 +160,57 @@ async fn against_pwrite(arguments: &Arguments, batch: usize) -> Result<()> {
         }
         let our = count / start.elapsed().as_secs_f64();
         let written = frames.read()?;
-        let seconds = pwrite(&directory.path().join("bare"), &written)?;
+        let bare = directory.path().join("bare");
+        let grouped = count / pwrite(&bare, &written)?;
+        let single = count / pwrite(&bare, &of_each_call(&written, batch, arguments.body))?;
         // The first turn warms up.
         if turn > 0 {
             ours.push(our);
-            bare.push(count / seconds);
-            ratios.push(our * seconds / count);
             a_frame.push(count / written.len() as f64);
+            of_frames.push(our, grouped);
+            of_calls.push(our, single);
         }
     }
     broker.close().await?;
-    row(&[
-        batch.to_string(),
-        format!("{:.0}", median(ours)),
-        format!("{:.0}", median(bare)),
-        format!("{:.2}", median(ratios.clone())),
-        format!("{:.2}", ratios.iter().copied().fold(f64::MAX, f64::min)),
-        format!("{:.2}", ratios.iter().copied().fold(0.0, f64::max)),
-        format!("{:.0}", median(a_frame)),
-    ]);
+    let mut cells =
+        vec![batch.to_string(), format!("{:.0}", median(ours)), format!("{:.0}", median(a_frame))];
+    cells.extend(of_frames.cells());
+    cells.extend(of_calls.cells());
+    row(&cells);
     Ok(())
+}
+
+/// What bare writes gave, by turn.
+#[derive(Default)]
+struct Bare {
+    rates: Vec<f64>,
+    ratios: Vec<f64>,
+}
+
+impl Bare {
+    fn push(&mut self, our: f64, bare: f64) {
+        self.rates.push(bare);
+        self.ratios.push(our / bare);
+    }
+
+    fn cells(self) -> [String; 4] {
+        let least = self.ratios.iter().copied().fold(f64::MAX, f64::min);
+        let most = self.ratios.iter().copied().fold(0.0, f64::max);
+        [
+            format!("{:.0}", median(self.rates)),
+            format!("{:.2}", median(self.ratios)),
+            format!("{least:.2}"),
+            format!("{most:.2}"),
+        ]
+    }
+}
+
+/// Returns the records of frames anew, in a frame for each call.
+fn of_each_call(frames: &[Vec<u8>], batch: usize, body: usize) -> Vec<Vec<u8>> {
+    let records: Vec<u8> = frames.iter().flat_map(|frame| frame.iter().skip(FRAME_HEADER)).copied().collect();
+    let call = batch * (RECORD + body).next_multiple_of(8);
+    let header = frames.first().and_then(|frame| frame.get(..FRAME_HEADER)).unwrap_or_default();
+    records.chunks(call).map(|records| [header, records].concat()).collect()
 }
 
 /// Reads the frames that have come into a log since the last time.

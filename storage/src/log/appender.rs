@@ -1,6 +1,6 @@
 //! Group commit: what has queued up becomes one frame and one write.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
@@ -35,6 +35,8 @@ pub struct Append {
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
+    /// Its queue.
+    pub queue: QueueId,
     /// Its offset in its queue.
     pub offset: QueueOffset,
     /// Where its record begins.
@@ -48,54 +50,61 @@ pub struct Appended {
 /// It runs on a thread on which others wait too: it must not block, nor append.
 pub type AppendDone = Box<dyn FnOnce(Result<Vec<Appended>, StorageError>) + Send>;
 
-/// A message that is about to be stored.
-pub(crate) struct Ready {
-    /// Without its body where another is stored in its place.
-    pub(crate) append: Append,
-    /// What is stored in the place of its body.
-    pub(crate) packed: Option<Packed>,
-}
-
 /// What one call appends.
 pub(crate) struct Batch {
-    pub(crate) messages: Vec<Ready>,
+    /// Without their bodies where something else is stored in their place.
+    pub(crate) messages: Vec<Append>,
+    /// What is stored in the place of bodies, by message; empty if all are stored as they came.
+    pub(crate) packed: Vec<Option<Packed>>,
     /// Length of its records, padded.
     pub(crate) bytes: u64,
     pub(crate) done: AppendDone,
 }
 
-/// Compresses bodies as their topics say; also returns how long the records are, if a log can hold them. What is too large
-/// without compression is too large with it. Of a body only what is stored is kept: what waits takes as much memory as it
-/// counts.
-pub(crate) fn ready(
-    messages: Vec<Append>,
+/// A batch that has been checked and compressed, and that storage has not taken yet.
+pub struct Admitted(pub(crate) Batch);
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("bytes", &self.0.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Messages as they are stored: what stands in the place of their bodies, and how long their records are.
+pub(crate) type Packing = (Vec<Option<Packed>>, u64);
+
+/// Compresses bodies as their topics say, if a log can hold the batch. What is too large without compression is too large
+/// with it. Of a body only what is stored is kept: what waits takes as much memory as it counts.
+pub(crate) fn pack_batch(
+    messages: &mut [Append],
     compression: impl Fn(TopicId) -> Compression,
-) -> Result<(Vec<Ready>, u64), StorageError> {
-    let mut lens = Vec::with_capacity(messages.len());
-    for append in &messages {
-        lens.push(record_len(&append.message)?);
-    }
-    let size = lens.iter().copied().map(padded).sum();
-    if size > BATCH_BYTES_MAX {
-        return Err(StorageError::TooLarge { what: "the batch in bytes", size, max: BATCH_BYTES_MAX });
-    }
+) -> Result<Packing, StorageError> {
     let mut bytes = 0;
+    for append in messages.iter() {
+        bytes += padded(record_len(&append.message)?);
+    }
+    if bytes > BATCH_BYTES_MAX {
+        return Err(StorageError::TooLarge { what: "the batch in bytes", size: bytes, max: BATCH_BYTES_MAX });
+    }
+    let mut packed = Vec::new();
     // Nearly all batches are of one topic, which is looked up once.
     let mut known: Option<(TopicId, Compression)> = None;
-    let ready = messages.into_iter().zip(lens).map(|(mut append, len)| {
+    let count = messages.len();
+    for (at, append) in messages.iter_mut().enumerate() {
         let (_, method) = match known {
             Some(known) if known.0 == append.topic => known,
             _ => *known.insert((append.topic, compression(append.topic))),
         };
-        let packed = pack(&append.message, method);
-        bytes += padded(stored_len(len, packed.as_ref()));
-        if packed.is_some() {
-            append.message.body = Bytes::new();
+        let Some(of_body) = pack(&append.message, method) else { continue };
+        let len = record_len(&append.message)?;
+        bytes -= padded(len) - padded(stored_len(len, Some(&of_body)));
+        append.message.body = Bytes::new();
+        packed.resize_with(count, || None);
+        if let Some(place) = packed.get_mut(at) {
+            *place = Some(of_body);
         }
-        Ready { append, packed }
-    });
-    let ready = ready.collect();
-    Ok((ready, bytes))
+    }
+    Ok((packed, bytes))
 }
 
 /// Batches that wait for the appender.
@@ -274,7 +283,9 @@ impl Appender {
     ) -> WrittenBatch {
         let mut appended = Vec::with_capacity(batch.messages.len());
         let (mut must_sync, mut released) = (false, Vec::new());
-        for Ready { append: Append { topic, queue, message }, packed } in &batch.messages {
+        let mut packed = batch.packed.iter().map(Option::as_ref);
+        for Append { topic, queue, message } in &batch.messages {
+            let packed = packed.next().flatten();
             let entry = known.get(topic).expect("batches of unknown topics have been refused");
             must_sync |= entry.class == DurabilityClass::Sync || message.released.is_some();
             released.extend(message.released);
@@ -292,9 +303,14 @@ impl Appender {
                 draft.records += 1;
             }
             let place = draft.record_place(entry, *queue, offset);
-            encode_message(&mut draft.frame, &place, message, packed.as_ref());
+            encode_message(&mut draft.frame, &place, message, packed);
             draft.records += 1;
-            appended.push(Appended { offset, position: place.position, store_time_ms: draft.store_time_ms });
+            appended.push(Appended {
+                queue: *queue,
+                offset,
+                position: place.position,
+                store_time_ms: draft.store_time_ms,
+            });
         }
         WrittenBatch { appended, done: batch.done, must_sync, released }
     }
@@ -373,7 +389,7 @@ fn refuse_unknown(batches: Vec<Batch>, topics: &dyn Topics, known: &mut Known) -
 }
 
 fn check_batch(batch: &Batch, topics: &dyn Topics, known: &mut Known) -> Result<(), StorageError> {
-    for Ready { append: Append { topic, queue, .. }, .. } in &batch.messages {
+    for Append { topic, queue, .. } in &batch.messages {
         let (topic, queue) = (*topic, *queue);
         let queues = match known.get(&topic) {
             Some(entry) => entry.queues,
@@ -403,14 +419,16 @@ mod tests {
             message: Message { body: body.into(), ..Message::default() },
         };
         for compression in [Compression::Lz4, Compression::Zstd] {
-            let appends = vec![append(vec![0; 4 << 20]), append(b"short".to_vec())];
-            let (ready, bytes) = ready(appends, |_| compression).unwrap();
-            let held = |ready: &Ready| {
-                ready.append.message.body.len() + ready.packed.as_ref().map_or(0, |packed| packed.bytes.len())
-            };
-            let held: usize = ready.iter().map(held).sum();
+            let mut appends = vec![append(vec![0; 4 << 20]), append(b"short".to_vec())];
+            let (packed, bytes) = pack_batch(&mut appends, |_| compression).unwrap();
+            let held: usize = appends.iter().map(|append| append.message.body.len()).sum();
+            let instead: usize = packed.iter().flatten().map(|packed| packed.bytes.len()).sum();
+            let held = held + instead;
             assert!(held as u64 <= bytes && bytes < 40_000, "{compression:?}: {held} counted as {bytes}");
-            assert_eq!(ready[1].append.message.body, "short");
+            assert_eq!(appends[1].message.body, "short");
+            assert!(packed[0].is_some() && packed[1].is_none());
         }
+        let (packed, bytes) = pack_batch(&mut [append(vec![0; 4 << 20])], |_| Compression::None).unwrap();
+        assert!(packed.is_empty() && bytes > 4 << 20);
     }
 }

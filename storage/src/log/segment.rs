@@ -31,6 +31,8 @@ use crate::{
 
 /// So much is zeroed at once; a sync of the log waits for no more than that.
 const ZERO_CHUNK: usize = 1 << 20;
+/// Zeros are written so many at once: whoever appends to the file meanwhile waits for the file system.
+const ZERO_PIECE: usize = 128 << 10;
 static ZEROS: [u8; ZERO_CHUNK] = [0; ZERO_CHUNK];
 /// The next segment while it is being zeroed; nothing in it counts until it has its name.
 pub(crate) const NEXT_SEGMENT: &str = "next.tmp";
@@ -358,8 +360,12 @@ impl SegmentFile {
             return Ok(false);
         }
         let size = usize::try_from(target - from).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
-        self.file.write_at(&ZEROS[..size], from).map_err(StorageError::io("extend", &self.path))?;
-        self.zeroed.store(from + size as u64, Ordering::Release);
+        let mut at = from;
+        for piece in ZEROS[..size].chunks(ZERO_PIECE) {
+            self.file.write_at(piece, at).map_err(StorageError::io("extend", &self.path))?;
+            at += piece.len() as u64;
+            self.zeroed.store(at, Ordering::Release);
+        }
         drop(zeroing);
         // Here and not in the next sync of the log, for which publishers wait.
         self.sync()?;

@@ -53,7 +53,7 @@ use crate::{
     journal::{JournalDone, JournalEntry, Wait},
     lock::{DataDirectory, Feature},
     log::{
-        appender::{Append, AppendDone, Appender, Intake, Topics, WrittenFrame},
+        appender::{Admitted, Append, AppendDone, Appender, Intake, Topics, WrittenFrame},
         flusher::{FlushQueue, JournalWriter},
         reader::LogReader,
         segment::FrameLogShared,
@@ -567,10 +567,15 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// If it would have to wait, or others wait already, it does nothing, and the batch comes back with what was to be
-    /// told.
-    pub fn append_now(&self, batch: Vec<Append>, done: AppendDone) -> Result<(), (Vec<Append>, AppendDone)> {
-        self.handle.inner.append_now(batch, done)
+    /// If it would have to wait, or others wait already, the batch comes back, for
+    /// [`append_admitted`](Self::append_admitted).
+    pub fn append_now(&self, batch: Vec<Append>, done: AppendDone) -> Result<(), Admitted> {
+        self.handle.inner.append_now(batch, done).map_err(Admitted)
+    }
+
+    /// As [`append`](Self::append), of a batch that [`append_now`](Self::append_now) gave back.
+    pub fn append_admitted(&self, batch: Admitted) {
+        self.handle.inner.append_admitted(batch.0);
     }
 
     /// Returns whether [`append`](Self::append) would make its caller wait now.

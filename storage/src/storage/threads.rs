@@ -14,7 +14,7 @@ use crate::{
     journal::{JournalBuffer, JournalDone, JournalEntry, Wait},
     limits::JOURNAL_HELD_BYTES_MAX,
     log::{
-        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, ready},
+        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, pack_batch},
         flusher::{FlushQueue, HeldJournal, Waiting},
         segment::FrameLogShared,
     },
@@ -31,7 +31,13 @@ impl Inner {
     // ---- the appender
 
     pub(super) fn append(&self, messages: Vec<Append>, done: AppendDone) {
-        let Some(batch) = self.admit(messages, done) else { return };
+        if let Some(batch) = self.admit(messages, done) {
+            self.append_admitted(batch);
+        }
+    }
+
+    /// As [`append`](Self::append), of what was admitted before.
+    pub(super) fn append_admitted(&self, batch: Batch) {
         let mut intake = self.intake.lock();
         let deadline = Instant::now() + self.options.busy_after;
         while let Some(busy) = self.overload(&intake) {
@@ -50,25 +56,18 @@ impl Inner {
     }
 
     /// As [`append`](Self::append), unless it would wait, or overtake those who do: then the batch is given back.
-    pub(super) fn append_now(
-        &self,
-        messages: Vec<Append>,
-        done: AppendDone,
-    ) -> Result<(), (Vec<Append>, AppendDone)> {
-        {
-            let intake = self.intake.lock();
-            if intake.waiting > 0 || self.overload(&intake).is_some() {
-                return Err((messages, done));
-            }
+    pub(super) fn append_now(&self, messages: Vec<Append>, done: AppendDone) -> Result<(), Batch> {
+        let Some(batch) = self.admit(messages, done) else { return Ok(()) };
+        let intake = self.intake.lock();
+        if intake.waiting > 0 || self.overload(&intake).is_some() {
+            return Err(batch);
         }
-        if let Some(batch) = self.admit(messages, done) {
-            self.take_in(self.intake.lock(), batch);
-        }
+        self.take_in(intake, batch);
         Ok(())
     }
 
     /// Returns a batch as the appender takes it, unless it could be answered at once. Compresses what is to be.
-    fn admit(&self, messages: Vec<Append>, done: AppendDone) -> Option<Batch> {
+    fn admit(&self, mut messages: Vec<Append>, done: AppendDone) -> Option<Batch> {
         if messages.is_empty() {
             done(Ok(Vec::new()));
             return None;
@@ -76,8 +75,8 @@ impl Inner {
         let compression =
             |topic| self.catalogue.topic(topic).map(|topic| topic.compression).unwrap_or_default();
         let admitted = self.check().and_then(|()| self.check_space());
-        match admitted.and_then(|()| ready(messages, compression)) {
-            Ok((messages, bytes)) => Some(Batch { messages, bytes, done }),
+        match admitted.and_then(|()| pack_batch(&mut messages, compression)) {
+            Ok((packed, bytes)) => Some(Batch { messages, packed, bytes, done }),
             Err(error) => {
                 done(Err(error));
                 None
