@@ -13,7 +13,7 @@ use rustix::{
     thread::{CpuSet, sched_setaffinity},
 };
 
-/// In which unit Linux tells times in `/proc/<process>/stat`, in milliseconds.
+/// The unit of times in `/proc/stat` and `/proc/<process>/stat`, in milliseconds.
 const TICK_MS: u64 = 10;
 
 /// Puts the calling thread, and the threads that it makes from now on, on one core.
@@ -64,4 +64,20 @@ pub fn cpu_time(process: u32) -> Result<Duration> {
     let fields: Vec<_> = fields.split_whitespace().collect();
     let ticks = |field: usize| -> Result<u64> { Ok(fields.get(field).context("stat is short")?.parse()?) };
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * TICK_MS))
+}
+
+/// Returns how long the cores of the machine were at work, all together.
+///
+/// # Errors
+///
+/// If the system does not say.
+pub fn busy_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let fields = stat.lines().next().context("stat is empty")?.split_whitespace().skip(1);
+    let ticks = fields.map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    // User, nice, system, idle, waiting for the disk, interrupts of both kinds, taken by the host.
+    let [user, nice, system, _, _, hard, soft, stolen, ..] = ticks[..] else {
+        anyhow::bail!("stat is short");
+    };
+    Ok(Duration::from_millis((user + nice + system + hard + soft + stolen) * TICK_MS))
 }

@@ -20,7 +20,7 @@ use weir_columns::Value;
 use weir_engine::BrokerOptions;
 use weir_storage::Message;
 
-pub use child::{cpu_time, pin};
+pub use child::{busy_time, cpu_time, pin};
 pub use client::{Client, Consumer, Sent, resource};
 pub use process::{Calls, Memory, disk_bytes, open_files, thread_time};
 pub use retained::{ensure_room, retain, retained};

@@ -156,6 +156,23 @@ impl RocketMq {
         Ok(())
     }
 
+    /// Makes consumer groups. Its proxy does not answer the settings of a consumer whose group is not there.
+    ///
+    /// # Errors
+    ///
+    /// If its admin tool does not say that it did.
+    pub fn create_groups(&self, groups: &[String]) -> Result<()> {
+        let configurations: Vec<_> =
+            groups.iter().map(|group| serde_json::json!({ "groupName": group })).collect();
+        let file = self.home.join("groups.json");
+        fs::write(&file, serde_json::Value::from(configurations).to_string())?;
+        let address = format!("127.0.0.1:{}", self.ports.broker);
+        let file = file.display().to_string();
+        let output = self.admin(&["updateSubGroupList", "-b", &address, "-f", &file])?;
+        ensure!(output.contains("success"), "cannot make the groups {groups:?}: {output}");
+        Ok(())
+    }
+
     /// Returns how many messages its queues of a topic hold.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ const TOPIC: &str = "backlog";
 const BODY_BYTES: usize = 100;
 /// Calls under way while the backlog is published.
 const PUBLISHERS: usize = 8;
+const SHARES: [Share; 3] = [Share::Tenth, Share::Hundredth, Share::HundredThousandth];
 /// After so long without being done, a turn ends the program.
 const TURN_MAX: Duration = Duration::from_secs(300);
 
@@ -50,12 +51,12 @@ pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Cla
         "delivered again, Weir",
         "RocketMQ",
     ]);
-    for share in [Share::Tenth, Share::Hundredth, Share::HundredThousandth] {
+    for share in SHARES {
         let (mut seconds, mut again) = ([Vec::new(), Vec::new()], [0, 0]);
         // The first turn of each is for warming up, and looks for messages that nobody wanted.
         for turn in 0..=arguments.turns {
             for (at, side) in sides.iter().enumerate() {
-                let group = format!("{share:?}-{turn}");
+                let group = group(share, turn);
                 let caught_up = side
                     .awake(async |side| catch_up(arguments, side, &content, share, &group, turn == 0).await)
                     .await?;
@@ -78,6 +79,8 @@ pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Cla
 
 async fn publish(arguments: &Arguments, side: &Side, content: &Content) -> Result<Duration> {
     side.create_topic(TOPIC)?;
+    let turns = SHARES.iter().flat_map(|share| (0..=arguments.turns).map(|turn| group(*share, turn)));
+    side.create_groups(&turns.collect::<Vec<_>>())?;
     let counts = Arc::new(Counts::default());
     let load = Load::connect(side, arguments.connections, TOPIC, content.clone(), &counts).await?;
     let start = Instant::now();
@@ -86,6 +89,11 @@ async fn publish(arguments: &Arguments, side: &Side, content: &Content) -> Resul
     ensure!(counts.refused() == 0, "{} messages of the backlog were refused", counts.refused());
     side.ensure_stored(TOPIC, arguments.backlog, 0)?;
     Ok(took)
+}
+
+/// Returns the group of a turn, which nobody has used before.
+fn group(share: Share, turn: usize) -> String {
+    format!("{share:?}-{turn}")
 }
 
 fn wanted(content: &Content, share: Share, arguments: &Arguments) -> usize {

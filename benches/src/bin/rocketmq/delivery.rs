@@ -27,7 +27,11 @@ const LATE_MAX: Duration = Duration::from_secs(60);
 pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Class) -> Result<()> {
     let counts = [Arc::new(Counts::default()), Arc::new(Counts::default())];
     for side in sides {
-        side.awake(async |side| side.create_topic(TOPIC)).await?;
+        side.awake(async |side| {
+            side.create_topic(TOPIC)?;
+            side.create_groups(&[GROUP.to_owned()])
+        })
+        .await?;
     }
     let mut measured = [Vec::new(), Vec::new()];
     let mut again = [0, 0];

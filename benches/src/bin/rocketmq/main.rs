@@ -16,6 +16,7 @@ mod delivery;
 mod load;
 mod publish;
 mod side;
+mod warm_up;
 
 use std::time::Duration;
 
@@ -50,7 +51,8 @@ pub(crate) struct Arguments {
     /// Seconds of a turn that measures latencies of acknowledgements.
     #[arg(long, default_value_t = 8.0)]
     latency_seconds: f64,
-    /// Messages that each broker gets before publishing is measured, one a call; and as many in batches.
+    /// Messages that each broker gets before anything is measured, one a call, and as many in batches; a tenth of them
+    /// is received.
     #[arg(long, default_value_t = 200_000)]
     warm_up: u64,
     /// Calls under way at once when messages are published one a call.
@@ -107,6 +109,9 @@ fn main() -> Result<()> {
 async fn compare(arguments: &Arguments) -> Result<()> {
     for (number, class) in arguments.class.iter().enumerate() {
         let sides = side::both(arguments, *class)?;
+        for side in &sides {
+            side.awake(async |side| warm_up::warm_up(arguments, side).await).await?;
+        }
         for question in &arguments.only {
             match question {
                 Question::Publish => publish::compare(arguments, &sides, *class).await?,

@@ -5,21 +5,23 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
-use weir_benches::{Consumer, Latencies, data_dir, head, median, row, spread};
+use anyhow::{Result, bail, ensure};
+use weir_benches::{Consumer, Latencies, data_dir, head, median, pin, row, spread};
 
 use crate::{
     Arguments, LEAD, PERCENTS, PRICES, cells,
     content::Content,
     load::{Counts, Load},
     milliseconds, ratio,
-    side::{Class, Side},
+    side::{Class, Shares, Side},
 };
 
 const TOPIC: &str = "publish";
+const GROUP: &str = "read-back";
 /// Calls under way when a call has several messages.
 const BATCH_CALLERS: usize = 16;
 /// Messages that are read back and compared.
@@ -46,27 +48,35 @@ impl Shape {
     }
 }
 
+/// What the machine does by itself, measured while both brokers rest.
+#[derive(Default)]
+struct Bare {
+    /// How late a thread on the broker's core is that does nothing but wake every millisecond.
+    wakes: Vec<Latencies>,
+    /// How long small writes take to be on the disk.
+    syncs: Vec<Latencies>,
+}
+
 /// What was measured of one broker.
 #[derive(Default)]
 struct Measured {
     rates: Vec<f64>,
-    /// Of the broker's core and of the generator's, in the last turn.
-    busy: [f64; 2],
+    /// In the last turn at full rate.
+    busy: Shares,
+    /// The most that other programs had of the cores in any turn.
+    others: f64,
     at: f64,
     latencies: Vec<Latencies>,
 }
 
 pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Class) -> Result<()> {
     let counts = [Arc::new(Counts::default()), Arc::new(Counts::default())];
-    for (side, counts) in sides.iter().zip(&counts) {
+    for side in sides {
         side.awake(async |side| {
             side.create_topic(TOPIC)?;
-            let load = load(arguments, side, 100, counts).await?;
-            load.send(arguments.warm_up, arguments.producers, 1).await?;
-            load.send(arguments.warm_up, BATCH_CALLERS, arguments.batch).await
+            side.create_groups(&[GROUP.to_owned()])
         })
         .await?;
-        eprintln!("{}: {} messages to warm up", side.name(), 2 * arguments.warm_up);
     }
     let shapes = [
         Shape { body: 100, batch: 1 },
@@ -96,6 +106,8 @@ pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Cla
     }
     let bare = latencies(arguments, sides, &counts, class, &mut measured).await?;
     print_latencies(class, &measured, &bare);
+    let others = measured.iter().flat_map(|(_, sides)| sides).map(|side| side.others).fold(0.0, f64::max);
+    println!("\nAll other programs together had {:.0} % of a core at most.", others * 100.0);
     for (side, counts) in sides.iter().zip(&counts) {
         side.awake(async |side| {
             side.ensure_stored(TOPIC, counts.acknowledged(), counts.refused())?;
@@ -127,6 +139,7 @@ async fn rates(
                 let run = Duration::from_secs_f64(arguments.seconds);
                 measured.rates.push(load.flat_out(LEAD, run, callers, shape.batch).await?);
                 measured.busy = busy.shares()?;
+                measured.others = measured.others.max(measured.busy.others);
                 Ok(())
             })
             .await?;
@@ -139,7 +152,8 @@ fn print_rates(shape: Shape, [weir, rocketmq]: &[Measured; 2]) {
     let mut cells = vec![shape.name()];
     for measured in [weir, rocketmq] {
         cells.extend(spread(&measured.rates, 0));
-        cells.extend(measured.busy.map(|share| format!("{:.0}", share * 100.0)));
+        let Shares { broker, generator, .. } = measured.busy;
+        cells.extend([broker, generator].map(|share| format!("{:.0}", share * 100.0)));
     }
     cells.push(ratio(median(weir.rates.clone()) / median(rocketmq.rates.clone())));
     row(&cells);
@@ -152,10 +166,10 @@ async fn latencies(
     counts: &[Arc<Counts>; 2],
     class: Class,
     measured: &mut [(Shape, [Measured; 2])],
-) -> Result<Vec<Latencies>> {
+) -> Result<Bare> {
     let directory = data_dir("bare")?;
     let file = zeroed(&directory.path().join("bare"))?;
-    let mut bare = Vec::new();
+    let mut bare = Bare::default();
     let run = Duration::from_secs_f64(arguments.latency_seconds);
     for (shape, measured) in measured.iter_mut().filter(|(shape, _)| shape.batch == 1) {
         for _ in 0..arguments.turns {
@@ -163,12 +177,15 @@ async fn latencies(
                 measured.at = median(measured.rates.clone()) / 2.0;
                 side.awake(async |side| {
                     let load = load(arguments, side, shape.body, counts).await?;
+                    let busy = side.busy()?;
                     measured.latencies.push(load.paced(LEAD, run, measured.at, |_| ()).await?);
+                    measured.others = measured.others.max(busy.shares()?.others);
                     Ok(())
                 })
                 .await?;
+                bare.wakes.push(woken(arguments.broker_core, run / 4)?);
                 if class == Class::Sync {
-                    bare.push(synced(&file, run / 4)?);
+                    bare.syncs.push(synced(&file, run / 4)?);
                 }
             }
         }
@@ -176,7 +193,7 @@ async fn latencies(
     Ok(bare)
 }
 
-fn print_latencies(class: Class, measured: &[(Shape, [Measured; 2])], bare: &[Latencies]) {
+fn print_latencies(class: Class, measured: &[(Shape, [Measured; 2])], bare: &Bare) {
     println!("\nClass {}: from when a message is due to its acknowledgement, ms\n", class.name());
     let mut names = vec!["messages".to_owned(), "broker".to_owned(), "at msg/s".to_owned()];
     names.extend(PERCENTS.iter().map(|percent| format!("p{percent}")));
@@ -189,11 +206,13 @@ fn print_latencies(class: Class, measured: &[(Shape, [Measured; 2])], bare: &[La
             row(&cells);
         }
     }
-    if !bare.is_empty() {
-        let mut cells =
-            vec![format!("{BARE_BYTES} B"), "bare `pwrite`, `fdatasync`".to_owned(), String::new()];
-        cells.extend(cells_of(bare));
-        row(&cells);
+    let syncs = format!("bare `pwrite`, `fdatasync` of {BARE_BYTES} B");
+    for (name, turns) in [("a timer alone on the broker's core", &bare.wakes), (&syncs, &bare.syncs)] {
+        if !turns.is_empty() {
+            let mut cells = vec![String::new(), name.to_owned(), String::new()];
+            cells.extend(cells_of(turns));
+            row(&cells);
+        }
     }
 }
 
@@ -207,7 +226,7 @@ fn cells_of(turns: &[Latencies]) -> Vec<String> {
 /// Reads some of what was published first, and compares it.
 async fn read_back(side: &Side) -> Result<()> {
     let content = Content::new(TOPIC, 100, PRICES);
-    let mut consumer = Consumer::connect(&side.uri(), "reader@1@0", "read-back", TOPIC, None).await?;
+    let mut consumer = Consumer::connect(&side.uri(), "reader@1@0", GROUP, TOPIC, None).await?;
     let mut read = 0;
     while read < READ_BACK {
         let messages = consumer.receive(Duration::from_secs(5)).await?;
@@ -219,6 +238,21 @@ async fn read_back(side: &Side) -> Result<()> {
         read += messages.len() as u64;
     }
     Ok(())
+}
+
+/// Returns how late a thread on a core wakes, every millisecond.
+fn woken(core: usize, run: Duration) -> Result<Latencies> {
+    let waker = thread::spawn(move || {
+        pin(core)?;
+        let (start, mut latencies) = (Instant::now(), Latencies::default());
+        for number in 1..=run.as_millis() as u32 {
+            let due = start + Duration::from_millis(1) * number;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            latencies.record(due.elapsed());
+        }
+        anyhow::Ok(latencies)
+    });
+    waker.join().unwrap_or_else(|_| bail!("the thread that wakes has panicked"))
 }
 
 fn zeroed(path: &Path) -> Result<File> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use tempfile::TempDir;
-use weir_benches::{Flush, RocketMq, Weir, cpu_time, data_dir};
+use weir_benches::{Flush, RocketMq, Weir, busy_time, cpu_time, data_dir};
 
 use crate::Arguments;
 
@@ -90,6 +90,14 @@ impl Side {
         }
     }
 
+    /// Makes consumer groups, while the broker is awake. Weir makes those that a consumer names.
+    pub(crate) fn create_groups(&self, groups: &[String]) -> Result<()> {
+        match &self.broker {
+            Broker::Weir(_) => Ok(()),
+            Broker::RocketMq(rocketmq) => rocketmq.create_groups(groups),
+        }
+    }
+
     /// Makes sure that the topic holds what was acknowledged, and nothing but that and what was refused: of that
     /// nobody knows.
     pub(crate) fn ensure_stored(&self, topic: &str, acknowledged: u64, refused: u64) -> Result<()> {
@@ -136,15 +144,14 @@ impl Side {
         worked
     }
 
-    /// Begins to count for how much of the time broker and generator have their cores.
+    /// Begins to count for how much of the time broker, generator and everybody else have a core.
     pub(crate) fn busy(&self) -> Result<Busy> {
         let broker = match &self.broker {
             Broker::Weir(weir) => weir.id(),
             Broker::RocketMq(rocketmq) => rocketmq.id(),
         };
-        let generator = std::process::id();
-        let before = [cpu_time(broker)?, cpu_time(generator)?];
-        Ok(Busy { processes: [broker, generator], before, start: Instant::now() })
+        let processes = [broker, std::process::id()];
+        Ok(Busy { processes, before: times(processes)?, start: Instant::now() })
     }
 }
 
@@ -152,17 +159,31 @@ impl Side {
 #[derive(Debug)]
 pub(crate) struct Busy {
     processes: [u32; 2],
-    before: [Duration; 2],
+    before: [Duration; 3],
     start: Instant,
 }
 
+/// Shares of a core.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shares {
+    pub(crate) broker: f64,
+    pub(crate) generator: f64,
+    /// All other programs of the machine, and the system.
+    pub(crate) others: f64,
+}
+
 impl Busy {
-    /// Returns for which shares of the time since then broker and generator had their cores.
-    pub(crate) fn shares(&self) -> Result<[f64; 2]> {
+    /// Returns who had how much since then.
+    pub(crate) fn shares(&self) -> Result<Shares> {
         let elapsed = self.start.elapsed().as_secs_f64();
-        let share = |of: usize| -> Result<f64> {
-            Ok((cpu_time(self.processes[of])?.saturating_sub(self.before[of])).as_secs_f64() / elapsed)
-        };
-        Ok([share(0)?, share(1)?])
+        let now = times(self.processes)?;
+        let [broker, generator, all] =
+            [0, 1, 2].map(|of: usize| now[of].saturating_sub(self.before[of]).as_secs_f64() / elapsed);
+        Ok(Shares { broker, generator, others: (all - broker - generator).max(0.0) })
     }
+}
+
+/// Returns how long two processes and all of the machine have had a core.
+fn times([first, second]: [u32; 2]) -> Result<[Duration; 3]> {
+    Ok([cpu_time(first)?, cpu_time(second)?, busy_time()?])
 }
