@@ -46,14 +46,14 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 3)]
     turns: usize,
     /// Seconds of a turn.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// Seconds of a turn that measures latencies of acknowledgements.
-    #[arg(long, default_value_t = 8.0)]
+    #[arg(long, default_value_t = 5.0)]
     latency_seconds: f64,
     /// Messages that each broker gets before anything is measured, one a call, and as many in batches; a tenth of them
     /// is received.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 320_000)]
     warm_up: u64,
     /// Calls under way at once when messages are published one a call.
     #[arg(long, default_value_t = 64)]
