@@ -22,7 +22,7 @@ const TOPIC: &str = "backlog";
 const BODY_BYTES: usize = 100;
 /// Calls under way while the backlog is published.
 const PUBLISHERS: usize = 8;
-const SHARES: [Share; 3] = [Share::Tenth, Share::Hundredth, Share::HundredThousandth];
+const SHARES: [Share; 3] = [Share::HundredThousandth, Share::Hundredth, Share::Tenth];
 /// After so long without being done, a turn ends the program.
 const TURN_MAX: Duration = Duration::from_secs(300);
 
