@@ -80,7 +80,7 @@ impl Content {
     pub(crate) fn wanted(&self, share: Share, number: u64) -> bool {
         let price = self.price(number);
         match share {
-            Share::Tenth => price % 10 == 0,
+            Share::Tenth => price.is_multiple_of(10),
             Share::Hundredth => price / 10 % 100 == 7,
             Share::HundredThousandth => price < self.prices / 100_000,
         }

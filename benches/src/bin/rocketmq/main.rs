@@ -93,13 +93,13 @@ enum Question {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let whole = arguments.backlog > 0 && arguments.backlog % 100_000 == 0;
+    let whole = arguments.backlog > 0 && arguments.backlog.is_multiple_of(100_000);
     ensure!(
-        whole && arguments.backlog % arguments.batch == 0,
+        whole && arguments.backlog.is_multiple_of(arguments.batch),
         "the backlog is no multiple of 100,000 and a batch"
     );
     ensure!(arguments.backlog < 100_000_000, "the backlog has fewer than 100 million messages");
-    ensure!(arguments.warm_up % arguments.batch == 0, "the warm-up is no multiple of a batch");
+    ensure!(arguments.warm_up.is_multiple_of(arguments.batch), "the warm-up is no multiple of a batch");
     pin(arguments.generator_core)?;
     // One thread, so that children end with it; responses are looked for often, also while others wait for their time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(16).build()?;
