@@ -1,7 +1,10 @@
 //! What the benchmark programs share: messages to store, percentiles, and how figures are printed.
 
+mod child;
+mod client;
 mod process;
 mod retained;
+mod rocketmq;
 mod tree;
 mod weir;
 
@@ -17,8 +20,11 @@ use weir_columns::Value;
 use weir_engine::BrokerOptions;
 use weir_storage::Message;
 
+pub use child::{busy_time, cpu_time, pin};
+pub use client::{Client, Consumer, Sent, resource};
 pub use process::{Calls, Memory, disk_bytes, open_files, thread_time};
 pub use retained::{ensure_room, retain, retained};
+pub use rocketmq::{Flush, RocketMq};
 pub use tree::{Decoded, Tree, decode};
 pub use weir::Weir;
 
