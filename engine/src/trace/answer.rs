@@ -196,8 +196,8 @@ pub enum GroupState {
         attempt: u32,
         /// When the lease ends, unless it is renewed.
         until_ms: i64,
-        /// The member, if that is written down: it is for leases that are renewed, and in FIFO groups for receives that
-        /// name themselves.
+        /// The member, if it named itself. Of a lease that was given before the start of the broker, it is known for leases
+        /// that are renewed, and in FIFO groups for receives that name themselves.
         client: Option<String>,
     },
     /// It was delivered, not acknowledged, and is to be delivered again.
@@ -283,7 +283,8 @@ pub enum TraceEvent {
         until_ms: i64,
         /// How often it was renewed.
         renewals: u32,
-        /// The member, if that is written down.
+        /// The member, if that is written down: it is for leases that are renewed, and in FIFO groups for receives that
+        /// name themselves.
         client: Option<String>,
         /// The selector that chose it, if the journal holds that; of a long one, the beginning.
         selector: Option<String>,

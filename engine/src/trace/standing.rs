@@ -87,9 +87,11 @@ impl Standing {
             return None;
         }
         let open = known.and_then(|known| known.open().get(&offset)).map(|row| {
+            // What a start has found in the journal names it only so.
             let client = |renewed: Option<&str>| {
                 let of_attempt = || row.attempt_id.as_deref()?.split('\n').next();
-                renewed.or_else(of_attempt).filter(|client| !client.is_empty()).map(str::to_owned)
+                let named = row.client.as_deref().or(renewed).or_else(of_attempt);
+                named.filter(|client| !client.is_empty()).map(str::to_owned)
             };
             let phase = match &row.phase {
                 Phase::Leased { until, renewal } => OpenPhase::Leased {
