@@ -32,7 +32,7 @@ pub struct SearchReach {
     pub unreadable: u64,
     /// Whether nothing is left to be looked at; else time ran out, or there were enough.
     pub complete: bool,
-    /// All messages that were stored after this time have been looked at; `None` if all have.
+    /// All messages that were stored after this time have been looked at; `None` if all have, or there was no time for any.
     pub back_to_ms: Option<i64>,
 }
 

@@ -384,19 +384,19 @@ impl Produce for Search {
             self.chunks = Some(self.gather());
         }
         loop {
+            let now = Instant::now();
+            let is_at_end = self.now.is_none() && self.chunks.as_ref().is_none_or(Vec::is_empty);
+            if now >= self.deadline && !is_at_end {
+                return Ok(Progress::Item(self.answer(false)));
+            }
+            if now >= until {
+                return Ok(Progress::More);
+            }
             if !self.next_candidate() {
                 self.now = None;
                 if !self.next_chunk() {
                     return Ok(Progress::Item(self.answer(true)));
                 }
-            }
-            let now = Instant::now();
-            if now >= self.deadline {
-                let complete = self.now.is_none() && self.chunks.as_ref().is_none_or(Vec::is_empty);
-                return Ok(Progress::Item(self.answer(complete)));
-            }
-            if now >= until {
-                return Ok(Progress::More);
             }
         }
     }

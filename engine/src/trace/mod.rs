@@ -59,7 +59,8 @@ pub enum TracedName {
 /// What is to be traced.
 #[derive(Clone, Debug)]
 pub struct TraceRequest {
-    /// Where it is looked for, and for what it is pending; everywhere if nobody says. A place needs a topic.
+    /// Where it is looked for, and for what it is pending; everywhere if nobody says. Without a topic, a place is the id that
+    /// is written so.
     pub topic: Option<TopicName>,
     /// What is looked for.
     pub name: TracedName,
@@ -77,10 +78,16 @@ impl Broker {
     /// # Errors
     ///
     /// If there is no such topic or queue, no such message is retained, or the request makes no sense.
-    pub async fn trace(&self, request: TraceRequest) -> Result<MessageTrace, EngineError> {
+    pub async fn trace(&self, mut request: TraceRequest) -> Result<MessageTrace, EngineError> {
         let core = &self.core;
         core.check_open()?;
         check(&request)?;
+        // Without a topic it can only be an id that looks like a place.
+        if let TracedName::Message(name @ MessageName::Place(..)) = &request.name
+            && request.topic.is_none()
+        {
+            request.name = TracedName::Message(MessageName::Id(name.to_string()));
+        }
         let topics = match &request.topic {
             Some(name) => vec![core.existing_topic(name)?],
             None => core.topics.read().by_name.values().cloned().collect(),
@@ -178,10 +185,6 @@ fn wanted(request: &TraceRequest, topics: &[Arc<Topic>]) -> Result<Wanted, Engin
     Ok(match &request.name {
         TracedName::Key(key) => Wanted::key(key),
         TracedName::Message(MessageName::Id(id)) => Wanted::id(id),
-        // Without a topic it can only be an id that looks like a place.
-        TracedName::Message(name @ MessageName::Place(..)) if request.topic.is_none() => {
-            Wanted::id(&name.to_string())
-        }
         TracedName::Message(MessageName::Place(queue, offset)) => {
             if let Some(topic) = topics.first().filter(|topic| queue.0 >= topic.queues()) {
                 let (topic, queues) = (topic.name.clone(), topic.queues());
@@ -341,11 +344,27 @@ impl Item {
 impl std::fmt::Display for TracedName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Message(MessageName::Id(id)) => write!(f, "with the id {}", id.escape_debug()),
+            Self::Message(MessageName::Id(id)) => write!(f, "with the id {}", visible(id)),
             Self::Message(place) => write!(f, "at {place}"),
-            Self::Key(key) => write!(f, "with the key {}", key.escape_debug()),
+            Self::Key(key) => write!(f, "with the key {}", visible(key)),
         }
     }
+}
+
+/// Returns the beginning of a name that somebody gave, with its control characters escaped.
+fn visible(name: &str) -> String {
+    const CHARS: usize = 200;
+    let mut text = String::new();
+    for character in name.chars().take(CHARS) {
+        match character.is_control() {
+            true => text.extend(character.escape_default()),
+            false => text.push(character),
+        }
+    }
+    if name.chars().nth(CHARS).is_some() {
+        text.push('…');
+    }
+    text
 }
 
 /// The moment at which something ends that takes `within` at most.

@@ -266,6 +266,9 @@ async fn messages_that_are_not_visible_yet_or_never_are_found() {
             }
             other => panic!("{other:?}"),
         };
+        // Rows that are done stay behind one that is not.
+        handle(weir.broker.send(&t, vec![delayed(7, 120)]).await.unwrap());
+        handle(weir.broker.send(&t, vec![half(5)]).await.unwrap());
         handle(weir.broker.send(&t, vec![delayed(1, 100)]).await.unwrap());
         let recalled = handle(weir.broker.send(&t, vec![delayed(2, 100)]).await.unwrap());
         handle(weir.broker.send(&t, vec![delayed(6, 100_000)]).await.unwrap());

@@ -172,7 +172,7 @@ impl Lines {
         };
         self.named(
             if is_delayed { "delayed" } else { "transaction" },
-            &format!("{sent}{due}").trim_start_matches(", "),
+            format!("{sent}{due}").trim_start_matches(", "),
         );
         self.named("", &became);
     }
