@@ -283,8 +283,7 @@ pub enum TraceEvent {
         until_ms: i64,
         /// How often it was renewed.
         renewals: u32,
-        /// The member, if that is written down: it is for leases that are renewed, and in FIFO groups for receives that
-        /// name themselves.
+        /// The member, as far as it is known: see [`GroupState::Leased`].
         client: Option<String>,
         /// The selector that chose it, if the journal holds that; of a long one, the beginning.
         selector: Option<String>,

@@ -21,7 +21,8 @@ pub(super) struct GroupFate<'a> {
 
 impl GroupFate<'_> {
     /// Says what became of it. `copy` is the one in the dead-letter topic of the group.
-    pub(super) fn traced(self, copy: Option<TracedMessage>) -> GroupTrace {
+    pub(super) fn traced(mut self, copy: Option<TracedMessage>) -> GroupTrace {
+        self.name_holder();
         let selectors: Vec<JudgingSelector> =
             self.standing.selectors.iter().map(|selector| self.judged(selector)).collect();
         let state = self.state(&selectors, copy.as_ref());
@@ -32,6 +33,18 @@ impl GroupFate<'_> {
             events: self.events.list.into(),
             events_left_out: self.events.left_out,
             dead_letter: copy.map(Box::new),
+        }
+    }
+
+    /// Names the member of the last delivery, which the group may remember where the journal does not tell.
+    fn name_holder(&mut self) {
+        let Some(Open { attempts, phase: OpenPhase::Leased { client, .. } }) = &self.standing.open else {
+            return;
+        };
+        if let Some(TraceEvent::Leased { attempt, client: told @ None, .. }) = self.events.list.back_mut()
+            && attempt == attempts
+        {
+            told.clone_from(client);
         }
     }
 

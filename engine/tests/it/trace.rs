@@ -1,7 +1,8 @@
 //! What became of a message is told as it was, and what nobody knows any more is said to be unknown.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_engine::{
     Broker, Delivered, DurabilityClass, EngineError, GroupSpec, GroupState, GroupTrace, Message, MessageName,
     MessageTrace, MessageType, PendingState, QueueId, QueueOffset, ReceiveRequest, ResetTo, Resolution, Sent,
@@ -9,7 +10,7 @@ use weir_engine::{
 };
 use weir_storage::SimEnv;
 
-use crate::fixture::{Fixture, START_MS, group, lease, numbered, numbers, settle, topic};
+use crate::fixture::{Fixture, START_MS, group, lease, number, numbered, numbers, settle, topic};
 
 const WITHIN: Duration = Duration::from_secs(600);
 
@@ -125,6 +126,11 @@ async fn a_message_is_followed_through_every_group_that_reads_its_topic() {
         let until_ms = at(130);
         assert_eq!(again.state, GroupState::Leased { attempt: 2, until_ms, client }, "{accident}");
         assert_eq!(told(again), [("leased", at(10), 1), ("leased", at(70), 2)], "{accident}");
+        let clients = again.events.iter().map(|event| match event {
+            TraceEvent::Leased { client, .. } => client.is_some(),
+            _ => panic!("{event:?}"),
+        });
+        assert_eq!(clients.collect::<Vec<_>>(), [false, accident == "none"]);
         let TraceEvent::Leased { selector, until_ms, .. } = &again.events[0] else { panic!("{again:?}") };
         assert_eq!((selector.as_deref(), *until_ms), (Some("n = 7"), at(70)));
         // When nobody comes for it, it waits; put off, it waits until then.
@@ -499,4 +505,85 @@ async fn one_record_is_read_to_find_one_message_among_many() {
     }
     let missing = weir.broker.trace(id("nobody")).await.unwrap_err();
     assert!(matches!(missing, EngineError::NothingToTrace { rows: looked, .. } if looked == rows as u64));
+}
+
+/// What a member knows of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Delivered(u32),
+    Done,
+}
+
+/// Receives, acknowledges, waits and is killed at random, with a journal that is written anew often; what is told of each
+/// message in each group is what its members know.
+#[tokio::test]
+async fn what_is_told_is_what_members_know() {
+    let first: u64 = rand::random();
+    for seed in (0..6).map(|n| first.wrapping_add(n)) {
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut weir, env) = Fixture::on_sim(seed).await;
+        weir.topic(2).await;
+        let selectors = [("all", "TRUE"), ("some", "n <= 40"), ("few", "n = 3 OR n = 60")];
+        let mut known: BTreeMap<(&str, i64), Known> = BTreeMap::new();
+        let mut held: Vec<(&str, Delivered)> = Vec::new();
+        let mut next = 0;
+        for _ in 0..250 {
+            match random.random_range(0..10) {
+                0 | 1 if next < 80 => {
+                    let count = random.random_range(1..4);
+                    weir.publish(next..next + count).await;
+                    next += count;
+                }
+                2..6 => {
+                    let (name, selector) = selectors[random.random_range(0..selectors.len())];
+                    for one in weir.take(name, selector, random.random_range(1..5)).await {
+                        let n = number(&one);
+                        assert_ne!(known.get(&(name, n)), Some(&Known::Done), "seed {seed}: {name} {n}");
+                        known.insert((name, n), Known::Delivered(one.attempt));
+                        held.push((name, one));
+                    }
+                }
+                6..9 if !held.is_empty() => {
+                    let (name, one) = held.swap_remove(random.random_range(0..held.len()));
+                    let handles = [one.handle.clone()];
+                    let done = weir.broker.acknowledge(&group(name), &topic("t"), &handles).await;
+                    if done[0].is_ok() {
+                        known.insert((name, number(&one)), Known::Done);
+                    }
+                }
+                _ => match random.random_range(0..12) {
+                    0 => weir.restart().await,
+                    1 => {
+                        env.kill();
+                        weir.open_again().await;
+                    }
+                    _ => weir.advance(random.random_range(1..20)),
+                },
+            }
+        }
+        for n in 0..next {
+            let traced = weir.trace(n).await;
+            for trace in &traced.groups {
+                let name = trace.group.to_string();
+                let of = selectors.iter().find(|(of, _)| *of == name).unwrap().0;
+                let state = &trace.state;
+                let is_right = match known.get(&(of, n)) {
+                    Some(Known::Done) => {
+                        matches!(state, GroupState::Acknowledged { .. } | GroupState::DoneBeforeJournal {})
+                    }
+                    Some(Known::Delivered(count)) => match state {
+                        GroupState::Leased { attempt, .. } => attempt == count,
+                        GroupState::WaitsForRedelivery { attempts, .. } => attempts == count,
+                        _ => false,
+                    },
+                    None if of == "all" || (of == "some" && n <= 40) || n == 3 || n == 60 => {
+                        matches!(state, GroupState::Waits { .. })
+                    }
+                    None => matches!(state, GroupState::NotSelected { .. }),
+                };
+                assert!(is_right, "seed {seed}: {n} in {of}: {:?}, told {trace:#?}", known.get(&(of, n)));
+            }
+        }
+    }
 }
