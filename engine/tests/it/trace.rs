@@ -577,7 +577,10 @@ async fn what_is_told_is_what_members_know() {
                         GroupState::WaitsForRedelivery { attempts, .. } => attempts == count,
                         _ => false,
                     },
-                    None if of == "all" || (of == "some" && n <= 40) || n == 3 || n == 60 => {
+                    None if of == "all"
+                        || (of == "some" && n <= 40)
+                        || (of == "few" && (n == 3 || n == 60)) =>
+                    {
                         matches!(state, GroupState::Waits { .. })
                     }
                     None => matches!(state, GroupState::NotSelected { .. }),
