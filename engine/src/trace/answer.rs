@@ -49,9 +49,10 @@ pub struct JournalReach {
 }
 
 impl JournalReach {
-    /// Whether nothing that happened at `time_ms` or later can be missing.
-    pub(super) fn holds_all_since(&self, time_ms: i64) -> bool {
-        self.complete && self.damaged == 0 && self.begins_ms.is_none_or(|begins_ms| begins_ms <= time_ms)
+    /// Whether nothing can be missing of what became of a message that was stored at `time_ms`. In the millisecond in which
+    /// the oldest part was begun, it may have been done with before that.
+    pub(super) fn holds_all_of(&self, time_ms: i64) -> bool {
+        self.complete && self.damaged == 0 && self.begins_ms.is_none_or(|begins_ms| begins_ms < time_ms)
     }
 }
 

@@ -137,7 +137,7 @@ impl GroupFate<'_> {
     ) -> GroupState {
         let offset = self.found.place.offset;
         let store_time_ms = self.found.message.store_time_ms;
-        let certain = self.reach.holds_all_since(store_time_ms);
+        let certain = self.reach.holds_all_of(store_time_ms);
         let has_passed = |selector: &JudgingSelector| selector.start <= offset && offset < selector.cursor;
         let is_true = |selector: &&JudgingSelector| selector.truth == "true";
         let selecting = || selectors.iter().filter(is_true);
