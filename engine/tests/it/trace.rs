@@ -368,7 +368,11 @@ async fn what_the_journal_no_longer_holds_is_said_to_be_gone() {
 #[tokio::test]
 async fn what_a_crash_removed_is_not_taken_for_what_came_after_it() {
     let mut met = 0;
-    for seed in 0..40 {
+    // What is on the disk depends on the threads as well: about one in twelve has it.
+    for seed in 0..400 {
+        if met >= 3 {
+            break;
+        }
         let env = SimEnv::new(seed);
         let mut weir = Fixture::on(&env, |_| {}).await;
         let spec = TopicSpec { queues: 1, class: DurabilityClass::Async, ..TopicSpec::default() };
