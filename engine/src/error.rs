@@ -79,6 +79,13 @@ pub enum EngineError {
     #[error("topic {topic} has no message {message}")]
     MessageNotFound { topic: TopicName, message: String },
 
+    /// No message is named so, among all that are retained where it was looked for. It may have ended, or never have come.
+    #[error("no message {message} among the {rows} that {} retained", match topic {
+        Some(topic) => format!("topic {topic} has"),
+        None => "all topics have".to_owned(),
+    })]
+    NothingToTrace { message: String, topic: Option<TopicName>, rows: u64 },
+
     /// SQL text names a schema or a table that does not exist. The message says what is near.
     #[error("{0}")]
     TableNotFound(String),

@@ -33,6 +33,7 @@ mod time;
 mod timer;
 mod topic;
 mod topic_type;
+mod trace;
 
 pub use account::{Account, AccountError, Accounts, Principal, Unauthenticated};
 pub use answers::{AnswerShare, HeldAnswer};
@@ -56,6 +57,10 @@ pub use schema::{ColumnType, UnknownType};
 pub use sql::{SqlPlan, SqlRequest, SqlTicket, TableDescription, TableKind};
 pub use topic::{QueueDescription, TopicChange, TopicDeleted, TopicDescription, TopicSpec};
 pub use topic_type::TopicType;
+pub use trace::{
+    DeadLetterTrace, GroupState, GroupTrace, JournalReach, JudgingSelector, MessageTrace, PendingState,
+    PendingTrace, SearchReach, TraceEvent, TraceRequest, TracedMessage, TracedName,
+};
 pub use weir_filter::{Dialect, Limits as SelectorLimits, Parameters, Selector, SelectorError};
 pub use weir_storage::{
     BodyEncoding, Clock, Compression, DeadLetterOrigin, DurabilityClass, Epoch, GroupId, LogPosition,

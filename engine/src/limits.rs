@@ -114,6 +114,20 @@ pub const COUNTED_BYTES_MAX: usize = 16 << 20;
 pub const COUNTS_MAX: usize = 4;
 /// How long rows are judged to explain, try or compare selectors.
 pub const EXAMINE_TIME_MAX: Duration = Duration::from_secs(30);
+/// Messages that one trace tells of.
+pub const TRACE_MESSAGES_MAX: usize = 100;
+/// How long a message to be traced is looked for, and how long the group journal is read for it.
+pub const TRACE_TIME_MAX: Duration = Duration::from_secs(10 * 60);
+/// Bytes of the id or key of a message to be traced.
+pub const TRACE_NAME_BYTES_MAX: usize = 16 * 1024;
+/// Groups of all messages of a trace together that it tells of.
+pub const TRACE_GROUPS_MAX: usize = 2000;
+/// Events of one message in one group that a trace tells of, the newest.
+pub const TRACE_EVENTS_OF_GROUP_MAX: usize = 100;
+/// Events that a trace keeps in all, beside the last of each message in each group.
+pub const TRACE_EVENTS_MAX: usize = 20_000;
+/// Characters of a selector that a trace tells.
+pub const TRACE_SELECTOR_CHARS_MAX: usize = 1000;
 /// How long a SQL statement may be planned.
 pub const SQL_PLAN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a SQL query may take, its reading by the client included.

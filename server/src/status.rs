@@ -76,6 +76,7 @@ impl Exit {
             EngineError::TopicNotFound { .. }
             | EngineError::GroupNotFound { .. }
             | EngineError::MessageNotFound { .. }
+            | EngineError::NothingToTrace { .. }
             | EngineError::TableNotFound(_) => Self::NotFound,
             EngineError::Storage(StorageError::Io { .. } | StorageError::Corrupt { .. })
             | EngineError::Copy(StorageError::Io { .. } | StorageError::NoSpace { .. })
@@ -137,6 +138,7 @@ pub(crate) fn to_flight(error: EngineError) -> Status {
         | EngineError::GroupNotFound { .. }
         | EngineError::QueueNotFound { .. }
         | EngineError::MessageNotFound { .. }
+        | EngineError::NothingToTrace { .. }
         | EngineError::TableNotFound(_) => tonic::Code::NotFound,
         EngineError::Exists { .. } => tonic::Code::AlreadyExists,
         EngineError::Unsupported(_) => tonic::Code::Unimplemented,

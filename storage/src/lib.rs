@@ -49,8 +49,8 @@ pub use queue::{
 pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
 pub use storage::{
-    Copied, CopyProgress, CopyWatch, Events, FreedSpace, LogEnds, RecoveryReport, SealedSegment, Storage,
-    StorageOptions,
+    Copied, CopyProgress, CopyWatch, DoneRows, Events, FreedSpace, JournalHistory, LogEnds, Past,
+    RecoveryReport, SealedSegment, Storage, StorageOptions,
 };
 pub use verify::{
     AffectedRows, BlockInfo, ColumnInfo, DirectoryInfo, Finding, FrameInfo, InspectFilter, Inspection,

@@ -21,6 +21,7 @@ use futures::StreamExt;
 use weir_filter::{Predicate, Selector};
 use weir_storage::{Block, QueueId, QueueOffset, QueueView, Segment};
 
+pub(crate) use self::rows::truth_of;
 pub use self::{
     diff::SelectorDiff,
     explain::{ExplainedPart, SelectorExplanation},
@@ -50,7 +51,7 @@ impl Broker {
     }
 
     /// Runs `work` on the pool of reading threads until it has its one answer.
-    async fn examined<W: Produce>(&self, work: W) -> Result<W::Item, EngineError> {
+    pub(crate) async fn examined<W: Produce>(&self, work: W) -> Result<W::Item, EngineError> {
         let mut answers = Box::pin(produced(self.reading().pool.clone(), work));
         answers.next().await.unwrap_or(Err(EngineError::Closed))
     }

@@ -6,7 +6,7 @@ use arrow_buffer::BooleanBuffer;
 use serde::Serialize;
 use weir_columns::{ColumnRef, System, Value};
 use weir_filter::{Dialect, Part, Predicate, Selector};
-use weir_storage::{QueueId, QueueOffset, Segment, StoredMessage};
+use weir_storage::{Block, QueueId, QueueOffset, Segment, StoredMessage};
 
 use super::{Blocks, Candidates, Judgeable};
 use crate::{
@@ -198,7 +198,7 @@ fn why(
 ) -> Result<Option<SelectorWhy>, EngineError> {
     let mut wanted = |_, segment: &Segment, number| segment.block_range(number).contains(&offset);
     let mut blocks = Blocks::new(views);
-    while let Some(mut rows) = blocks.next(&mut wanted)? {
+    while let Some(rows) = blocks.next(&mut wanted)? {
         let Some(row) = offset.since(rows.block.base()).and_then(|row| usize::try_from(row).ok()) else {
             continue;
         };
@@ -206,7 +206,6 @@ fn why(
             continue;
         }
         let Some(stored) = core.read_row(&rows.view, offset)? else { return Ok(None) };
-        rows.only = Some(BooleanBuffer::collect_bool(rows.block.len(), |at| at == row));
         let whole = judged(core, part, &rows, row, &stored)?;
         return Ok(Some(SelectorWhy { row: ExaminedRow::of(stored), whole }));
     }
@@ -220,17 +219,7 @@ fn judged(
     row: usize,
     stored: &StoredMessage,
 ) -> Result<JudgedPart, EngineError> {
-    let predicate = core.judging(&part.selector);
-    let verdicts = predicate.evaluate(&*rows.block, rows.only.as_ref()).map_err(evaluation_error)?;
-    let truth = if verdicts.failed.is_some_and(|failed| failed.value(row)) {
-        "failed"
-    } else if verdicts.matches.value(row) {
-        "true"
-    } else if verdicts.unknown.value(row) {
-        "unknown"
-    } else {
-        "false"
-    };
+    let truth = truth_of(&core.judging(&part.selector), &rows.block, row)?;
     let values = part.selector.columns().map(|column| (column.to_string(), value_of(stored, column)));
     let parts = part.parts.iter().map(|part| judged(core, part, rows, row, stored));
     Ok(JudgedPart {
@@ -239,6 +228,29 @@ fn judged(
         truth,
         values: values.collect(),
         parts: parts.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Returns what a predicate is for one row of a block: `true`, `false`, `unknown` or `failed`.
+///
+/// # Errors
+///
+/// If the block, or the message where the predicate asks for it, cannot be read.
+pub(crate) fn truth_of(
+    predicate: &Predicate,
+    block: &Block,
+    row: usize,
+) -> Result<&'static str, EngineError> {
+    let only = BooleanBuffer::collect_bool(block.len(), |at| at == row);
+    let verdicts = predicate.evaluate(block, Some(&only)).map_err(evaluation_error)?;
+    Ok(if verdicts.failed.is_some_and(|failed| failed.value(row)) {
+        "failed"
+    } else if verdicts.matches.value(row) {
+        "true"
+    } else if verdicts.unknown.value(row) {
+        "unknown"
+    } else {
+        "false"
     })
 }
 

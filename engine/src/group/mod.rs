@@ -34,8 +34,10 @@ pub(crate) use group::Group;
 pub(crate) use live::{Evaluator, Judged, LiveQueue};
 pub use receive::{Delivered, LeaseTime, ReceiveRequest};
 pub(crate) use replay::Replay;
+pub(crate) use selectors::kind_name;
 pub use spec::{
     GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, ResetTo,
     RetryPolicy, SelectorQueue,
 };
+pub(crate) use state::Phase;
 pub(crate) use subscription::Subscription;

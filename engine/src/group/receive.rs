@@ -695,6 +695,7 @@ impl Reading {
                 None => continue,
             };
             row.attempt_id = attempt_id.cloned();
+            row.client = Some(Arc::clone(&self.client)).filter(|client| !client.is_empty());
             rows.push(lease_row(offset, &row));
             visit.batch.rows.push(Taken { queue: hold.queue, lease, attempt: row.attempt, length, message });
             known.insert(offset, row);

@@ -105,6 +105,8 @@ pub(crate) struct Row {
     pub(crate) line: Option<Line>,
     /// How the receive named itself that has it, in a FIFO group.
     pub(crate) attempt_id: Option<Arc<str>>,
+    /// The client that has received it last, if it named itself and no start came in between: for people.
+    pub(crate) client: Option<Arc<str>>,
 }
 
 impl Row {
@@ -120,6 +122,7 @@ impl Row {
             orphan_since: None,
             line: None,
             attempt_id: None,
+            client: None,
         }
     }
 }

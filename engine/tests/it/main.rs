@@ -19,5 +19,6 @@ mod pull;
 mod pull_messages;
 mod selectors;
 mod sql;
+mod trace;
 mod types;
 mod waiting;

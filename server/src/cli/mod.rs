@@ -15,6 +15,7 @@ pub(crate) mod serve;
 mod storage;
 mod storage_checkpoint;
 mod topic;
+mod trace;
 
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::LazyLock};
 
@@ -112,6 +113,8 @@ enum Command {
     Pull(pull::PullArgs),
     /// Answers a SQL query over topics.
     Query(query::QueryArgs),
+    /// Shows what became of a message in each group, up to its acknowledgement.
+    Trace(trace::TraceArgs),
     /// Checks selectors without a broker.
     #[command(subcommand)]
     Selector(selector::SelectorCommand),
@@ -164,6 +167,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Consume(args) => consume::run(args, global).await,
         Command::Pull(args) => pull::run(args, global).await,
         Command::Query(args) => query::run(args, global).await,
+        Command::Trace(args) => trace::run(args, global).await,
         Command::Selector(command) => selector::run(command, global).await,
         Command::Storage(command) => storage::run(command, global).await,
     }

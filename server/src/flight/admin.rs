@@ -19,6 +19,7 @@
 //! | `TrySelector` | `{topic, selector, dialect?, limit?}` | `{rows: […], complete}` |
 //! | `WhySelected` | `{topic, selector, dialect?, message}` | `{row, whole}` |
 //! | `DiffSelectors` | `{topic, before, after, dialect?, limit?}` | `{both, gained, lost, …}` |
+//! | `TraceMessage` | `{message \| key, topic?, limit?, within_ms?}` | see `docs/tracing.md` |
 //! | `Produce` | see `publish.rs` | `{stored, offsets: [[queue, offset], …]}` |
 //! | `BrokerInfo` | `{}` | what this broker is |
 //! | `Checkpoint` | see `checkpoint.rs` | `{done, total}`, …, `{target, files, linked_bytes, copied_bytes, log_end}` |
@@ -34,6 +35,7 @@ use super::{
     command::Moment,
     examine, publish,
     ticket::{COMMAND_BYTES_MAX, check_size},
+    trace,
 };
 use crate::{
     context::{COMMIT, DATAFUSION_VERSION, ServerContext},
@@ -41,7 +43,7 @@ use crate::{
 };
 
 /// Names and what they do.
-pub(crate) const ACTIONS: [(&str, &str); 20] = [
+pub(crate) const ACTIONS: [(&str, &str); 21] = [
     (
         "CreateTopic",
         "Makes a topic. JSON: topic, queues, class, retention_ms, retention_bytes, dialect, compression, type.",
@@ -86,6 +88,10 @@ pub(crate) const ACTIONS: [(&str, &str); 20] = [
         "DiffSelectors",
         "Compares two selectors on retained messages. JSON: topic, before, after, dialect, limit.",
     ),
+    (
+        "TraceMessage",
+        "Tells what became of a message in each group. JSON: message or key, topic, limit, within_ms.",
+    ),
     ("Produce", "Stores messages. JSON: topic, messages, untyped."),
     ("BrokerInfo", "Tells what this broker is. JSON: {}."),
     ("Checkpoint", "Copies the data directory, and tells how far it has come. JSON: target."),
@@ -114,6 +120,7 @@ pub(crate) async fn run(broker: &Broker, context: &ServerContext, name: &str, bo
         "TrySelector" => examine::try_rows(broker, body).await,
         "WhySelected" => examine::why(broker, body).await,
         "DiffSelectors" => examine::diff(broker, body).await,
+        "TraceMessage" => trace::trace(broker, body).await,
         "BrokerInfo" => broker_info(broker, context, body),
         _ => return None,
     })

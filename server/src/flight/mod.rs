@@ -33,6 +33,7 @@ mod service;
 mod session;
 mod sql_info;
 mod ticket;
+mod trace;
 mod waiting;
 
 pub use handshake::Gate;

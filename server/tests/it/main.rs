@@ -7,3 +7,4 @@ mod checkpoint;
 mod cli;
 mod flight;
 mod rocketmq;
+mod trace;

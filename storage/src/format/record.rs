@@ -607,6 +607,21 @@ impl<'a> RecordView<'a> {
         self.field(field::PRIORITY).and_then(|bytes| Cursor::new(bytes).i32().ok())
     }
 
+    /// Returns the trace context, as it came.
+    pub fn trace_context(&self) -> Option<&'a str> {
+        self.text(field::TRACE_CONTEXT)
+    }
+
+    /// Returns the group of the producer.
+    pub fn producer_group(&self) -> Option<&'a str> {
+        self.text(field::PRODUCER_GROUP)
+    }
+
+    /// Returns where a message of a dead-letter topic comes from.
+    pub fn dead_letter(&self) -> Option<DeadLetterOrigin> {
+        self.field(field::DEAD_LETTER).and_then(|bytes| dead_letter(Cursor::new(bytes), self.attempts).ok())
+    }
+
     /// Returns where the body lies, if not in this record.
     pub fn body_position(&self) -> Option<LogPosition> {
         self.field(field::BODY_POSITION).and_then(|bytes| Cursor::new(bytes).u64().ok()).map(LogPosition)

@@ -588,7 +588,8 @@ fn add_row(builder: &mut RunBuilder, record: &RecordView<'_>, names: &mut Names)
     });
     builder.message_type(record.message_type.name());
     if let Some(target) = record.pending() {
-        // All that anybody looks for among pending rows.
+        // All that anybody looks for among pending rows: what is due, and a message by its id or keys.
+        add_names(builder, record);
         let due = target.due_ms.to_string();
         builder.property(DUE_COLUMN, ValueRef::Text(&due), &mut |name| names.admit(record.topic, name));
         return builder.end_row();
@@ -599,16 +600,21 @@ fn add_row(builder: &mut RunBuilder, record: &RecordView<'_>, names: &mut Names)
     if let Some(tag) = record.tag() {
         builder.tag(tag);
     }
+    add_names(builder, record);
+    for (name, value) in record.properties() {
+        builder.property(name, value, &mut |name| names.admit(record.topic, name));
+    }
+    builder.end_row();
+}
+
+/// Adds what a message is found by.
+fn add_names(builder: &mut RunBuilder, record: &RecordView<'_>) {
     for key in record.keys() {
         builder.key(key);
     }
     if !record.message_id().is_empty() {
         builder.message_id(record.message_id());
     }
-    for (name, value) in record.properties() {
-        builder.property(name, value, &mut |name| names.admit(record.topic, name));
-    }
-    builder.end_row();
 }
 
 /// What a start finds in the files that are listed.

@@ -14,6 +14,7 @@ mod braked;
 mod checkpoint;
 mod compaction;
 mod copy;
+mod history;
 mod open;
 mod options;
 mod pending;
@@ -66,6 +67,7 @@ use crate::{
 
 pub use self::{
     copy::{Copied, CopyProgress, CopyWatch},
+    history::{DoneRows, JournalHistory, Past},
     options::StorageOptions,
 };
 

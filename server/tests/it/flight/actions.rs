@@ -26,6 +26,12 @@ async fn topics_are_made_told_changed_and_deleted() {
         ("CreateTopic", json!({"topic": "b", "type": "odd"}), Code::InvalidArgument),
         ("CreateGroup", json!({"group": "b", "priority_factor": 101}), Code::InvalidArgument),
         ("CreateTopic", json!({}), Code::InvalidArgument),
+        ("TraceMessage", json!({"message": "m"}), Code::NotFound),
+        ("TraceMessage", json!({"message": "m", "topic": "a"}), Code::NotFound),
+        ("TraceMessage", json!({"message": "m", "key": "k"}), Code::InvalidArgument),
+        ("TraceMessage", json!({"topic": "a"}), Code::InvalidArgument),
+        ("TraceMessage", json!({"message": 5}), Code::InvalidArgument),
+        ("TraceMessage", json!({"message": "m", "limit": 0}), Code::InvalidArgument),
         ("Nonsense", json!({}), Code::Unimplemented),
     ] {
         assert_eq!(weir.act(name, body.clone()).await, Err(code), "{name} {body}");
