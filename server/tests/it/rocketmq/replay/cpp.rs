@@ -406,36 +406,37 @@ async fn a_cpp_push_consumer_retries_until_the_broker_gives_a_message_up() {
     assert_eq!(push.told.backoff_policy.as_ref().unwrap().max_attempts, 3);
     assert_eq!(subscription(&push.told).fifo, Some(false));
     assert_eq!(subscription(&push.told).receive_batch_size, Some(32));
-    // A poll for which it names no time ends before its deadline; it would be an error otherwise.
-    let idle = Cpp::push(&site, 2, GROUP, "empty", filter(FilterType::Tag, "*")).await;
-    let nothing = tokio::spawn(async move {
-        let queue = idle.assigned(GROUP, "empty").await;
-        idle.pop(GROUP, queue, "8f14e45f-ceea-467f-9a36-dd4b0a5a1b2c").await.unwrap().0
-    });
-
     for (number, tag) in [(1, "red"), (2, "green"), (3, "red")] {
         producer.peer.send(made(TOPIC, number, b"body", |system| system.tag = Some(tag.to_owned()))).await;
     }
-    let queue = push.assigned(GROUP, TOPIC).await;
-    let (mut done, mut attempts) = (0, Vec::new());
-    while done < 1 || attempts.len() < 3 {
-        let (answered, messages) =
-            push.pop(GROUP, queue.clone(), &uuid::Uuid::new_v4().to_string()).await.unwrap();
-        assert_eq!(answered, Code::Ok);
-        for message in messages {
-            if system(&message).message_id == message_id(1) {
-                attempts.push(system(&message).delivery_attempt.unwrap());
-                push.nack(GROUP, TOPIC, &message).await;
-            } else {
-                assert_eq!(system(&message).message_id, message_id(3));
-                assert_eq!(push.ack(GROUP, TOPIC, &message).await, Code::Ok);
-                done += 1;
+    // A poll for which it names no time ends before its deadline; it would be an error otherwise.
+    let idle = Cpp::push(&site, 2, GROUP, "empty", filter(FilterType::Tag, "*")).await;
+    let nothing = async {
+        let queue = idle.assigned(GROUP, "empty").await;
+        idle.pop(GROUP, queue, "8f14e45f-ceea-467f-9a36-dd4b0a5a1b2c").await.unwrap().0
+    };
+    let work = async {
+        let queue = push.assigned(GROUP, TOPIC).await;
+        let (mut done, mut attempts) = (0, Vec::new());
+        while done < 1 || attempts.len() < 3 {
+            let (answered, messages) = push.pop(GROUP, queue.clone(), &attempt()).await.unwrap();
+            assert_eq!(answered, Code::Ok);
+            for message in messages {
+                if system(&message).message_id == message_id(1) {
+                    attempts.push(system(&message).delivery_attempt.unwrap());
+                    push.nack(GROUP, TOPIC, &message).await;
+                } else {
+                    assert_eq!(system(&message).message_id, message_id(3));
+                    assert_eq!(push.ack(GROUP, TOPIC, &message).await, Code::Ok);
+                    done += 1;
+                }
             }
         }
-    }
-    assert_eq!((done, attempts), (1, vec![1, 2, 3]));
-    check_dead_letter(&site, GROUP, 1).await;
-    assert_eq!(nothing.await.unwrap(), Code::MessageNotFound);
+        check_dead_letter(&site, GROUP, 1).await;
+        (done, attempts)
+    };
+    let (polled, worked) = tokio::join!(nothing, work);
+    assert_eq!((polled, worked), (Code::MessageNotFound, (1, vec![1, 2, 3])));
 }
 
 /// Reads the one dead letter of a group.
@@ -468,8 +469,7 @@ async fn a_cpp_push_consumer_of_a_fifo_group_gets_each_message_alone_so_that_ret
     let queue = push.assigned(GROUP, TOPIC).await;
     let mut came = Vec::new();
     while came.len() < 4 {
-        let (answered, messages) =
-            push.pop(GROUP, queue.clone(), &uuid::Uuid::new_v4().to_string()).await.unwrap();
+        let (answered, messages) = push.pop(GROUP, queue.clone(), &attempt()).await.unwrap();
         assert_eq!((answered, messages.len()), (Code::Ok, 1));
         came.push((system(&messages[0]).message_id.clone(), system(&messages[0]).delivery_attempt));
         if system(&messages[0]).message_id == message_id(1) {

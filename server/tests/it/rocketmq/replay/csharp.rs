@@ -285,10 +285,6 @@ fn every() -> FilterExpression {
     filter(FilterType::Tag, "*")
 }
 
-fn attempt() -> String {
-    uuid::Uuid::new_v4().to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_csharp_producer_sends_every_kind_of_message_and_a_consumer_gets_them() {
     let site = Site::start(&["topic create orders", "topic create ranks --type priority"]);

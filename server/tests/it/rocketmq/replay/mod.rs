@@ -388,6 +388,11 @@ fn delay(told: &Settings, attempt: i32) -> Duration {
     }
 }
 
+/// The name of a receive, under which it is made again if it fails.
+fn attempt() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
 fn subscription(told: &Settings) -> &Subscription {
     match told.pub_sub.as_ref() {
         Some(PubSub::Subscription(subscription)) => subscription,
