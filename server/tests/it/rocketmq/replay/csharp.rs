@@ -111,7 +111,7 @@ impl CSharp {
             ..Settings::default()
         };
         let simple = Self::start(site, number, settings, &[topic]).await;
-        assert_eq!(subscription(&simple.told).group, resource(group));
+        assert_eq!(super::subscription(&simple.told).group, resource(group));
         simple
     }
 
@@ -293,10 +293,10 @@ async fn a_csharp_producer_sends_every_kind_of_message_and_a_consumer_gets_them(
         system.tag = Some("red".to_owned());
         system.keys = vec!["key".to_owned(), "other".to_owned()];
     });
-    let timed = |number, after: u64| {
+    let timed = |number, after: u32| {
         made(TOPIC, number, b"timed", |system| {
             system.message_type = MessageType::Delay.into();
-            system.delivery_timestamp = Some(due(after * SECOND));
+            system.delivery_timestamp = Some(due(SECOND * after));
         })
     };
     let half =
@@ -424,16 +424,10 @@ async fn a_csharp_push_consumer_retries_until_the_broker_gives_a_message_up() {
     producer.send(&made(TOPIC, 4, b"body", |_| {})).await;
     let (_, held) = push.pop(&queue, &attempt()).await.unwrap();
     assert_eq!(ids(&held), [message_id(4)]);
-    let next = CSharp::push(&site, 3, GROUP, TOPIC, every()).await;
+    let next = CSharp::push(&site, 3, GROUP, TOPIC, filter(FilterType::Sql, "n <> '2'")).await;
     push.shut_down().await;
-    let mut again = Vec::new();
-    while again.is_empty() {
-        // This one takes what the other one did not want, too.
-        let (_, mut messages) = next.pop(&queue, &attempt()).await.unwrap();
-        messages.retain(|message| system(message).message_id == message_id(4));
-        again.extend(messages);
-    }
-    assert_eq!(system(&again[0]).delivery_attempt, Some(2));
+    let (_, again) = next.pop(&queue, &attempt()).await.unwrap();
+    assert_eq!((ids(&again), system(&again[0]).delivery_attempt), (vec![&*message_id(4)], Some(2)));
     assert_eq!(next.ack(&again[0]).await, Code::Ok);
 }
 
