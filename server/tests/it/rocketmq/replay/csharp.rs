@@ -63,8 +63,8 @@ impl CSharp {
             routes.extend(peer.route(topic).await);
         }
         // `MessageQueue.cs`: types that this version does not know would make it fail.
-        let types = routes.iter().flat_map(|queue| &queue.accept_message_types);
-        assert!(types.clone().all(|number| *number > 0 && MessageType::try_from(*number).is_ok()));
+        let mut types = routes.iter().flat_map(|queue| &queue.accept_message_types);
+        assert!(types.all(|number| *number > 0 && MessageType::try_from(*number).is_ok()));
         stream.commands.send(settings_command(&settings)).await.unwrap();
         assert_eq!(stream.settings(SETTINGS_WITHIN).await, told);
         let client = Self { peer, settings, stream, told, routes };
