@@ -157,6 +157,13 @@ impl Caller {
     pub(crate) fn goes_on_after_failures(&self) -> bool {
         self.language == Language::Go && self.version <= Version(5, 1, 4)
     }
+
+    /// Returns whether the client, of several messages of a FIFO group that came together, tries one that failed again by
+    /// itself without an end, or forgets it until it ends; one that came alone it gives back. So does the C++ client, in
+    /// `cpp/source/rocketmq/ConsumeTask.cpp` of apache/rocketmq-clients; no version is known in which it is otherwise.
+    pub(crate) fn gives_back_only_single_fifo_messages(&self) -> bool {
+        self.language == Language::Cpp
+    }
 }
 
 impl Language {

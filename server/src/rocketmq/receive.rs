@@ -66,7 +66,10 @@ fn asked(
     let group = group_name(request.group.as_ref(), caller)?;
     let lease = lease_time(messaging, &group, &request)?;
     let selector = messaging.selector(Filter::of(request.filter_expression.as_ref()), &topic, &group)?;
-    let max_messages = batch_size(request.batch_size)?;
+    let max_messages = match batch_size(request.batch_size)? {
+        _ if must_come_alone(messaging, caller, &group, &request) => 1,
+        asked => asked,
+    };
     let request_timeout = messaging.sessions.request_timeout(&caller.client);
     let wait = poll_time(request.long_polling_timeout.as_ref(), caller.remaining(), request_timeout)?;
     messaging.broker.topic(&topic)?;
@@ -86,6 +89,19 @@ fn asked(
         one_by_one: caller.goes_on_after_failures(),
     };
     Ok((asked, poll))
+}
+
+/// Returns whether a push consumer would never give a message of this group back that came with others. Only push
+/// consumers ask for renewed leases.
+fn must_come_alone(
+    messaging: &Messaging,
+    caller: &Caller,
+    group: &GroupName,
+    request: &ReceiveMessageRequest,
+) -> bool {
+    request.auto_renew
+        && caller.gives_back_only_single_fifo_messages()
+        && messaging.broker.group_spec(group).is_some_and(|spec| spec.fifo)
 }
 
 fn lease_time(

@@ -69,7 +69,7 @@ impl Guarded {
     }
 }
 
-fn write_accounts(dir: &Path, accounts: &[(&str, &str)]) {
+pub(crate) fn write_accounts(dir: &Path, accounts: &[(&str, &str)]) {
     let entry =
         |(name, secret): &(&str, &str)| format!("[[account]]\nname = \"{name}\"\nsecret = \"{secret}\"\n");
     let (temporary, path) = (dir.join("accounts.new"), dir.join("accounts.toml"));

@@ -8,6 +8,7 @@ mod limits;
 mod pending;
 mod pull;
 mod refusals;
+mod replay;
 mod settings;
 mod types;
 mod wire;

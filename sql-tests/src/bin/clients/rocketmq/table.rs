@@ -11,6 +11,15 @@ use super::{
 };
 use crate::Outcome;
 
+/// What the page says of the clients that are not run.
+const REPLAYED: &str = "\n## C++ and C#\n\n\
+    These two clients are not run: they are in no package that the tests can install. Instead their calls, read off their\n\
+    sources in [apache/rocketmq-clients](https://github.com/apache/rocketmq-clients) of summer 2026, are replayed against the\n\
+    binary by `cargo test -p weir-server --test it replay`: the headers and signatures, the start, messages of every type with both\n\
+    ends of a transaction and the broker's question, filters, simple and push consumers, retries up to the dead letter, FIFO\n\
+    groups, the crash of the broker, and the good-bye. Each step asserts what the client looks at in the answer. What a\n\
+    build of these clients does besides, nobody has seen.\n";
+
 /// Checks that the page says what came out, or writes it.
 pub(super) fn check(columns: &[Column], write: bool) -> Outcome {
     let failed =
@@ -65,6 +74,7 @@ fn page(columns: &[Column]) -> String {
     for feature in Feature::ALL {
         let _ = writeln!(page, "| {} | {} |", feature.name(), feature.about());
     }
+    page.push_str(REPLAYED);
     page
 }
 
