@@ -37,7 +37,8 @@ pub(super) async fn query_route(
     })
 }
 
-fn message_queues(
+/// Returns every queue of a topic.
+pub(super) fn message_queues(
     messaging: &Messaging,
     caller: &Caller,
     topic: &TopicDescription,
