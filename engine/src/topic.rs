@@ -583,6 +583,14 @@ impl Core {
                 format!("topic {name} has {} queues, and queues are never taken away", settings.queues);
             return Err(EngineError::Invalid(text));
         }
+        let is_lite = |topic_type| topic_type == TopicType::Lite;
+        let change_of_type = change.topic_type.filter(|to| is_lite(*to) != is_lite(settings.topic_type));
+        if change_of_type.is_some() || is_lite(settings.topic_type) && queues != settings.queues {
+            let text = format!(
+                "topic {name}: whether a topic is of type lite, and how many queues it has then, is fixed when it is made"
+            );
+            return Err(EngineError::Invalid(text));
+        }
         settings.queues = queues;
         settings.class = change.class.unwrap_or(settings.class);
         settings.retention = change.retention.or(settings.retention);
