@@ -293,11 +293,11 @@ async fn what_a_lite_consumer_suspends_has_not_failed_and_what_it_gives_up_is_a_
         push.calls.clone().forward_message_to_dead_letter_queue(push.request(request)).await.unwrap();
     assert_eq!(code(&response.get_ref().status), Code::Ok);
     assert_eq!(bodies(&came(&push).await), ["a2"]);
-    let letters = client(&weir, "undertaker").await.receive(receive(|request| {
+    let request = receive(|request| {
         request.group = resource("undertakers");
         request.message_queue.as_mut().unwrap().topic = resource("%DLQ%sessions");
-    }));
-    let letters = letters.await.messages();
+    });
+    let letters = client(&weir, "undertaker").await.receive(request).await.messages();
     assert_eq!(
         (bodies(&letters), system(&letters[0]).lite_topic.as_deref()),
         (vec!["a1".to_owned()], Some("a"))
