@@ -65,8 +65,8 @@ pub enum EngineError {
     LiteGroup { group: GroupName, is_lite: bool },
 
     /// The group reads lite topics of another parent.
-    #[error("group {group} reads lite topics of {parent}, not of {topic}")]
-    LiteParent { group: GroupName, topic: TopicName, parent: TopicName },
+    #[error("group {group} reads lite topics of {parent}, and nothing else")]
+    LiteParent { group: GroupName, parent: TopicName },
 
     /// The time for which a message is to be invisible is not allowed. Ask for one in between.
     #[error("a message can be invisible for {min:?} to {max:?}, not for {asked:?}")]

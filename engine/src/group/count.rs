@@ -488,7 +488,7 @@ impl Counting {
     }
 
     fn finish(&mut self, topic: usize, queue: QueueCount) {
-        let complete = queue.rows_left() == 0;
+        let complete = queue.waiting.complete && queue.rows_left() == 0;
         self.answer.complete &= complete;
         if let Some(topic) = self.answer.topics.get_mut(topic) {
             topic.queues.push(QueueWaiting { complete, ..queue.waiting });

@@ -136,13 +136,13 @@ pub(super) fn take(
 }
 
 /// Returns up to `want` ready rows of some lines that may be handed out together, in order; `one_by_one` at most one of
-/// each line.
+/// each line. With the lines in which they stand.
 pub(super) fn take_lines(
     known: &QueueState,
     lines: &HashSet<Line>,
     want: usize,
     one_by_one: bool,
-) -> Vec<QueueOffset> {
+) -> Vec<(QueueOffset, Line)> {
     let mut taken = Vec::new();
     if !known.has_ready() {
         return taken;
@@ -158,7 +158,7 @@ pub(super) fn take_lines(
             continue;
         }
         if row.phase == Phase::Ready {
-            taken.push(*offset);
+            taken.push((*offset, line));
             if !one_by_one {
                 continue;
             }

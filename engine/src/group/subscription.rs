@@ -30,7 +30,7 @@ use crate::{
     broker::Core,
     clients::Clients,
     error::EngineError,
-    limits::{LEASE_DEFAULT, LEASE_OF_GONE, OPEN_ROWS_MAX, ORPHAN_AFTER, RETENTION_DEFAULT, SELECTORS_MAX},
+    limits::{LEASE_DEFAULT, LEASE_OF_GONE, OPEN_ROWS_MAX, ORPHAN_AFTER, SELECTORS_MAX},
     name::GroupName,
     topic::Topic,
     topic_type::TopicType,
@@ -528,29 +528,6 @@ impl Subscription {
         entries.extend(self.drop_passed(&mut state, live, false));
         entries.extend(self.fade_lite(core, &mut state, now));
         core.note(entries);
-    }
-
-    /// Forgets clients of lite topics that are silent, and positions that are of no use any more.
-    fn fade_lite(&self, core: &Core, state: &mut State, now: Duration) -> Vec<JournalEntry> {
-        if self.spec.load().lite.is_none() {
-            return Vec::new();
-        }
-        let kept = self.topic.retention().unwrap_or(RETENTION_DEFAULT);
-        state.lite.expire(now);
-        let mut entries = Vec::new();
-        for queue in (0..self.topic.queues()).map(QueueId) {
-            let range = core.range(self.topic.id, queue);
-            let State { queues, lite, .. } = &mut *state;
-            let known = queues.get(&queue);
-            if known.is_some_and(|known| !order::unlined(known).is_empty()) {
-                continue;
-            }
-            let held = known.map(order::held).unwrap_or_default();
-            let (group, topic) = (self.group, self.topic.id);
-            let faded = lite.fade(queue, &range, &held, kept, now).into_iter();
-            entries.extend(faded.map(|lite_topic| JournalEntry::LiteForgotten { group, topic, lite_topic }));
-        }
-        entries
     }
 
     /// Goes on at the first retained row, and says what the group has missed by that.

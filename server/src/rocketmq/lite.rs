@@ -88,8 +88,7 @@ pub(super) fn check_kind(
 pub(super) fn check_parent(group: &GroupName, spec: &GroupSpec, topic: &TopicName) -> Result<(), Refusal> {
     match &spec.lite {
         Some(lite) if lite.topic != *topic => {
-            let (group, topic, parent) = (group.clone(), topic.clone(), lite.topic.clone());
-            Err(EngineError::LiteParent { group, topic, parent }.into())
+            Err(EngineError::LiteParent { group: group.clone(), parent: lite.topic.clone() }.into())
         }
         _ => Ok(()),
     }

@@ -484,7 +484,8 @@ mod tests {
         assert_eq!(lite.describe(), (vec!["d".to_owned()], 1, 2));
         lite.leave("d", second(121));
         assert_eq!((lite.describe().2, all.load(Ordering::Relaxed)), (2, 0));
-        lite.add(&lite.refresh("d", second(130)), "a");
+        let client = lite.refresh("d", second(130));
+        lite.add(&client, "a");
         assert_eq!(all.load(Ordering::Relaxed), 1);
         drop(lite);
         assert_eq!(all.load(Ordering::Relaxed), 0);
@@ -493,7 +494,8 @@ mod tests {
     #[test]
     fn who_takes_a_lite_topic_over_evicts_the_others() {
         let mut lite = subscribed();
-        lite.add(&lite.refresh("d", second(1)), "a");
+        let client = lite.refresh("d", second(1));
+        lite.add(&client, "a");
         assert_eq!(lite.evict_others("d", &"a".into(), second(1)), ["c".into()]);
         assert!(lite.evict_others("d", &"a".into(), second(1)).is_empty());
         assert!(lite.clients["c"].evicted.contains("a") && !lite.clients["c"].names.contains("a"));

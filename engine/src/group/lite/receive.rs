@@ -240,19 +240,20 @@ impl Reading {
             let Some(known) = queues.get_mut(&queue) else { return Ok(()) };
             let mut taken = order::take_lines(known, &lines, self.want, self.one_by_one);
             taken.truncate(allowance.take(taken.len()));
-            taken.iter().for_each(|offset| known.set_phase(*offset, Phase::InHand));
+            taken.iter().for_each(|(offset, _)| known.set_phase(*offset, Phase::InHand));
             let wanted = lite.wanted(&self.client, queue, range.start, &order::held(known));
             let names: HashSet<Arc<str>> =
                 lite.of(&self.client, queue).map(|(name, _)| Arc::clone(name)).collect();
             (taken, wanted, names, LITE_OPEN_ROWS_MAX.saturating_sub(known.open().len()))
         };
-        let in_hand = InHand { reading: self, queue, offsets: taken.clone() };
-        let again = self.read_again(queue, &view, taken, &names, allowance)?;
+        let offsets = taken.iter().map(|(offset, _)| *offset).collect();
+        let in_hand = InHand { reading: self, queue, offsets };
+        let again = self.read_again(queue, &view, taken, &names, allowance);
         let mut found = Found::default();
         let mut failed = None;
         if !wanted.is_empty() && room > 0 && !allowance.is_spent() {
             found.next = wanted.iter().map(|wanted| wanted.next).min().unwrap_or(range.end);
-            failed = self.find(&view, &wanted, room, allowance, steps, &mut found).err();
+            failed = self.find(queue, &view, &wanted, room, allowance, steps, &mut found).err();
             visit.more |= failed.is_none() && wanted.iter().any(|wanted| found.next < wanted.end);
         }
         self.commit_lite(queue, &range, again, &wanted, found, visit)?;
@@ -308,44 +309,57 @@ impl Reading {
         &self,
         queue: QueueId,
         view: &QueueView,
-        taken: Vec<QueueOffset>,
+        taken: Vec<(QueueOffset, Line)>,
         names: &HashSet<Arc<str>>,
         allowance: &Allowance,
-    ) -> Result<Vec<Read>, EngineError> {
+    ) -> Vec<Read> {
         let count = taken.len();
         let mut again = Vec::with_capacity(count);
         let mut lost = Vec::new();
-        for offset in taken {
-            match self.core.read_row(view, offset)? {
+        let mut failed = Vec::new();
+        for (offset, line) in taken {
+            // Not before those of its lite topic that stand before it.
+            if failed.contains(&line) {
+                continue;
+            }
+            let is_ours = |name: &String| names.contains(name.as_str());
+            match self.core.read_row(view, offset) {
                 // Another lite topic with the same hash is not for this client.
-                Some(message)
-                    if message.message.lite_topic.as_deref().is_some_and(|it| names.contains(it)) =>
-                {
+                Ok(Some(message)) if message.message.lite_topic.as_ref().is_some_and(is_ours) => {
                     allowance.add(&message);
                     again.push(Read { offset, message, is_new: false });
                 }
-                Some(_) => {}
-                None => lost.push(offset),
+                Ok(Some(_)) => {}
+                Ok(None) => lost.push(offset),
+                // It stays in hand, and goes back to wait a while; other lite topics are not held up by it.
+                Err(error) => {
+                    tracing::error!(%error, %queue, %offset, "a message of a lite topic cannot be read for its redelivery");
+                    failed.push(line);
+                }
             }
         }
         allowance.give_back(count - again.len());
         if !lost.is_empty() {
-            tracing::error!(
-                %queue, ?lost, topic = %self.subscription.topic.name,
-                "messages of lite topics were lost before they were delivered again"
-            );
+            let first = self.core.range(self.subscription.topic.id, queue).start;
+            if lost.iter().any(|offset| *offset >= first) {
+                tracing::error!(
+                    %queue, ?lost, topic = %self.subscription.topic.name,
+                    "messages of lite topics were lost to damage before they were delivered again"
+                );
+            }
             let mut state = self.subscription.lock();
             if let Some(known) = state.queues.get_mut(&queue) {
                 lost.iter().for_each(|offset| drop(known.remove(*offset)));
                 self.core.note(vec![self.subscription.ack_entry(queue, lost)]);
             }
         }
-        Ok(again)
+        again
     }
 
     /// Reads rows of the lite topics that are wanted, from the first position on.
     fn find(
         &self,
+        queue: QueueId,
         view: &QueueView,
         wanted: &[Wanted],
         room: usize,
@@ -359,7 +373,10 @@ impl Reading {
         let until = wanted.iter().map(|wanted| wanted.end).max().unwrap_or_default().min(range.end);
         while found.next < until && *steps > 0 {
             *steps -= 1;
-            let Some(block) = block_at(view, found.next)? else { break };
+            let Some(block) = block_at(view, found.next)? else {
+                found.next = range.end;
+                break;
+            };
             let (base, end) = (block.range().start, block.range().end.min(range.end));
             let mut rows = Vec::new();
             Names::of(&block)?.each(
@@ -390,7 +407,10 @@ impl Reading {
                     }
                     Err(StorageError::Lost { .. } | StorageError::NoRecord { .. }) => {
                         allowance.give_back(1);
-                        tracing::error!(%offset, "a message of a lite topic was lost before it was delivered");
+                        // Or it has ended since.
+                        if offset >= self.core.range(self.subscription.topic.id, queue).start {
+                            tracing::error!(%queue, %offset, "a message of a lite topic was lost to damage before it was delivered");
+                        }
                     }
                     Err(error) => {
                         allowance.give_back(1);

@@ -16,7 +16,7 @@ use crate::{
     error::{EngineError, LimitKind},
     group::{
         group::Group,
-        order::Line,
+        order::{self, Line},
         search::block_at,
         settle::Journaling,
         spec::LiteSpec,
@@ -25,6 +25,7 @@ use crate::{
     },
     limits::{
         CLIENT_BYTES_MAX, LITE_POSITIONS_MAX, LITE_QUOTA_MAX, LITE_QUOTA_TOLERANCE, LITE_SUBSCRIPTIONS_MAX,
+        RETENTION_DEFAULT,
     },
     name::{GroupName, TopicName},
     scan::offset_at_time,
@@ -158,8 +159,7 @@ impl Core {
             return Err(EngineError::LiteGroup { group: group.name.clone(), is_lite: false });
         };
         if spec.topic != *topic {
-            let (group, topic) = (group.name.clone(), topic.clone());
-            return Err(EngineError::LiteParent { group, topic, parent: spec.topic });
+            return Err(EngineError::LiteParent { group: group.name.clone(), parent: spec.topic });
         }
         Ok((self.existing_topic(topic)?, spec))
     }
@@ -315,6 +315,34 @@ impl Subscription {
         state.lite.looked(queue, &range);
         state.lite.put(name, queue, next, now);
         entries.push(self.lite_entry(queue, name, next));
+        entries
+    }
+
+    /// Forgets clients of lite topics that are silent, and positions that are of no use any more.
+    pub(in crate::group) fn fade_lite(
+        &self,
+        core: &Core,
+        state: &mut State,
+        now: Duration,
+    ) -> Vec<JournalEntry> {
+        if self.spec.load().lite.is_none() {
+            return Vec::new();
+        }
+        let kept = self.topic.retention().unwrap_or(RETENTION_DEFAULT);
+        state.lite.expire(now);
+        let mut entries = Vec::new();
+        for queue in (0..self.topic.queues()).map(QueueId) {
+            let range = core.range(self.topic.id, queue);
+            let State { queues, lite, .. } = &mut *state;
+            let known = queues.get(&queue);
+            if known.is_some_and(|known| !order::unlined(known).is_empty()) {
+                continue;
+            }
+            let held = known.map(order::held).unwrap_or_default();
+            let (group, topic) = (self.group, self.topic.id);
+            let faded = lite.fade(queue, &range, &held, kept, now).into_iter();
+            entries.extend(faded.map(|lite_topic| JournalEntry::LiteForgotten { group, topic, lite_topic }));
+        }
         entries
     }
 
