@@ -359,7 +359,14 @@ impl Interest {
 
 /// Who waits for rows of lite topics, by client.
 #[derive(Debug, Default)]
-pub(crate) struct LiteWaiters(Mutex<HashMap<Arc<str>, (Arc<Notify>, usize)>>);
+pub(crate) struct LiteWaiters(Mutex<HashMap<Arc<str>, Waiting>>);
+
+/// The receives of one client that may wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    notify: Arc<Notify>,
+    count: usize,
+}
 
 /// A receive that may wait, until it is dropped.
 #[derive(Debug)]
@@ -372,9 +379,9 @@ struct LitePlace<'a> {
 impl LiteWaiters {
     fn enter(&self, client: &Arc<str>) -> LitePlace<'_> {
         let mut waiters = self.0.lock();
-        let (notify, count) = waiters.entry(Arc::clone(client)).or_default();
-        *count += 1;
-        LitePlace { waiters: self, client: Arc::clone(client), notify: Arc::clone(notify) }
+        let waiting = waiters.entry(Arc::clone(client)).or_default();
+        waiting.count += 1;
+        LitePlace { waiters: self, client: Arc::clone(client), notify: Arc::clone(&waiting.notify) }
     }
 
     /// Wakes all receives of some clients.
@@ -383,23 +390,22 @@ impl LiteWaiters {
             return;
         }
         let waiters = self.0.lock();
-        for (notify, _) in clients.iter().filter_map(|client| waiters.get(client)) {
-            notify.notify_waiters();
-        }
+        let waiting = clients.iter().filter_map(|client| waiters.get(client));
+        waiting.for_each(|waiting| waiting.notify.notify_waiters());
     }
 
     /// Wakes all receives.
     pub(super) fn wake_all(&self) {
-        self.0.lock().values().for_each(|(notify, _)| notify.notify_waiters());
+        self.0.lock().values().for_each(|waiting| waiting.notify.notify_waiters());
     }
 }
 
 impl Drop for LitePlace<'_> {
     fn drop(&mut self) {
         let mut waiters = self.waiters.0.lock();
-        if let Some((_, count)) = waiters.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(waiting) = waiters.get_mut(&self.client) {
+            waiting.count -= 1;
+            if waiting.count == 0 {
                 waiters.remove(&self.client);
             }
         }

@@ -253,7 +253,7 @@ impl Reading {
         let mut failed = None;
         if !wanted.is_empty() && room > 0 && !allowance.is_spent() {
             found.next = wanted.iter().map(|wanted| wanted.next).min().unwrap_or(range.end);
-            failed = self.find(queue, &view, &wanted, room, allowance, steps, &mut found).err();
+            failed = self.find(&view, &wanted, room, allowance, steps, &mut found).err();
             visit.more |= failed.is_none() && wanted.iter().any(|wanted| found.next < wanted.end);
         }
         self.commit_lite(queue, &range, again, &wanted, found, visit)?;
@@ -359,7 +359,6 @@ impl Reading {
     /// Reads rows of the lite topics that are wanted, from the first position on.
     fn find(
         &self,
-        queue: QueueId,
         view: &QueueView,
         wanted: &[Wanted],
         room: usize,
@@ -408,6 +407,7 @@ impl Reading {
                     Err(StorageError::Lost { .. } | StorageError::NoRecord { .. }) => {
                         allowance.give_back(1);
                         // Or it has ended since.
+                        let queue = block.queue();
                         if offset >= self.core.range(self.subscription.topic.id, queue).start {
                             tracing::error!(%queue, %offset, "a message of a lite topic was lost to damage before it was delivered");
                         }
