@@ -42,7 +42,11 @@ pub(super) async fn sync_lite_subscription(
     };
     let from = request.offset_option.and_then(from);
     let client = caller.client.clone();
-    let sync = LiteSync { group, topic, client, action, names: request.lite_topic_set, from };
+    let mut names = request.lite_topic_set;
+    if matches!(action, LiteAction::Add | LiteAction::Remove) && caller.sends_letters_of_lite_topics() {
+        names = joined(names);
+    }
+    let sync = LiteSync { group, topic, client, action, names, from };
     for unsubscribed in messaging.broker.sync_lite(sync).await? {
         let LiteUnsubscribed { client, lite_topic } = unsubscribed;
         let command = Command::NotifyUnsubscribeLiteCommand(NotifyUnsubscribeLiteCommand { lite_topic });
@@ -50,6 +54,13 @@ pub(super) async fn sync_lite_subscription(
         messaging.sessions.tell(&client, TelemetryCommand { status: None, command: Some(command) });
     }
     Ok(SyncLiteSubscriptionResponse { status: Some(caller.status(Code::Ok, "")) })
+}
+
+/// Makes one name of several that are all of one character: clients that send the letters of a name send one name in a
+/// call.
+fn joined(names: Vec<String>) -> Vec<String> {
+    let is_letter = |name: &String| name.chars().nth(1).is_none() && !name.is_empty();
+    if names.len() > 1 && names.iter().all(is_letter) { vec![names.concat()] } else { names }
 }
 
 /// Reads where to begin. What is negative stands for the smallest that is not.

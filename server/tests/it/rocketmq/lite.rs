@@ -323,6 +323,38 @@ async fn positions_outlive_a_restart() {
     assert_eq!(bodies(&came(&push).await), ["a2", "a3"]);
 }
 
+/// Python 5.1.2 takes the name that it adds or removes for a list of names. What its set is it says as it should.
+#[tokio::test]
+async fn the_letters_of_a_name_are_a_name_from_clients_that_send_them() {
+    let dir = directory();
+    let weir = start(dir.path(), false).await;
+    let java = client(&weir, "java").await;
+    let python = weir.client_named("python", "PYTHON", "5.1.2").await;
+    let letters = ["l", "i", "t", "e", "-", "1"];
+    for client in [&java, &python] {
+        add(client, &letters).await;
+        send(&java, "lite-1", &["whole"]).await;
+        send(&java, "t", &["letter"]).await;
+        let messages = came(client).await;
+        let expected = if client.language == "JAVA" { "letter" } else { "whole" };
+        assert_eq!(bodies(&messages), [expected]);
+        ack(client, &messages).await;
+        if client.language == "JAVA" {
+            assert_eq!(synced(client, sync(LiteSubscriptionAction::CompleteRemove, &[])).await, Code::Ok);
+        }
+    }
+    add(&python, &["x"]).await;
+    assert_eq!(synced(&python, sync(LiteSubscriptionAction::CompleteAdd, &["x", "lite-1"])).await, Code::Ok);
+    send(&java, "x", &["x1"]).await;
+    send(&java, "lite-1", &["more"]).await;
+    let mut messages = bodies(&came(&python).await);
+    messages.sort_unstable();
+    assert_eq!(messages, ["more", "x1"]);
+    assert_eq!(synced(&python, sync(LiteSubscriptionAction::PartialRemove, &letters)).await, Code::Ok);
+    let described = weir.broker.group(&LITE_GROUP.parse().unwrap()).unwrap();
+    assert_eq!(described.topics[0].lite.as_ref().unwrap().subscriptions, 1);
+}
+
 /// The table of bad input, as far as it is about lite topics.
 #[tokio::test]
 async fn each_fault_has_its_code() {
