@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use weir_filter::{Dialect, near};
 use weir_storage::{
-    Compression, DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, QueueView, TopicEntry,
-    TopicId, Wait,
+    Compression, DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, QueueView, Storage,
+    TopicEntry, TopicId, Wait,
 };
 
 use crate::{
@@ -560,7 +560,15 @@ impl Core {
             compression: settings.compression,
             attributes: settings.attributes()?,
         };
-        let entry = self.blocking(move |storage| storage.create_topic(new)).await?;
+        let is_lite = settings.topic_type == TopicType::Lite;
+        let make = move |storage: &Storage| {
+            if is_lite {
+                // Before the catalogue has what older programs would take for something else.
+                storage.need_lite_topics()?;
+            }
+            storage.create_topic(new)
+        };
+        let entry = self.blocking(make).await?;
         let topic = Topic::of(&entry)
             .map(Arc::new)
             .ok_or_else(|| EngineError::Internal("storage changed the name of a topic".to_owned()))?;

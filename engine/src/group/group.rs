@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use weir_filter::near;
-use weir_storage::{GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, TopicId, Wait};
+use weir_storage::{
+    GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, Storage, TopicId, Wait,
+};
 
 use super::{
     spec::{GroupChange, GroupDescription, GroupSpec, ResetTo, RetryPolicy},
@@ -376,7 +378,15 @@ impl Core {
             name: name.name().to_owned(),
             attributes: attributes(&spec)?,
         };
-        let entry = self.blocking(move |storage| storage.create_group(new)).await?;
+        let is_lite = spec.lite.is_some();
+        let make = move |storage: &Storage| {
+            if is_lite {
+                // Before the catalogue has what older programs would take for something else.
+                storage.need_lite_topics()?;
+            }
+            storage.create_group(new)
+        };
+        let entry = self.blocking(make).await?;
         let group = Group::of(&entry)
             .map(Arc::new)
             .ok_or_else(|| EngineError::Internal("storage changed the name of a group".to_owned()))?;
