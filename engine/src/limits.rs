@@ -64,6 +64,9 @@ pub const LITE_QUOTA_TOLERANCE: usize = 300;
 pub const LITE_SUBSCRIPTIONS_MAX: usize = 1 << 20;
 /// Lite topics in which one group may stand somewhere, whether or not a client subscribes to them.
 pub const LITE_POSITIONS_MAX: usize = 1 << 17;
+/// Blocks of rows that are looked at, for all lite topics of one call together, to find where so many messages before
+/// the first that is not done begin.
+pub const LITE_TAIL_BLOCKS_MAX: usize = 4096;
 /// Rows of one queue that a group which reads lite topics may have leased or waiting for redelivery.
 pub const LITE_OPEN_ROWS_MAX: usize = 16_384;
 /// Selectors that one group may hold on one topic at a time.

@@ -19,7 +19,7 @@ use crate::{
     broker::{Broker, Core},
     error::{EngineError, HandleFault},
     handle::Handle,
-    limits::LEASE_MAX,
+    limits::{LEASE_MAX, LITE_OPEN_ROWS_MAX},
     name::{GroupName, TopicName},
     topic::{Topic, TopicSpec},
     topic_type::TopicType,
@@ -192,6 +192,7 @@ impl Subscription {
         let mut done: BTreeMap<QueueId, Vec<QueueOffset>> = BTreeMap::new();
         let mut waited_for = Vec::new();
         let mut lines = Vec::new();
+        let mut was_full = false;
         let mut state = self.lock();
         let here = self.check_here(&state);
         let results = handles.iter().map(|handle| {
@@ -200,6 +201,7 @@ impl Subscription {
             let known = state.queues.get_mut(&handle.queue).ok_or(EXPIRED)?;
             match known.find(handle.offset, handle.lease, handle.epoch == core.epoch) {
                 Found::Current => {
+                    was_full |= known.open().len() >= LITE_OPEN_ROWS_MAX;
                     if self.waits_for_done(known, known.open().len()) {
                         waited_for.push(handle.queue);
                     }
@@ -216,7 +218,8 @@ impl Subscription {
             done.into_iter().map(|(queue, offsets)| self.ack_entry(queue, offsets)).collect();
         let journaling = (!entries.is_empty()).then(|| core.journal(entries, wait_of(&self.topic)));
         if self.spec.load().lite.is_some() {
-            self.wake_lite(&state, lines);
+            // Others wait for room.
+            if was_full { self.lite_waiters.wake_all() } else { self.wake_lite(&state, lines) }
         }
         drop(state);
         waited_for.into_iter().for_each(|queue| self.waiters.wake(queue));

@@ -229,6 +229,8 @@ pub struct GroupLite {
     pub subscriptions: u64,
     /// In how many the group stands somewhere.
     pub positions: u64,
+    /// How many queues wait because as many of their messages are leased or wait for redelivery as may be at a time.
+    pub full_queues: u64,
 }
 
 /// A selector of a group on one topic.

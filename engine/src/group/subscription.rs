@@ -30,7 +30,7 @@ use crate::{
     broker::Core,
     clients::Clients,
     error::EngineError,
-    limits::{LEASE_DEFAULT, LEASE_OF_GONE, OPEN_ROWS_MAX, ORPHAN_AFTER, SELECTORS_MAX},
+    limits::{LEASE_DEFAULT, LEASE_OF_GONE, LITE_OPEN_ROWS_MAX, OPEN_ROWS_MAX, ORPHAN_AFTER, SELECTORS_MAX},
     name::GroupName,
     topic::Topic,
     topic_type::TopicType,
@@ -356,8 +356,14 @@ impl Subscription {
 
     /// Wakes those who wait for a queue, if less than `open` rows are open now and they wait for that.
     pub(crate) fn wake_if_done(&self, known: &QueueState, queue: QueueId, open: usize) {
-        if known.open().len() < open && self.waits_for_done(known, open) {
+        if known.open().len() >= open {
+            return;
+        }
+        if self.spec.load().lite.is_some() {
+            // What stands behind in a lite topic is not open yet.
             self.lite_waiters.wake_all();
+        }
+        if self.waits_for_done(known, open) {
             self.waiters.wake(queue);
         }
     }
@@ -667,7 +673,8 @@ impl Subscription {
         });
         let lite = self.spec.load().lite.is_some().then(|| {
             let (members, subscriptions, positions) = state.lite.describe();
-            GroupLite { members, subscriptions, positions }
+            let full = state.queues.values().filter(|known| known.open().len() >= LITE_OPEN_ROWS_MAX);
+            GroupLite { members, subscriptions, positions, full_queues: full.count() as u64 }
         });
         GroupTopic {
             topic: self.topic.name.clone(),

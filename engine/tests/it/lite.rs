@@ -140,6 +140,20 @@ async fn a_client_gets_its_lite_topics_and_of_each_nothing_more_before_what_it_h
 }
 
 #[tokio::test]
+async fn older_programs_must_refuse_a_directory_with_lite_topics_from_when_they_are_made() {
+    let (weir, env) = Fixture::on_sim(1).await;
+    let format = || {
+        let path = env.paths().into_iter().find(|path| path.ends_with("FORMAT")).unwrap();
+        env.bytes(&path).unwrap()
+    };
+    weir.broker.create_topic(&topic("plain"), TopicSpec::default()).await.unwrap();
+    weir.broker.create_group(&group("plain"), GroupSpec::default()).await.unwrap();
+    let before = format();
+    parent(&weir, 1).await;
+    assert_ne!(format(), before);
+}
+
+#[tokio::test]
 async fn who_subscribes_later_goes_on_where_the_group_was() {
     for kill in [false, true] {
         let (mut weir, env) = Fixture::on_sim(1).await;
@@ -316,6 +330,77 @@ async fn a_receive_that_waits_is_woken_by_what_is_for_it() {
 }
 
 #[tokio::test]
+async fn a_receive_that_waits_is_woken_when_what_stands_before_is_gone() {
+    let long = |weir: &Fixture| {
+        let request = ReceiveRequest { wait: Duration::from_secs(20), ..request(weir, "c") };
+        let broker = weir.broker.clone();
+        tokio::spawn(async move { numbers(&broker.receive(request).await.unwrap()) })
+    };
+    let one = |weir: &Fixture| ReceiveRequest { max_messages: 1, ..request(weir, "c") };
+    // By its copy in the dead letters.
+    let weir = Fixture::new().await;
+    parent(&weir, 1).await;
+    bound(&weir, |spec, _| spec.max_attempts = 1).await;
+    add(&weir, "c", &["a"]).await;
+    publish(&weir, &[(0, "a"), (1, "a")]).await;
+    assert_eq!(numbers(&weir.broker.receive(one(&weir)).await.unwrap()), [0]);
+    weir.advance(25);
+    add(&weir, "c", &["a"]).await;
+    let waits = long(&weir);
+    settle().await;
+    assert!(!waits.is_finished());
+    weir.advance(6);
+    assert_eq!(waits.await.unwrap(), [1]);
+    // By a member that sends it there.
+    let weir = made(1).await;
+    add(&weir, "c", &["a"]).await;
+    publish(&weir, &[(0, "a"), (1, "a")]).await;
+    let held = weir.broker.receive(one(&weir)).await.unwrap();
+    let waits = long(&weir);
+    settle().await;
+    assert!(!waits.is_finished());
+    weir.broker.forward_to_dead_letter(&group("g"), &topic("t"), &held[0].handle).await.unwrap();
+    assert_eq!(waits.await.unwrap(), [1]);
+}
+
+#[tokio::test]
+async fn each_receive_of_a_client_that_waits_is_woken() {
+    let weir = made(1).await;
+    add(&weir, "c", &["a", "b"]).await;
+    let long = || {
+        let wait = Duration::from_secs(20);
+        let request = ReceiveRequest { wait, max_messages: 1, ..request(&weir, "c") };
+        let broker = weir.broker.clone();
+        tokio::spawn(async move { numbers(&broker.receive(request).await.unwrap()) })
+    };
+    let both = (long(), long());
+    settle().await;
+    let batch = vec![message(0, "a"), message(1, "b")];
+    weir.broker.publish(&topic("t"), batch).await.unwrap();
+    let mut came = [both.0.await.unwrap(), both.1.await.unwrap()].concat();
+    came.sort_unstable();
+    assert_eq!(came, [0, 1]);
+}
+
+#[tokio::test]
+async fn so_many_messages_before_are_found_for_all_that_are_named() {
+    let weir = made(1).await;
+    let all = ["a", "b", "c", "d"];
+    for round in 0..100 {
+        // The last is rare.
+        let name = |n: i64| if n == 7 && round % 20 == 0 { "c" } else { all[n as usize % 2] };
+        let batch = (0..200).map(|n| message(200 * round + n, name(n))).collect();
+        weir.broker.publish(&topic("t"), batch).await.unwrap();
+    }
+    add(&weir, "c", &all[..3]).await;
+    add_from(&weir, "c", &all, LiteFrom::Tail(2)).await;
+    assert_eq!(take(&weir, "c").await, [12007, 16007, 19996, 19997, 19998, 19999]);
+    add_from(&weir, "c", &["c", "a"], LiteFrom::Tail(6)).await;
+    let came = take(&weir, "c").await;
+    assert_eq!(came, [7, 4007, 8007, 12007, 16007, 19988, 19990, 19992, 19994, 19996, 19998]);
+}
+
+#[tokio::test]
 async fn who_takes_a_lite_topic_over_has_it_alone() {
     let weir = Fixture::new().await;
     parent(&weir, 1).await;
@@ -338,7 +423,16 @@ async fn who_takes_a_lite_topic_over_has_it_alone() {
     assert_eq!(add(&weir, "one", &["a"]).await, [told("two", "a")]);
     assert_eq!(take(&weir, "one").await, [2]);
     assert!(act(&weir, "two", LiteAction::Remove, &["a"]).await.is_empty());
-    assert_eq!(act(&weir, "two", LiteAction::Replace, &["a"]).await, [told("one", "a")], "it is new to it");
+    // A set takes nothing from others, also the first of a client.
+    let replace = async |client: &str| act(&weir, client, LiteAction::Replace, &["a", "c"]).await;
+    assert_eq!(replace("two").await, [told("two", "a")]);
+    assert_eq!(replace("three").await, [told("three", "a"), told("three", "c")]);
+    publish(&weir, &[(4, "a"), (5, "c")]).await;
+    assert_eq!(take(&weir, "two").await, [5]);
+    assert_eq!(take(&weir, "one").await, [4]);
+    act(&weir, "one", LiteAction::Leave, &[]).await;
+    assert_eq!(act(&weir, "three", LiteAction::Replace, &["a"]).await, [told("three", "a")]);
+    assert!(act(&weir, "four", LiteAction::Replace, &["a"]).await.is_empty(), "nobody has it");
 }
 
 #[tokio::test]
@@ -497,6 +591,13 @@ async fn a_client_subscribes_to_as_many_as_its_group_allows() {
     act(&weir, "c", LiteAction::Replace, &many[1..]).await;
     assert!(is_over(weir.broker.sync_lite(sync("c", LiteAction::Add, &many[..1])).await));
     assert!(add(&weir, "c", &many[1..2]).await.is_empty(), "it has this one");
+    // Who is refused keeps what it has.
+    for _ in 0..3 {
+        weir.advance(100);
+        assert!(is_over(weir.broker.sync_lite(sync("c", LiteAction::Replace, &many)).await));
+    }
+    publish(&weir, &[(0, many[7])]).await;
+    assert_eq!(take(&weir, "c").await, [0]);
     add(&weir, "d", &many[..1]).await;
     act(&weir, "c", LiteAction::Remove, &many[1..2]).await;
     add(&weir, "c", &many[..1]).await;

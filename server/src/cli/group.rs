@@ -314,6 +314,13 @@ fn show_topic(topic: &Value) -> Result<(), Failure> {
             grouped(count(lite, "subscriptions")),
             grouped(count(lite, "positions"))
         ))?;
+        match count(lite, "full_queues") {
+            0 => {}
+            full => print_line(&format!(
+                "{} queues have as many messages leased or waiting for redelivery as they may: their other lite topics wait",
+                grouped(full)
+            ))?,
+        }
     }
     let mut selectors = table(["selector", "kind", "members", "judged (queue: from..to)"]);
     for selector in list(topic, "selectors") {

@@ -49,6 +49,10 @@ pub(crate) struct Lite {
     clients: HashMap<Arc<str>, Interest>,
     /// Rows below are looked at, for all positions of the queue.
     looked: BTreeMap<QueueId, QueueOffset>,
+    /// Queues whose rows a receive looks at now, and whether another one has come to look meanwhile.
+    looking: BTreeMap<QueueId, bool>,
+    /// That a queue has as many open rows as it may have was said in the log.
+    has_warned: bool,
     subscribed: Subscribed,
 }
 
@@ -67,8 +71,10 @@ struct Position {
     next: QueueOffset,
     end: QueueOffset,
     clients: Vec<Arc<str>>,
-    /// When the last client has gone, or the position was made.
+    /// When the last client has gone, or the position was made or put back by a start.
     left: Duration,
+    /// Since the start nobody has subscribed; how long that was so before it is not known.
+    is_restored: bool,
 }
 
 /// What a client has subscribed to.
@@ -108,7 +114,7 @@ impl Lite {
     pub(super) fn restore(&mut self, name: &str, queue: QueueId, next: QueueOffset, now: Duration) {
         match self.positions.get_mut(name) {
             Some(position) => (position.queue, position.next, position.end) = (queue, next, next),
-            None => drop(self.begin(name.into(), queue, next, now)),
+            None => self.begin(name.into(), queue, next, now).is_restored = true,
         }
     }
 
@@ -142,7 +148,7 @@ impl Lite {
         self.by_line.insert(line, Arc::clone(&name));
         // Rows that were looked at before there was the position may be its.
         let end = self.looked.get(&queue).map_or(next, |looked| next.max(*looked));
-        let made = Position { queue, line, next, end, clients: Vec::new(), left: now };
+        let made = Position { queue, line, next, end, clients: Vec::new(), left: now, is_restored: false };
         self.positions.entry(name).insert(made).into_mut()
     }
 
@@ -239,6 +245,11 @@ impl Lite {
         self.clients.get(client).is_some_and(|interest| interest.is_alive(now))
     }
 
+    /// Returns whether a client has a lite topic in its set.
+    fn subscribes(&self, client: &str, name: &str) -> bool {
+        self.clients.get(client).is_some_and(|interest| interest.names.contains(name))
+    }
+
     /// Returns the clients that subscribe, how many subscriptions they have, and the number of positions.
     pub(super) fn describe(&self) -> (Vec<String>, u64, u64) {
         let clients = self.clients.iter().filter(|(_, interest)| !interest.names.is_empty());
@@ -257,6 +268,7 @@ impl Lite {
             && let Some(position) = self.positions.get_mut(&name)
         {
             position.clients.push(Arc::clone(client));
+            position.is_restored = false;
             self.subscribed.change(1, 0);
         }
     }
@@ -291,7 +303,14 @@ impl Lite {
         others
     }
 
-    /// Notes that a client keeps its set.
+    /// Notes that a client keeps its set, if it has one that is not over yet.
+    fn keep(&mut self, client: &str, now: Duration) {
+        if let Some(interest) = self.clients.get_mut(client).filter(|interest| interest.is_alive(now)) {
+            interest.refreshed = now;
+        }
+    }
+
+    /// Notes that a client keeps its set, and begins one if it has none.
     fn refresh(&mut self, client: &str, now: Duration) -> Arc<str> {
         if let Some((name, _)) = self.clients.get_key_value(client) {
             let name = Arc::clone(name);
@@ -321,27 +340,28 @@ impl Lite {
         silent.iter().for_each(|client| self.leave(client, now));
     }
 
-    /// Forgets the positions of a queue to which nobody has subscribed for `kept`, and of which no row is left or open.
-    /// Returns their names. `range` is what the queue shows, and `held` the lines that have open rows.
+    /// Forgets the positions of some queues to which nobody has subscribed for `kept`, or since the start if they lie below
+    /// what is retained, and of which no row is left or open. Returns their names. For each queue what it shows, and the
+    /// lines that have open rows.
     pub(super) fn fade(
         &mut self,
-        queue: QueueId,
-        range: &Range<QueueOffset>,
-        held: &LineSet<Line>,
+        mut queues: BTreeMap<QueueId, (Range<QueueOffset>, LineSet<Line>)>,
         kept: Duration,
         now: Duration,
     ) -> Vec<String> {
         // Of rows that nobody has looked at nobody knows whose they are.
-        if self.looked(queue, range) < range.end {
-            return Vec::new();
-        }
-        let first = range.start;
+        queues.retain(|queue, (range, _)| self.looked(*queue, range) >= range.end);
+        // Where the row at the position has ended, none of the lite topic has come for as long as rows are kept. Clients
+        // have the time to come back after a start.
+        let waits = |position: &Position, first: QueueOffset| {
+            if position.is_restored && position.next < first { CLIENT_ALIVE.min(kept) } else { kept }
+        };
         let is_over = |position: &Position| {
-            position.queue == queue
-                && position.clients.is_empty()
-                && position.end <= first
-                && position.next <= first
-                && now.saturating_sub(position.left) >= kept
+            let Some((range, held)) = queues.get(&position.queue) else { return false };
+            position.clients.is_empty()
+                && position.end <= range.start
+                && position.next <= range.start
+                && now.saturating_sub(position.left) >= waits(position, range.start)
                 && !held.contains(&position.line)
         };
         let over = self.positions.iter().filter(|(_, position)| is_over(position));
@@ -449,6 +469,11 @@ mod tests {
         wanted
     }
 
+    /// What fades with a retention of 1000 seconds.
+    fn fade(lite: &mut Lite, range: Range<QueueOffset>, held: &LineSet<Line>, now: Duration) -> Vec<String> {
+        lite.fade([(QUEUE, (range, held.clone()))].into(), second(1000), now)
+    }
+
     #[test]
     fn rows_are_wanted_of_lite_topics_that_have_them() {
         let mut lite = subscribed();
@@ -515,13 +540,39 @@ mod tests {
         lite.saw(QUEUE, at(20), [("a", at(12))]);
         lite.leave("c", second(100));
         let none = LineSet::new();
-        let kept = second(1000);
-        assert!(lite.fade(QUEUE, &range(12, 20), &none, kept, second(2000)) == ["b"]);
-        assert!(lite.fade(QUEUE, &range(13, 20), &none, kept, second(1099)).is_empty(), "too early");
+        assert!(fade(&mut lite, range(12, 20), &none, second(2000)) == ["b"]);
+        assert!(fade(&mut lite, range(13, 20), &none, second(1099)).is_empty(), "too early");
         let line = Line::of_lite("a");
-        assert!(lite.fade(QUEUE, &range(13, 20), &[line].into(), kept, second(1100)).is_empty(), "open");
-        assert!(lite.fade(QUEUE, &range(13, 21), &none, kept, second(1100)).is_empty(), "not looked at");
-        assert_eq!(lite.fade(QUEUE, &range(13, 20), &none, kept, second(1100)), ["a"]);
+        assert!(fade(&mut lite, range(13, 20), &[line].into(), second(1100)).is_empty(), "open");
+        assert!(fade(&mut lite, range(13, 21), &none, second(1100)).is_empty(), "not looked at");
+        assert_eq!(fade(&mut lite, range(13, 20), &none, second(1100)), ["a"]);
         assert!(lite.positions.is_empty() && lite.by_line.is_empty());
+    }
+
+    #[test]
+    fn what_a_start_has_found_below_all_rows_fades_when_clients_had_the_time_to_come_back() {
+        let mut lite = Lite::default();
+        for (name, next) in [("a", 5), ("b", 10), ("c", 5)] {
+            lite.restore(name, QUEUE, at(next), second(10));
+        }
+        lite.looked(QUEUE, &range(10, 10));
+        let client = lite.refresh("c", second(20));
+        lite.add(&client, "c");
+        lite.leave("c", second(30));
+        let mut fade = |now| fade(&mut lite, range(10, 10), &LineSet::new(), second(now));
+        assert!(fade(129).is_empty());
+        assert_eq!(fade(130), ["a"]);
+        assert_eq!(fade(1010), ["b"], "of what is behind it nothing has ended");
+        assert_eq!(fade(1030), ["c"]);
+    }
+
+    #[test]
+    fn a_client_that_is_refused_keeps_the_set_that_it_has() {
+        let mut lite = subscribed();
+        lite.keep("c", second(100));
+        assert!(lite.is_subscribed("c", second(220)));
+        lite.keep("c", second(221));
+        lite.keep("d", second(221));
+        assert!(!lite.is_subscribed("c", second(221)) && !lite.is_subscribed("d", second(221)));
     }
 }

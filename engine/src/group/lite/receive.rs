@@ -28,8 +28,15 @@ use crate::{
     limits::{LEASE_OF_GONE, LITE_OPEN_ROWS_MAX},
 };
 
-/// Blocks that one visit of the reading pool opens before it lets others read.
-const STEPS_MAX: usize = 64;
+/// Blocks that one visit of the reading pool opens to look at new rows, and again so many to find messages, before it lets
+/// others read.
+pub(super) const STEPS_MAX: usize = 64;
+
+/// What is left of [`STEPS_MAX`] in a visit. A client reads on while new rows, maybe many after a start, are looked at.
+struct Steps {
+    look: usize,
+    find: usize,
+}
 
 /// What one visit came to.
 struct Visit {
@@ -123,7 +130,8 @@ impl Subscription {
             is_unlined()
                 || known.open().len() < LITE_OPEN_ROWS_MAX
                     && !lite.wanted(client, *queue, range.start, &order::held(known)).is_empty()
-                || !order::take_lines(known, &lite.lines(client, *queue), 1, false).is_empty()
+                || known.has_ready()
+                    && !order::take_lines(known, &lite.lines(client, *queue), 1, false).is_empty()
         };
         Ok(queues.into_iter().filter(has_work).collect())
     }
@@ -184,6 +192,34 @@ impl Drop for InHand<'_> {
     }
 }
 
+/// That a receive looks at the new rows of a queue, which others leave to it meanwhile.
+struct Looking<'a> {
+    subscription: &'a Subscription,
+    queue: QueueId,
+}
+
+impl<'a> Looking<'a> {
+    fn begin(subscription: &'a Subscription, queue: QueueId) -> Option<Self> {
+        let mut state = subscription.lock();
+        if let Some(has_come) = state.lite.looking.get_mut(&queue) {
+            *has_come = true;
+            return None;
+        }
+        state.lite.looking.insert(queue, false);
+        drop(state);
+        Some(Self { subscription, queue })
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        // Others may have come for rows that this one could not see yet.
+        if self.subscription.lock().lite.looking.remove(&self.queue) == Some(true) {
+            self.subscription.waiters.wake(self.queue);
+        }
+    }
+}
+
 /// What was read behind the positions of a queue.
 #[derive(Default)]
 struct Found {
@@ -197,12 +233,12 @@ impl Reading {
     fn visit_lite(&self, queues: Vec<QueueId>, allowance: &Allowance) -> Visit {
         let batch = Batch::new(&self.core, &self.subscription, allowance.held().clone());
         let mut visit = Visit { batch, more: false, failed: None };
-        let mut steps = STEPS_MAX;
+        let mut steps = Steps { look: STEPS_MAX, find: STEPS_MAX };
         for queue in queues {
             if allowance.is_spent() {
                 break;
             }
-            if steps == 0 {
+            if steps.find == 0 {
                 visit.more = true;
                 break;
             }
@@ -217,13 +253,13 @@ impl Reading {
         &self,
         queue: QueueId,
         allowance: &Allowance,
-        steps: &mut usize,
+        steps: &mut Steps,
         visit: &mut Visit,
     ) -> Result<(), EngineError> {
         let (core, subscription) = (&self.core, &self.subscription);
         let Some(view) = core.storage.view(subscription.topic.id, queue) else { return Ok(()) };
         let range = view.range();
-        self.look(queue, &view, steps, visit)?;
+        self.look(queue, &view, &mut steps.look, visit)?;
         line_up(subscription, queue, &view)?;
         let (taken, wanted, names, room) = {
             let mut state = subscription.lock();
@@ -235,15 +271,21 @@ impl Reading {
             if !state.lite.is_subscribed(&self.client, core.time.now()) {
                 return Ok(());
             }
-            let lines = state.lite.lines(&self.client, queue);
             let State { queues, lite, .. } = &mut *state;
             let Some(known) = queues.get_mut(&queue) else { return Ok(()) };
-            let mut taken = order::take_lines(known, &lines, self.want, self.one_by_one);
+            let mut taken = if known.has_ready() {
+                order::take_lines(known, &lite.lines(&self.client, queue), self.want, self.one_by_one)
+            } else {
+                Vec::new()
+            };
             taken.truncate(allowance.take(taken.len()));
             taken.iter().for_each(|(offset, _)| known.set_phase(*offset, Phase::InHand));
             let wanted = lite.wanted(&self.client, queue, range.start, &order::held(known));
-            let names: HashSet<Arc<str>> =
-                lite.of(&self.client, queue).map(|(name, _)| Arc::clone(name)).collect();
+            let names: HashSet<Arc<str>> = if taken.is_empty() {
+                HashSet::new()
+            } else {
+                lite.of(&self.client, queue).map(|(name, _)| Arc::clone(name)).collect()
+            };
             (taken, wanted, names, LITE_OPEN_ROWS_MAX.saturating_sub(known.open().len()))
         };
         let offsets = taken.iter().map(|(offset, _)| *offset).collect();
@@ -253,7 +295,7 @@ impl Reading {
         let mut failed = None;
         if !wanted.is_empty() && room > 0 && !allowance.is_spent() {
             found.next = wanted.iter().map(|wanted| wanted.next).min().unwrap_or(range.end);
-            failed = self.find(&view, &wanted, room, allowance, steps, &mut found).err();
+            failed = self.find(&view, &wanted, room, allowance, &mut steps.find, &mut found).err();
             visit.more |= failed.is_none() && wanted.iter().any(|wanted| found.next < wanted.end);
         }
         self.commit_lite(queue, &range, again, &wanted, found, visit)?;
@@ -261,7 +303,7 @@ impl Reading {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Looks at the rows that nobody has looked at, for all positions of the queue.
+    /// Looks at the rows that nobody has looked at, for all positions of the queue, unless somebody else does so now.
     fn look(
         &self,
         queue: QueueId,
@@ -270,6 +312,10 @@ impl Reading {
         visit: &mut Visit,
     ) -> Result<(), EngineError> {
         let range = view.range();
+        if self.subscription.lock().lite.looked(queue, &range) >= range.end {
+            return Ok(());
+        }
+        let Some(_looking) = Looking::begin(&self.subscription, queue) else { return Ok(()) };
         let mut next = self.subscription.lock().lite.looked(queue, &range);
         while next < range.end {
             if *steps == 0 {
@@ -295,9 +341,8 @@ impl Reading {
                 },
             );
             let seen = last.iter().map(|(name, offset)| (name.as_str(), *offset));
-            let mut clients = self.subscription.lock().lite.saw(queue, end, seen);
-            // It goes on anyway.
-            clients.remove(&self.client);
+            let clients = self.subscription.lock().lite.saw(queue, end, seen);
+            // Among them other receives of this client.
             self.subscription.lite_waiters.wake(&clients);
             next = end;
         }
@@ -349,8 +394,9 @@ impl Reading {
             }
             let mut state = self.subscription.lock();
             if let Some(known) = state.queues.get_mut(&queue) {
-                lost.iter().for_each(|offset| drop(known.remove(*offset)));
+                let lines: Vec<Line> = lost.iter().filter_map(|offset| known.remove(*offset)?.line).collect();
                 self.core.note(vec![self.subscription.ack_entry(queue, lost)]);
+                self.subscription.wake_lite(&state, lines);
             }
         }
         again
@@ -454,8 +500,12 @@ impl Reading {
         // Of a lite topic of which a row was put off while it was in hand, what stands behind it waits for it.
         let mut put_off = Vec::new();
         for Read { offset, message, .. } in again {
+            let is_mine =
+                message.message.lite_topic.as_deref().is_some_and(|name| lite.subscribes(&self.client, name));
             let Some(row) = known.row_mut(offset) else { continue };
-            if row.phase != Phase::InHand || row.line.is_some_and(|line| put_off.contains(&line)) {
+            // What it has let go of meanwhile waits a little for whoever has it now.
+            if !is_mine || row.phase != Phase::InHand || row.line.is_some_and(|line| put_off.contains(&line))
+            {
                 put_off.extend(row.line);
                 continue;
             }
@@ -465,7 +515,7 @@ impl Reading {
             let row = row.clone();
             lease_to(known, offset, row, message);
         }
-        // How far each lite topic comes; none if somebody else was quicker.
+        // How far each lite topic comes; none if somebody else was quicker, or the client has let go of it.
         let mut ends: Vec<Option<QueueOffset>> = Vec::with_capacity(wanted.len());
         for (number, of) in wanted.iter().enumerate() {
             let mut next = of.next.max(found.next);
@@ -475,7 +525,9 @@ impl Reading {
                 // Others of it have been passed over.
                 next = first.offset.plus(1);
             }
-            let is_ours = !held.contains(&of.line) && lite.advance(of, range.start, next);
+            let is_ours = lite.subscribes(&self.client, &of.name)
+                && !held.contains(&of.line)
+                && lite.advance(of, range.start, next);
             visit.more |= !is_ours;
             ends.push(is_ours.then_some(of.next));
         }
@@ -497,6 +549,12 @@ impl Reading {
         }
         if rows.is_empty() {
             return Ok(());
+        }
+        if known.open().len() >= LITE_OPEN_ROWS_MAX && !std::mem::replace(&mut lite.has_warned, true) {
+            tracing::warn!(
+                group = %subscription.group_name, topic = %subscription.topic.name, %queue,
+                "as many messages of this queue are leased or wait for redelivery as may be at a time: its other lite topics wait"
+            );
         }
         let mut entries = vec![JournalEntry::Lease {
             group: subscription.group,

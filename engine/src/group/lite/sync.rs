@@ -9,7 +9,7 @@ use weir_storage::{JournalEntry, QueueId, QueueOffset, QueueView, TopicId};
 use super::{
     Lite,
     names::{Names, check_name},
-    receive::line_up,
+    receive::{STEPS_MAX, line_up},
 };
 use crate::{
     broker::{Broker, Core},
@@ -25,7 +25,7 @@ use crate::{
     },
     limits::{
         CLIENT_BYTES_MAX, LITE_POSITIONS_MAX, LITE_QUOTA_MAX, LITE_QUOTA_TOLERANCE, LITE_SUBSCRIPTIONS_MAX,
-        RETENTION_DEFAULT,
+        LITE_TAIL_BLOCKS_MAX, RETENTION_DEFAULT,
     },
     name::{GroupName, TopicName},
     scan::offset_at_time,
@@ -75,7 +75,8 @@ pub enum LiteFrom {
     Max,
     /// At this offset.
     Offset(u64),
-    /// So many messages before the first that is not done; if the group was nowhere, at the end.
+    /// So many messages before the first that is not done; if the group was nowhere, at the end. It goes back through
+    /// [`LITE_TAIL_BLOCKS_MAX`] blocks of rows, of whatever lite topics, at most, and begins there if that is not enough.
     Tail(u64),
     /// At the first message that was stored at this time or later; milliseconds since 1970, UTC.
     Time(i64),
@@ -116,14 +117,16 @@ impl Broker {
         }
         let adds = matches!(sync.action, LiteAction::Add | LiteAction::Replace);
         let quota = spec.quota as usize + LITE_QUOTA_TOLERANCE;
-        if adds && sync.names.len() > quota {
-            return Err(over_quota(sync.names.len(), quota));
-        }
         if adds {
             sync.names.iter().try_for_each(|name| check_name(name))?;
         }
         let subscription = core.subscription(&group, &topic);
         core.clients.saw(&sync.client, core.time.now());
+        if adds && sync.names.len() > quota {
+            // Who is refused keeps what it has.
+            subscription.lock().lite.keep(&sync.client, core.time.now());
+            return Err(over_quota(sync.names.len(), quota));
+        }
         let queues = u64::from(topic.queues().max(1));
         let queue_of = |name: &str| QueueId((hash64(name.as_bytes()) % queues) as u32);
         let named: Vec<Named> =
@@ -133,10 +136,25 @@ impl Broker {
             core.blocking(|storage| storage.need_lite_topics()).await?;
             let from = sync.from.filter(|_| sync.action == LiteAction::Add).unwrap_or(LiteFrom::Last);
             if from != LiteFrom::Last {
-                let (core, subscription, named) =
-                    (Arc::clone(core), Arc::clone(&subscription), named.clone());
-                let work = move || targets_of(&core, &subscription, &named, from);
-                targets = self.core.reads.run(work).await??;
+                let work = {
+                    let (core, subscription, named) =
+                        (Arc::clone(core), Arc::clone(&subscription), named.clone());
+                    move || targets_of(&core, &subscription, &named, from)
+                };
+                let (known, tails) = core.reads.run(work).await??;
+                targets = known;
+                // From here on others read between the slices, and it ends with the call.
+                let mut blocks = LITE_TAIL_BLOCKS_MAX;
+                for mut tail in tails {
+                    while !tail.is_done() && blocks > 0 {
+                        let slice = STEPS_MAX.min(blocks);
+                        blocks -= slice;
+                        let (core, topic) = (Arc::clone(core), topic.id);
+                        let work = move || tail.go_back(&core, topic, slice).map(|()| tail);
+                        tail = self.core.reads.run(work).await??;
+                    }
+                    tail.end(&mut targets);
+                }
             }
         }
         let (unsubscribed, journaling) = subscription.sync_lite(core, &spec, &sync, &named, &targets)?;
@@ -165,14 +183,16 @@ impl Core {
     }
 }
 
-/// Returns where to begin in lite topics, as far as that is not where the group is.
+/// Returns where to begin in lite topics, as far as that is not where the group is, and where that is to be found by
+/// going back.
 fn targets_of(
     core: &Core,
     subscription: &Subscription,
     named: &[Named],
     from: LiteFrom,
-) -> Result<Targets, EngineError> {
+) -> Result<(Targets, Vec<Tail>), EngineError> {
     let mut targets = Targets::new();
+    let mut tails: BTreeMap<QueueId, Tail> = BTreeMap::new();
     let mut views: BTreeMap<QueueId, QueueView> = BTreeMap::new();
     for (name, queue) in named {
         if !views.contains_key(queue) {
@@ -189,43 +209,98 @@ fn targets_of(
             LiteFrom::Max => range.end,
             LiteFrom::Offset(offset) => QueueOffset(offset),
             LiteFrom::Time(time_ms) => offset_at_time(view, time_ms)?,
-            LiteFrom::Tail(count) => match subscription.committed_lite(name, *queue) {
-                Some(committed) => back(view, name, committed.min(range.end), count)?,
-                None => continue,
-            },
+            LiteFrom::Tail(count) => {
+                if let Some(committed) = subscription.committed_lite(name, *queue) {
+                    let tail = tails.entry(*queue).or_insert_with(|| Tail::of(*queue));
+                    tail.begin(name, committed.clamp(range.start, range.end), count);
+                }
+                continue;
+            }
         };
         targets.insert(Arc::clone(name), target.clamp(range.start, range.end));
     }
-    Ok(targets)
+    Ok((targets, tails.into_values().collect()))
 }
 
-/// Returns the row of a lite topic that is the `count`-th before `from`; the first that is retained if there are less.
-fn back(view: &QueueView, name: &str, from: QueueOffset, mut count: u64) -> Result<QueueOffset, EngineError> {
-    let first = view.range().start;
-    let mut at = from;
-    while count > 0 && at > first {
-        let Some(block) = block_at(view, QueueOffset(at.0 - 1))? else { break };
-        let base = block.range().start;
-        let mut rows = Vec::new();
-        Names::of(&block)?.each(
-            |text| (text == name).then_some(()),
-            |row, ()| {
-                let offset = base.plus(row as u64);
-                if offset < at {
-                    rows.push(offset);
-                }
-                offset < at
-            },
-        );
-        for row in rows.into_iter().rev() {
-            (at, count) = (row, count - 1);
-            if count == 0 {
-                return Ok(at.max(first));
-            }
-        }
-        at = base;
+/// The search of a queue, backwards, for where some lite topics have so many rows.
+struct Tail {
+    queue: QueueId,
+    /// All rows from here on were looked at.
+    at: QueueOffset,
+    /// For each lite topic the row from which it goes back, and how many rows it still goes back.
+    left: HashMap<Arc<str>, (QueueOffset, u64)>,
+    found: Targets,
+}
+
+impl Tail {
+    fn of(queue: QueueId) -> Self {
+        Self { queue, at: QueueOffset::default(), left: HashMap::new(), found: Targets::new() }
     }
-    Ok(at.max(first))
+
+    fn begin(&mut self, name: &Arc<str>, from: QueueOffset, count: u64) {
+        if count == 0 {
+            self.found.insert(Arc::clone(name), from);
+            return;
+        }
+        self.at = self.at.max(from);
+        self.left.insert(Arc::clone(name), (from, count));
+    }
+
+    fn is_done(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Looks at up to `blocks` blocks. What has fewer rows than it goes back begins at the first that is retained.
+    fn go_back(&mut self, core: &Core, topic: TopicId, blocks: usize) -> Result<(), EngineError> {
+        let Some(view) = core.storage.view(topic, self.queue) else {
+            self.left.clear();
+            return Ok(());
+        };
+        let first = view.range().start;
+        for _ in 0..blocks {
+            if self.is_done() {
+                return Ok(());
+            }
+            if self.at <= first {
+                break;
+            }
+            let Some(block) = block_at(&view, QueueOffset(self.at.0 - 1))? else {
+                self.at = first;
+                break;
+            };
+            let (base, at) = (block.range().start, self.at);
+            let mut rows: Vec<(Arc<str>, QueueOffset)> = Vec::new();
+            Names::of(&block)?.each(
+                |text| self.left.get_key_value(text).map(|(name, (from, _))| (Arc::clone(name), *from)),
+                |row, (name, from)| {
+                    let offset = base.plus(row as u64);
+                    if offset < *from {
+                        rows.push((Arc::clone(name), offset));
+                    }
+                    offset < at
+                },
+            );
+            for (name, offset) in rows.into_iter().rev().filter(|(_, offset)| *offset < at) {
+                let Some((_, count)) = self.left.get_mut(&name) else { continue };
+                *count -= 1;
+                if *count == 0 {
+                    self.left.remove(&name);
+                    self.found.insert(name, offset.max(first));
+                }
+            }
+            self.at = base;
+        }
+        if self.at <= first {
+            self.found.extend(self.left.drain().map(|(name, _)| (name, first)));
+        }
+        Ok(())
+    }
+
+    /// What is not found yet begins at the row that was reached.
+    fn end(self, targets: &mut Targets) {
+        let reached = self.left.into_iter().map(|(name, (from, _))| (name, self.at.min(from)));
+        targets.extend(reached.chain(self.found));
+    }
 }
 
 impl Subscription {
@@ -261,21 +336,28 @@ impl Subscription {
                 named.iter().for_each(|(name, _)| state.lite.remove(&sync.client, name, now));
             }
             LiteAction::Add | LiteAction::Replace => {
+                // Who is refused keeps what it has.
+                let client = state.lite.refresh(&sync.client, now);
                 let names: Vec<Named> = match sync.action {
-                    // What others have taken over it gets back by adding it, and by that alone.
-                    LiteAction::Replace => state.lite.replace(&sync.client, named, now, &mut unsubscribed),
+                    // What others have it gets by adding it, and by that alone.
+                    LiteAction::Replace => {
+                        state.lite.replace(&client, named, spec.exclusive, now, &mut unsubscribed)
+                    }
                     _ => named.to_vec(),
                 };
-                state.lite.check_room(&sync.client, &names, spec)?;
-                let client = state.lite.refresh(&sync.client, now);
+                state.lite.check_room(&client, &names, spec)?;
                 for (name, queue) in &names {
                     let target = targets.get(name).copied();
                     entries.extend(self.begin_lite(core, &mut state, name, *queue, target, now));
                     state.lite.add(&client, name);
-                    if spec.exclusive {
+                    if spec.exclusive && sync.action == LiteAction::Add {
                         let others = state.lite.evict_others(&client, name, now);
                         unsubscribed.extend(others.iter().map(|other| told(other, name)));
                     }
+                }
+                if !entries.is_empty() {
+                    // What was open before others is not any more.
+                    self.wake_lite(&state, names.iter().map(|(name, _)| Line::of_lite(name)));
                 }
             }
         }
@@ -330,20 +412,17 @@ impl Subscription {
         }
         let kept = self.topic.retention().unwrap_or(RETENTION_DEFAULT);
         state.lite.expire(now);
-        let mut entries = Vec::new();
+        let mut queues = BTreeMap::new();
         for queue in (0..self.topic.queues()).map(QueueId) {
-            let range = core.range(self.topic.id, queue);
-            let State { queues, lite, .. } = &mut *state;
-            let known = queues.get(&queue);
-            if known.is_some_and(|known| !order::unlined(known).is_empty()) {
-                continue;
+            let known = state.queues.get(&queue);
+            if known.is_none_or(|known| order::unlined(known).is_empty()) {
+                let held = known.map(order::held).unwrap_or_default();
+                queues.insert(queue, (core.range(self.topic.id, queue), held));
             }
-            let held = known.map(order::held).unwrap_or_default();
-            let (group, topic) = (self.group, self.topic.id);
-            let faded = lite.fade(queue, &range, &held, kept, now).into_iter();
-            entries.extend(faded.map(|lite_topic| JournalEntry::LiteForgotten { group, topic, lite_topic }));
         }
-        entries
+        let (group, topic) = (self.group, self.topic.id);
+        let faded = state.lite.fade(queues, kept, now).into_iter();
+        faded.map(|lite_topic| JournalEntry::LiteForgotten { group, topic, lite_topic }).collect()
     }
 
     /// The entry for a position.
@@ -360,18 +439,27 @@ fn open_rows(known: &QueueState, line: Line) -> Vec<QueueOffset> {
 }
 
 impl Lite {
-    /// Takes out of a client's set what is not `named`, and returns what is new in it. What others have taken over from
-    /// it and it still names is not for it, and told again.
+    /// Takes out of a client's set what is not `named`, and returns what is new in it. What others have, if the group is
+    /// exclusive, or have taken over from it, and it still names, is not for it, and told again.
     fn replace(
         &mut self,
         client: &str,
         named: &[Named],
+        is_exclusive: bool,
         now: Duration,
         unsubscribed: &mut Vec<LiteUnsubscribed>,
     ) -> Vec<Named> {
-        let Some(interest) = self.clients.get_mut(client) else { return named.to_vec() };
+        let is_held = |name: &Arc<str>| {
+            let position = self.positions.get(name).filter(|_| is_exclusive);
+            position.is_some_and(|position| position.clients.iter().any(|other| **other != *client))
+        };
+        let names = named.iter().map(|(name, _)| name);
+        let held: Vec<Arc<str>> = names.filter(|name| is_held(name)).cloned().collect();
+        let Some(interest) = self.clients.get_mut(client) else { return Vec::new() };
         let kept: HashSet<&str> = named.iter().map(|(name, _)| name.as_ref()).collect();
         interest.evicted.retain(|name| kept.contains(name.as_ref()));
+        // All of them are named, and so no more than a client may name.
+        interest.evicted.extend(held);
         unsubscribed.extend(interest.evicted.iter().map(|name| told(client, name)));
         let is_new = |name: &Arc<str>| !interest.names.contains(name) && !interest.evicted.contains(name);
         let new = named.iter().filter(|(name, _)| is_new(name)).cloned().collect();
