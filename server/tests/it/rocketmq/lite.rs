@@ -328,8 +328,11 @@ async fn positions_outlive_a_restart() {
 async fn the_letters_of_a_name_are_a_name_from_clients_that_send_them() {
     let dir = directory();
     let weir = start(dir.path(), false).await;
-    let java = client(&weir, "java").await;
+    let (java, _java) = lite_client(&weir, "java", ClientType::LiteSimpleConsumer).await;
     let python = weir.client_named("python", "PYTHON", "5.1.2").await;
+    let mut stream = Telemetry::open(&python).await;
+    stream.send(settings_of(ClientType::LiteSimpleConsumer, LITE_GROUP, PARENT)).await;
+    stream.settings().await;
     let letters = ["l", "i", "t", "e", "-", "1"];
     for client in [&java, &python] {
         add(client, &letters).await;
