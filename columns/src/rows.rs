@@ -23,7 +23,7 @@ pub enum System {
     QueueOffset,
     /// The message type: `NORMAL`, `FIFO`, `DELAY`, `TRANSACTION`, `LITE`, `PRIORITY`.
     MessageType,
-    /// The message group.
+    /// The message group; of a message of type `LITE`, its lite topic.
     MessageGroup,
     /// Length of the body as stored, in bytes.
     BodySize,

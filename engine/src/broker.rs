@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -161,6 +161,8 @@ pub(crate) struct Core {
     pub(crate) counted: Counted,
     /// Bytes of messages that readers have not taken yet.
     pub(crate) answers: Answers,
+    /// Lite topics that clients subscribe to.
+    pub(crate) lite_subscriptions: Arc<AtomicUsize>,
     /// The next lease number.
     pub(crate) leases: AtomicU64,
     pub(crate) topics: RwLock<Topics>,
@@ -435,6 +437,7 @@ impl Core {
             judged: Judged::default(),
             counted: Counted::default(),
             answers: Answers::default(),
+            lite_subscriptions: Arc::default(),
             leases: AtomicU64::new(0),
             topics: RwLock::new(topics),
             groups: RwLock::new(groups),
@@ -465,6 +468,9 @@ impl Core {
             };
             for (queue, known) in &mut state.queues {
                 known.cut(self.range(topic.id, *queue).end);
+            }
+            for queue in (0..topic.queues()).map(QueueId) {
+                state.lite.cut(queue, self.range(topic.id, queue).end);
             }
             let subscription = group.restore(topic, state);
             subscription.tick(self);

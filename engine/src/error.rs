@@ -55,6 +55,19 @@ pub enum EngineError {
     #[error("topic {topic} is of type {topic_type} and takes no {} messages", message_type.name())]
     MessageType { topic: TopicName, topic_type: TopicType, message_type: MessageType },
 
+    /// The name of a lite topic breaks the rules. Use another name.
+    #[error("the lite topic {0:?} is not 1 to 64 characters of a-z, A-Z, 0-9, _ and -")]
+    LiteTopicName(String),
+
+    /// A group that reads lite topics is asked for other messages, or one that reads none for those of lite topics. Use
+    /// another group.
+    #[error("group {group} {}", if *is_lite { "reads lite topics alone" } else { "reads no lite topics" })]
+    LiteGroup { group: GroupName, is_lite: bool },
+
+    /// The group reads lite topics of another parent.
+    #[error("group {group} reads lite topics of {parent}, and nothing else")]
+    LiteParent { group: GroupName, parent: TopicName },
+
     /// The time for which a message is to be invisible is not allowed. Ask for one in between.
     #[error("a message can be invisible for {min:?} to {max:?}, not for {asked:?}")]
     InvisibleTime { asked: Duration, min: Duration, max: Duration },
@@ -128,6 +141,8 @@ pub enum LimitKind {
     Properties,
     /// The batch.
     Batch,
+    /// Lite topics that clients subscribe to, or in which a group stands somewhere.
+    LiteSubscriptions,
     /// Anything else.
     Other,
 }

@@ -44,9 +44,9 @@ pub use examine::{
     SelectorWhy,
 };
 pub use group::{
-    CountProgress, Delivered, GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec,
-    GroupStart, GroupTopic, GroupWaiting, LeaseTime, QueueWaiting, ReceiveRequest, ResetTo, RetryPolicy,
-    SelectorQueue, TopicWaiting,
+    CountProgress, Delivered, GroupChange, GroupDescription, GroupLite, GroupQueue, GroupSelector, GroupSpec,
+    GroupStart, GroupTopic, GroupWaiting, LeaseTime, LiteAction, LiteFrom, LiteSpec, LiteSync,
+    LiteUnsubscribed, QueueWaiting, ReceiveRequest, ResetTo, RetryPolicy, SelectorQueue, TopicWaiting,
 };
 pub use name::{GroupName, NameError, TopicName};
 pub use pending::{AskProducer, OrphanedTransaction, Readiness, Resolution, Sent};

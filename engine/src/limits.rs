@@ -52,6 +52,23 @@ pub const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 pub const LEASE_MIN: Duration = Duration::from_secs(10);
 /// The priority factor of a group in which every receive looks at the highest priority first, in percent.
 pub const PRIORITY_FACTOR_MAX: u8 = 100;
+/// UTF-8 bytes of the name of a lite topic.
+pub const LITE_TOPIC_BYTES_MAX: usize = 64;
+/// Lite topics that one client of a group may subscribe to, by default.
+pub const LITE_QUOTA_DEFAULT: u32 = 1200;
+/// The most that a group may allow.
+pub const LITE_QUOTA_MAX: u32 = 10_000;
+/// So many lite topics more a client may name before it is refused: it keeps count by itself.
+pub const LITE_QUOTA_TOLERANCE: usize = 300;
+/// Lite topics that the clients of a broker may subscribe to, those of each client counted.
+pub const LITE_SUBSCRIPTIONS_MAX: usize = 1 << 20;
+/// Lite topics in which one group may stand somewhere, whether or not a client subscribes to them.
+pub const LITE_POSITIONS_MAX: usize = 1 << 17;
+/// Blocks of rows that are looked at, for all lite topics of one call together, to find where so many messages before
+/// the first that is not done begin.
+pub const LITE_TAIL_BLOCKS_MAX: usize = 4096;
+/// Rows of one queue that a group which reads lite topics may have leased or waiting for redelivery.
+pub const LITE_OPEN_ROWS_MAX: usize = 16_384;
 /// Selectors that one group may hold on one topic at a time.
 pub const SELECTORS_MAX: usize = 8;
 /// Rows of one queue that a group may have leased or waiting for redelivery; then the queue waits.

@@ -5,7 +5,7 @@
 //! All messages of a call without a message group go to one queue, so that they keep their order; calls take
 //! the queues in turn. A message with a group goes to queue `hash64(group) mod queues`
 //! ([`weir_columns::hash64`]), which stays the same across restarts while the number of queues does. A message with a
-//! priority goes to the queue of that number, or to the last one.
+//! priority goes to the queue of that number, or to the last one; one of a lite topic to `hash64(lite topic) mod queues`.
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +21,7 @@ use weir_storage::{Append, AppendDone, Appended, Message, MessageType, QueueId, 
 use crate::{
     broker::{Broker, Core},
     error::{EngineError, LimitKind},
+    group::check_lite_topic,
     limits::{
         BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX, FIELD_BYTES_MAX, MESSAGE_GROUP_BYTES_MAX,
         MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
@@ -147,6 +148,10 @@ pub(crate) fn with_queues(topic: &Topic, messages: Vec<Message>) -> Vec<Append> 
     let mut queue_of = |message: &Message| match &message.message_group {
         Some(group) => QueueId((hash64(group.as_bytes()) % queues) as u32),
         None if message.priority.is_some() => level(message.priority, topic.queues()),
+        None if message.lite_topic.is_some() => {
+            let name = message.lite_topic.as_deref().unwrap_or_default();
+            QueueId((hash64(name.as_bytes()) % queues) as u32)
+        }
         None => *of_call.get_or_insert_with(|| topic.next_queue()),
     };
     let append = |message| Append { topic: topic.id, queue: queue_of(&message), message };
@@ -215,7 +220,7 @@ fn check_message(message: &Message) -> Result<(), EngineError> {
     }
 }
 
-/// Refuses what is not built, so that nothing is stored as less than it was meant to be.
+/// Refuses what does not fit its type, so that nothing is stored as less than it was meant to be.
 fn check_type(message: &Message) -> Result<(), EngineError> {
     match message.message_type {
         MessageType::Normal => {}
@@ -226,13 +231,13 @@ fn check_type(message: &Message) -> Result<(), EngineError> {
         MessageType::Delay => return Err(invalid("a DELAY message needs a delivery time")),
         MessageType::Transaction if message.message_group.is_none() => {}
         MessageType::Transaction => return Err(invalid("a TRANSACTION message has no message group")),
-        other => {
-            let text = format!(
-                "messages of type {} are not supported yet; send NORMAL, FIFO, DELAY, TRANSACTION or PRIORITY ones",
-                other.name()
-            );
-            return Err(EngineError::Unsupported(text));
-        }
+        MessageType::Lite => match &message.lite_topic {
+            None => return Err(invalid("a message of type LITE needs a lite topic")),
+            Some(_) if message.message_group.is_some() => {
+                return Err(invalid("a message has a lite topic or a message group, not both"));
+            }
+            Some(name) => check_lite_topic(name)?,
+        },
     }
     if message.delivery_time_ms.is_some() && message.message_type != MessageType::Delay {
         return Err(invalid("only DELAY messages have a delivery time"));
@@ -243,8 +248,8 @@ fn check_type(message: &Message) -> Result<(), EngineError> {
     if message.priority.is_some() && message.message_type != MessageType::Priority {
         return Err(invalid("only PRIORITY messages have a priority"));
     }
-    if message.lite_topic.is_some() {
-        return Err(EngineError::Unsupported("messages with a lite topic are not supported yet".to_owned()));
+    if message.lite_topic.is_some() && message.message_type != MessageType::Lite {
+        return Err(invalid("only LITE messages have a lite topic"));
     }
     if message.dead_letter.is_some() || message.pending.is_some() || message.released.is_some() {
         return Err(invalid("what a message was before is said by the broker alone"));
@@ -419,16 +424,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
-        for result in [
-            with(|message| message.message_type = MessageType::Lite),
-            with(|message| message.lite_topic = Some("l".to_owned())),
-        ] {
-            assert!(matches!(result, Err(EngineError::Unsupported(_))), "{result:?}");
-        }
-    }
-
-    #[test]
     fn what_a_message_has_fits_its_type() {
         with(|message| (message.message_type, message.delivery_time_ms) = (MessageType::Delay, Some(0)))
             .unwrap();
@@ -438,6 +433,8 @@ mod tests {
         for result in [
             with(|message| message.message_type = MessageType::Fifo),
             with(|message| message.message_type = MessageType::Delay),
+            with(|message| message.message_type = MessageType::Lite),
+            with(|message| message.lite_topic = Some("l".to_owned())),
             with(|message| message.delivery_time_ms = Some(0)),
             with(|message| message.transaction_recovery_ms = Some(0)),
             with(|message| {

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use weir_filter::{Dialect, near};
 use weir_storage::{
-    Compression, DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, QueueView, TopicEntry,
-    TopicId, Wait,
+    Compression, DurabilityClass, JournalEntry, NewTopic, QueueId, QueueOffset, QueueView, Storage,
+    TopicEntry, TopicId, Wait,
 };
 
 use crate::{
@@ -562,7 +562,15 @@ impl Core {
             compression: settings.compression,
             attributes: settings.attributes()?,
         };
-        let entry = self.blocking(move |storage| storage.create_topic(new)).await?;
+        let is_lite = settings.topic_type == TopicType::Lite;
+        let make = move |storage: &Storage| {
+            if is_lite {
+                // Before the catalogue has what older programs would take for something else.
+                storage.need_lite_topics()?;
+            }
+            storage.create_topic(new)
+        };
+        let entry = self.blocking(make).await?;
         let topic = Topic::of(&entry)
             .map(Arc::new)
             .ok_or_else(|| EngineError::Internal("storage changed the name of a topic".to_owned()))?;
@@ -583,6 +591,14 @@ impl Core {
         if queues < settings.queues {
             let text =
                 format!("topic {name} has {} queues, and queues are never taken away", settings.queues);
+            return Err(EngineError::Invalid(text));
+        }
+        let is_lite = |topic_type| topic_type == TopicType::Lite;
+        let change_of_type = change.topic_type.filter(|to| is_lite(*to) != is_lite(settings.topic_type));
+        if change_of_type.is_some() || is_lite(settings.topic_type) && queues != settings.queues {
+            let text = format!(
+                "topic {name}: whether a topic is of type lite, and how many queues it has then, is fixed when it is made"
+            );
             return Err(EngineError::Invalid(text));
         }
         settings.queues = queues;

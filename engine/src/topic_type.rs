@@ -11,15 +11,6 @@ use weir_storage::{Message, MessageType};
 
 use crate::{error::EngineError, topic::Topic};
 
-/// Types of messages that this broker offers at all. A topic may be of another type already; it takes nothing then.
-const OFFERED: [MessageType; 5] = [
-    MessageType::Normal,
-    MessageType::Fifo,
-    MessageType::Delay,
-    MessageType::Transaction,
-    MessageType::Priority,
-];
-
 /// Which messages a topic takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,11 +64,6 @@ impl TopicType {
                 &[MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction]
             }
         }
-    }
-
-    /// Returns those of [`message_types`](Self::message_types) that this broker offers.
-    pub fn offered(self) -> impl Iterator<Item = MessageType> {
-        self.message_types().iter().copied().filter(|message_type| OFFERED.contains(message_type))
     }
 
     /// Returns whether a topic of this type takes messages of `message_type`.

@@ -108,9 +108,13 @@ pub(crate) fn to_rocketmq(error: &EngineError) -> Option<Code> {
         EngineError::Limit { kind: LimitKind::Body, .. } => Code::MessageBodyTooLarge,
         EngineError::Limit { kind: LimitKind::Properties, .. } => Code::MessagePropertiesTooLarge,
         EngineError::Limit { kind: LimitKind::Batch, .. } => Code::PayloadTooLarge,
+        EngineError::Limit { kind: LimitKind::LiteSubscriptions, .. } => Code::LiteSubscriptionQuotaExceeded,
         EngineError::Limit { kind: LimitKind::Other, .. } => Code::BadRequest,
         EngineError::Exists { .. } | EngineError::Invalid(_) => Code::BadRequest,
         EngineError::MessageType { .. } => Code::MessagePropertyConflictWithType,
+        EngineError::LiteTopicName(_) => Code::IllegalLiteTopic,
+        EngineError::LiteGroup { .. } => Code::IllegalConsumerGroup,
+        EngineError::LiteParent { .. } => Code::IllegalTopic,
         EngineError::Unsupported(_) => Code::Unsupported,
         EngineError::InvisibleTime { .. } => Code::IllegalInvisibleTime,
         EngineError::Handle(_) => Code::InvalidReceiptHandle,
@@ -131,6 +135,9 @@ pub(crate) fn to_flight(error: EngineError) -> Status {
         | EngineError::Limit { .. }
         | EngineError::Invalid(_)
         | EngineError::MessageType { .. }
+        | EngineError::LiteTopicName(_)
+        | EngineError::LiteGroup { .. }
+        | EngineError::LiteParent { .. }
         | EngineError::Handle(_)
         | EngineError::Ticket(_)
         | EngineError::Sql(_) => tonic::Code::InvalidArgument,

@@ -131,6 +131,10 @@ pub enum JournalEntry {
     },
     /// A row went to the dead-letter topic.
     DeadLetter { group: GroupId, topic: TopicId, queue: QueueId, offset: QueueOffset },
+    /// Where a group stands in a lite topic: of its rows, those below `next` are open or done.
+    LitePosition { group: GroupId, topic: TopicId, queue: QueueId, lite_topic: String, next: QueueOffset },
+    /// A group stands nowhere in a lite topic any more.
+    LiteForgotten { group: GroupId, topic: TopicId, lite_topic: String },
     /// All open rows are forgotten, and all cursors stand at `offset`.
     Reset { group: GroupId, topic: TopicId, queue: QueueId, offset: QueueOffset },
     /// The group is gone.
@@ -353,9 +357,11 @@ pub(crate) fn note_named_ends(ends: &mut NamedEnds, stored: &[Stored]) {
                 ends.retain(|(of, _), _| of != topic);
                 continue;
             }
-            // Where a selector begins, or a group is set back to, names no row.
+            // Where a selector begins, a group is set back to, or stands in a lite topic, names no row.
             JournalEntry::Selector { .. }
             | JournalEntry::Reset { .. }
+            | JournalEntry::LitePosition { .. }
+            | JournalEntry::LiteForgotten { .. }
             | JournalEntry::DropSelector { .. }
             | JournalEntry::DropGroup { .. } => continue,
         };
@@ -439,7 +445,10 @@ impl Cutter<'_> {
                 }
             }
             JournalEntry::Cursor { topic, queue, cursor, .. } => self.bound(*topic, *queue)?.clip(cursor),
-            JournalEntry::Reset { topic, queue, offset, .. } => self.bound(*topic, *queue)?.clip(offset),
+            JournalEntry::Reset { topic, queue, offset, .. }
+            | JournalEntry::LitePosition { topic, queue, next: offset, .. } => {
+                self.bound(*topic, *queue)?.clip(offset);
+            }
             JournalEntry::Lease { topic, queue, rows, .. } => {
                 let mut bound = self.bound(*topic, *queue)?;
                 rows.retain(|row| bound.keeps(row.offset));
@@ -461,6 +470,7 @@ impl Cutter<'_> {
                 }
             }
             JournalEntry::DropSelector { .. }
+            | JournalEntry::LiteForgotten { .. }
             | JournalEntry::DropGroup { .. }
             | JournalEntry::DropTopic { .. } => {}
         }

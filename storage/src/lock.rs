@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The newest version of the format that this program knows, and writes.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// What any program can read that knows the oldest version: a directory without a [`Feature`].
 const MINIMUM_READER: u32 = 1;
 /// How this program calls itself in `FORMAT`.
@@ -33,6 +33,8 @@ pub(crate) enum Feature {
     CompressedBodies,
     /// The pending topic, releases, and entries of the journal that say which pending rows are done.
     PendingMessages,
+    /// Entries of the journal that say where groups stand in lite topics.
+    LiteTopics,
 }
 
 impl Feature {
@@ -41,6 +43,7 @@ impl Feature {
         match self {
             Self::CompressedBodies => 2,
             Self::PendingMessages => 3,
+            Self::LiteTopics => 4,
         }
     }
 
@@ -49,6 +52,7 @@ impl Feature {
         match self {
             Self::CompressedBodies => "compressed bodies",
             Self::PendingMessages => "pending messages",
+            Self::LiteTopics => "lite topics",
         }
     }
 }

@@ -6,7 +6,7 @@ use arrow_buffer::BooleanBuffer;
 use serde::Serialize;
 use weir_columns::{ColumnRef, System, Value};
 use weir_filter::{Dialect, Part, Predicate, Selector};
-use weir_storage::{Block, QueueId, QueueOffset, Segment, StoredMessage};
+use weir_storage::{Block, MessageType, QueueId, QueueOffset, Segment, StoredMessage};
 
 use super::{Blocks, Candidates, Judgeable};
 use crate::{
@@ -274,7 +274,11 @@ fn value_of(stored: &StoredMessage, column: ColumnRef<'_>) -> Option<String> {
             System::QueueId => Some(stored.queue.to_string()),
             System::QueueOffset => Some(stored.offset.to_string()),
             System::MessageType => Some(message.message_type.name().to_owned()),
-            System::MessageGroup => message.message_group.clone(),
+            System::MessageGroup => {
+                let is_lite = message.message_type == MessageType::Lite;
+                let lite_topic = message.lite_topic.as_ref().filter(|_| is_lite);
+                message.message_group.as_ref().or(lite_topic).cloned()
+            }
             System::BodySize => Some(message.body.len().to_string()),
         },
     }

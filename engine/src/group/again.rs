@@ -10,7 +10,7 @@ use weir_storage::{JournalEntry, QueueId, QueueOffset, StoredMessage};
 use super::{
     batch::{Batch, Taken},
     receive::Reading,
-    state::{Phase, bit},
+    state::{NO_SLOT, Phase, bit},
     subscription::{lease_row, millis_u32, wait_of},
 };
 use crate::{answers::HeldAnswer, error::EngineError, limits::RECEIVE_BYTES_TARGET};
@@ -45,7 +45,7 @@ impl Reading {
         for (queue, known) in state.queues.iter().filter(|(queue, _)| wanted(queue)) {
             let rows = known.open().iter().filter(|(_, row)| {
                 row.attempt_id.as_deref() == Some(attempt_id)
-                    && row.yes & bit(self.slot) != 0
+                    && (self.slot == NO_SLOT || row.yes & bit(self.slot) != 0)
                     && matches!(row.phase, Phase::Leased { .. })
             });
             let rows = rows.take(self.want - held.len());

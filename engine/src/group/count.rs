@@ -249,7 +249,9 @@ impl Subscription {
             let judges: Vec<Judge> = predicates.iter().filter_map(spans).collect();
             // Those that have ended are still there until somebody receives.
             let open = known.open().range(view.range().start..).count() as u64;
-            let waiting = QueueWaiting { queue, undelivered: 0, open, complete: true };
+            // Of lite topics nobody counts what is behind each position.
+            let complete = self.spec.load().lite.is_none();
+            let waiting = QueueWaiting { queue, undelivered: 0, open, complete };
             work.add(at, QueueCount::new(self.topic.id, view, judges, waiting));
         }
     }
@@ -486,7 +488,7 @@ impl Counting {
     }
 
     fn finish(&mut self, topic: usize, queue: QueueCount) {
-        let complete = queue.rows_left() == 0;
+        let complete = queue.waiting.complete && queue.rows_left() == 0;
         self.answer.complete &= complete;
         if let Some(topic) = self.answer.topics.get_mut(topic) {
             topic.queues.push(QueueWaiting { complete, ..queue.waiting });

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use weir_filter::near;
-use weir_storage::{GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, TopicId, Wait};
+use weir_storage::{
+    GroupEntry, GroupId, JournalEntry, NewGroup, QueueId, QueueOffset, Storage, TopicId, Wait,
+};
 
 use super::{
     spec::{GroupChange, GroupDescription, GroupSpec, ResetTo, RetryPolicy},
@@ -14,10 +16,11 @@ use super::{
 use crate::{
     broker::{Broker, Core},
     error::{EngineError, LimitKind},
-    limits::{GROUPS_MAX, LEASE_MAX, PRIORITY_FACTOR_MAX},
+    limits::{GROUPS_MAX, LEASE_MAX, LITE_QUOTA_MAX, PRIORITY_FACTOR_MAX},
     name::{GroupName, TopicName},
     scan::offset_at_time,
     topic::{IfExists, Topic},
+    topic_type::TopicType,
 };
 
 /// A group in memory.
@@ -103,7 +106,8 @@ impl Group {
             self.subscriptions().iter().map(|subscription| subscription.describe(core)).collect();
         let members =
             topics.iter().flat_map(|topic| &topic.selectors).flat_map(|selector| selector.members.clone());
-        let mut members: Vec<String> = members.collect();
+        let lite = topics.iter().filter_map(|topic| topic.lite.as_ref());
+        let mut members: Vec<String> = members.chain(lite.flat_map(|lite| lite.members.clone())).collect();
         members.sort_unstable();
         members.dedup();
         GroupDescription {
@@ -203,6 +207,7 @@ impl Broker {
         core.check_open()?;
         let group = core.existing_group(group)?;
         let topic = core.existing_topic(topic)?;
+        check_movable(&group)?;
         let subscription = core.subscription(&group, &topic);
         let (reader, target) = (Arc::clone(core), Arc::clone(&topic));
         let offsets = core.reads.run(move || reset_offsets(&reader, &target, to)).await??;
@@ -238,8 +243,20 @@ impl Broker {
             return Err(EngineError::OffsetOutOfRange { queue: queue.0, asked: offset, available });
         }
         let group = core.group_or_create(group).await?;
+        check_movable(&group)?;
         let subscription = core.subscription(&group, &topic);
         subscription.reset(core, queue, offset.max(available.start), wait_of(&topic)).done().await
+    }
+}
+
+/// Refuses to move a group that reads lite topics, which has no place in a queue.
+fn check_movable(group: &Group) -> Result<(), EngineError> {
+    match &group.spec.load().lite {
+        None => Ok(()),
+        Some(lite) => Err(EngineError::Invalid(format!(
+            "group {} reads lite topics of {}: its clients say where it begins in each",
+            group.name, lite.topic
+        ))),
     }
 }
 
@@ -324,8 +341,19 @@ impl Core {
         if_exists: IfExists,
     ) -> Result<Arc<Group>, EngineError> {
         self.check_open()?;
+        let mut spec = spec;
+        spec.fifo |= spec.lite.is_some();
         check_spec(&spec)?;
         let _catalogue = self.catalogue.lock().await;
+        if let Some(lite) = &spec.lite {
+            let parent = self.existing_topic(&lite.topic)?;
+            if parent.topic_type() != TopicType::Lite {
+                let (topic, is) = (&lite.topic, parent.topic_type());
+                let text =
+                    format!("topic {topic} is of type {is}; the parent of lite topics is of type lite");
+                return Err(EngineError::Invalid(text));
+            }
+        }
         let (known, count) = {
             let groups = self.groups.read();
             (groups.by_name.get(name).cloned(), groups.by_name.len())
@@ -350,7 +378,15 @@ impl Core {
             name: name.name().to_owned(),
             attributes: attributes(&spec)?,
         };
-        let entry = self.blocking(move |storage| storage.create_group(new)).await?;
+        let is_lite = spec.lite.is_some();
+        let make = move |storage: &Storage| {
+            if is_lite {
+                // Before the catalogue has what older programs would take for something else.
+                storage.need_lite_topics()?;
+            }
+            storage.create_group(new)
+        };
+        let entry = self.blocking(make).await?;
         let group = Group::of(&entry)
             .map(Arc::new)
             .ok_or_else(|| EngineError::Internal("storage changed the name of a group".to_owned()))?;
@@ -386,6 +422,11 @@ impl Core {
         spec.fifo = change.fifo.unwrap_or(spec.fifo);
         spec.dialect = change.dialect.or(spec.dialect);
         spec.priority_factor = change.priority_factor.unwrap_or(spec.priority_factor);
+        if let Some(quota) = change.lite_quota {
+            let lite = spec.lite.as_mut();
+            let none = || EngineError::Invalid(format!("group {name} reads no lite topics"));
+            lite.ok_or_else(none)?.quota = quota;
+        }
         check_spec(&spec)?;
         let (id, attributes) = (group.id, attributes(&spec)?);
         self.blocking(move |storage| storage.alter_group(id, attributes)).await?;
@@ -421,6 +462,10 @@ fn check_spec(spec: &GroupSpec) -> Result<(), EngineError> {
         "lease_min must be more than nothing and at most 12 h"
     } else if spec.priority_factor > PRIORITY_FACTOR_MAX {
         "priority_factor must be 0 to 100"
+    } else if spec.lite.is_some() && !spec.fifo {
+        "a group that reads lite topics is FIFO"
+    } else if spec.lite.as_ref().is_some_and(|lite| !(1..=LITE_QUOTA_MAX).contains(&lite.quota)) {
+        "the quota of lite topics must be 1 to 10,000"
     } else {
         match &spec.retry {
             RetryPolicy::Exponential { multiplier, .. } if !multiplier.is_finite() || *multiplier < 1.0 => {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The rules by which rows go to selectors stand in `selectors.rs`; what is remembered of a queue in `state.rs`; how
-//! new rows are judged once for all groups in `live.rs`; how many wait in `count.rs`; which rows wait in line in FIFO groups in `order.rs`.
+//! new rows are judged once for all groups in `live.rs`; how many wait in `count.rs`; which rows wait in line in FIFO groups in `order.rs`;
+//! where groups stand in lite topics in `lite`.
 
 mod again;
 mod batch;
@@ -16,6 +17,7 @@ mod count;
 mod ended;
 #[expect(clippy::module_inception, reason = "the noun of the module is its main type")]
 mod group;
+mod lite;
 mod live;
 mod order;
 mod receive;
@@ -31,13 +33,15 @@ mod waiters;
 pub(crate) use count::Counted;
 pub use count::{CountProgress, GroupWaiting, QueueWaiting, TopicWaiting};
 pub(crate) use group::Group;
+pub(crate) use lite::check_lite_topic;
+pub use lite::{LiteAction, LiteFrom, LiteSync, LiteUnsubscribed};
 pub(crate) use live::{Evaluator, Judged, LiveQueue};
 pub use receive::{Delivered, LeaseTime, ReceiveRequest};
 pub(crate) use replay::Replay;
 pub(crate) use selectors::kind_name;
 pub use spec::{
-    GroupChange, GroupDescription, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, ResetTo,
-    RetryPolicy, SelectorQueue,
+    GroupChange, GroupDescription, GroupLite, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic,
+    LiteSpec, ResetTo, RetryPolicy, SelectorQueue,
 };
 pub(crate) use state::Phase;
 pub(crate) use subscription::Subscription;

@@ -55,6 +55,11 @@ impl Line {
         Self(BuildHasherDefault::<DefaultHasher>::new().hash_one(group))
     }
 
+    /// The line of the rows of a lite topic, which stands where others have their message group.
+    pub(super) fn of_lite(lite_topic: &str) -> Self {
+        Self::of(Some(lite_topic))
+    }
+
     /// The line of a row of which nobody can say where it stands, for its record is lost: its own.
     pub(super) fn of_lost(offset: QueueOffset) -> Self {
         Self(BuildHasherDefault::<DefaultHasher>::new().hash_one(offset.0))
@@ -121,6 +126,39 @@ pub(super) fn take(
         }
         if row.phase == Phase::Ready && row.yes & bit(slot) != 0 {
             taken.push((*offset, Some(line)));
+            if !one_by_one {
+                continue;
+            }
+        }
+        held.insert(line);
+    }
+    taken
+}
+
+/// Returns up to `want` ready rows of some lines that may be handed out together, in order; `one_by_one` at most one of
+/// each line. With the lines in which they stand.
+pub(super) fn take_lines(
+    known: &QueueState,
+    lines: &HashSet<Line>,
+    want: usize,
+    one_by_one: bool,
+) -> Vec<(QueueOffset, Line)> {
+    let mut taken = Vec::new();
+    if !known.has_ready() {
+        return taken;
+    }
+    let mut held = HashSet::new();
+    for (offset, row) in known.open() {
+        if taken.len() == want {
+            break;
+        }
+        // Where a row stands that nobody has looked up may be before all others.
+        let Some(line) = row.line else { break };
+        if held.contains(&line) || !lines.contains(&line) {
+            continue;
+        }
+        if row.phase == Phase::Ready {
+            taken.push((*offset, line));
             if !one_by_one {
                 continue;
             }

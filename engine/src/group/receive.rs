@@ -25,9 +25,10 @@ use weir_storage::{
 
 use super::{
     batch::{Batch, Taken},
+    lite,
     order::{self, Line, Order, Together},
     search::{Allowance, Found, Read, Search, Work, block_at, row_at},
-    state::{Missed, Phase, QueueState, Renewal, Row, Span, bit},
+    state::{Missed, NO_SLOT, Phase, QueueState, Renewal, Row, Span, bit},
     subscription::{State, Subscription, lease_row, millis_u32, renewal, wait_of},
 };
 use crate::{
@@ -141,11 +142,23 @@ impl Broker {
         let core = &self.core;
         core.check_open()?;
         let group = core.group_or_create(&request.group).await?;
-        let topic = core.existing_topic(&request.topic)?;
+        let lite = group.spec.load().lite.clone();
+        let topic = match &lite {
+            Some(_) => core.lite_parent(&group, &request.topic)?.0,
+            None => core.existing_topic(&request.topic)?,
+        };
         check_request(&request, group.spec.load().lease_min, topic.queues(), &request.topic)?;
         let subscription = core.subscription(&group, &topic);
         core.clients.saw(&request.client, core.time.now());
-        let slot = subscription.enlist(core, &request.selector, &request.client)?;
+        let slot = match lite {
+            // What it wants are the lite topics that it has subscribed to.
+            Some(_) if request.selector.matches_all() && request.queue.is_none() => NO_SLOT,
+            Some(_) => {
+                let text = "what a client receives of lite topics is not filtered, nor read by queue";
+                return Err(EngineError::Invalid(text.to_owned()));
+            }
+            None => subscription.enlist(core, &request.selector, &request.client)?,
+        };
         let reading = Reading {
             core: Arc::clone(core),
             subscription,
@@ -159,7 +172,11 @@ impl Broker {
             one_by_one: request.one_by_one,
             share: share.clone(),
         };
-        reading.until(core.time.now() + request.wait.min(POLL_MAX)).await
+        let deadline = core.time.now() + request.wait.min(POLL_MAX);
+        match slot {
+            NO_SLOT => lite::receive(reading, deadline).await,
+            _ => reading.until(deadline).await,
+        }
     }
 }
 
@@ -207,10 +224,10 @@ pub(super) struct Reading {
     pub(super) queue: Option<QueueId>,
     pub(super) want: usize,
     lease: LeaseTime,
-    client: Arc<str>,
+    pub(super) client: Arc<str>,
     /// With the name of the client.
     pub(super) attempt_id: Option<Arc<str>>,
-    one_by_one: bool,
+    pub(super) one_by_one: bool,
     pub(super) share: AnswerShare,
 }
 

@@ -94,6 +94,9 @@ impl Replay {
                     } else {
                         queue.insert(row.offset, Row::new(attempt, lease, row.slot));
                         queue.advance(row.slot, row.offset.plus(1));
+                        if row.slot == NO_SLOT {
+                            queue.raise_floor(row.offset.plus(1));
+                        }
                         queue.set_journaled(row.slot, row.offset.plus(1));
                     }
                     let renewal = renewal.clone().filter(|_| renewed);
@@ -121,6 +124,13 @@ impl Replay {
             }
             JournalEntry::Reset { group, topic, queue, offset } => {
                 self.state(group, topic).queue(queue, offset).reset(offset);
+            }
+            JournalEntry::LitePosition { group, topic, queue, lite_topic, next } => {
+                let now = self.now;
+                self.state(group, topic).lite.restore(&lite_topic, queue, next, now);
+            }
+            JournalEntry::LiteForgotten { group, topic, lite_topic } => {
+                self.state(group, topic).lite.forget(&lite_topic);
             }
             JournalEntry::DropGroup { group } => self.states.retain(|(of, _), _| *of != group),
             JournalEntry::DropTopic { topic } => self.states.retain(|(_, of), _| *of != topic),

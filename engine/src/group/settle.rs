@@ -13,13 +13,13 @@ use weir_storage::{
 
 use super::{
     state::{Found, Phase},
-    subscription::{Subscription, journaled, wait_of},
+    subscription::{Subscription, journaled, lease_row, wait_of},
 };
 use crate::{
     broker::{Broker, Core},
     error::{EngineError, HandleFault},
     handle::Handle,
-    limits::LEASE_MAX,
+    limits::{LEASE_MAX, LITE_OPEN_ROWS_MAX},
     name::{GroupName, TopicName},
     topic::{Topic, TopicSpec},
     topic_type::TopicType,
@@ -64,6 +64,32 @@ impl Broker {
         handle: &str,
         after: Duration,
     ) -> Result<String, EngineError> {
+        self.change(group, topic, handle, after, true).await
+    }
+
+    /// The same, and the delivery does not count among its attempts: its receiver takes a break, and has not failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::change_invisible`].
+    pub async fn suspend(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handle: &str,
+        after: Duration,
+    ) -> Result<String, EngineError> {
+        self.change(group, topic, handle, after, false).await
+    }
+
+    async fn change(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handle: &str,
+        after: Duration,
+        counts: bool,
+    ) -> Result<String, EngineError> {
         if after > LEASE_MAX {
             return Err(EngineError::InvisibleTime { asked: after, min: Duration::ZERO, max: LEASE_MAX });
         }
@@ -71,7 +97,7 @@ impl Broker {
         let subscription = core.settled(group, topic)?;
         let handle = core.decode(&subscription, handle)?;
         let renewed = Handle { lease: core.next_lease(), epoch: core.epoch, ..handle };
-        subscription.change(core, handle, renewed.lease, after)?.done().await?;
+        subscription.change(core, handle, renewed.lease, after, counts)?.done().await?;
         Ok(renewed.encode(&core.signer))
     }
 
@@ -165,6 +191,8 @@ impl Subscription {
     ) -> (Vec<Result<(), EngineError>>, Option<Journaling>) {
         let mut done: BTreeMap<QueueId, Vec<QueueOffset>> = BTreeMap::new();
         let mut waited_for = Vec::new();
+        let mut lines = Vec::new();
+        let mut was_full = false;
         let mut state = self.lock();
         let here = self.check_here(&state);
         let results = handles.iter().map(|handle| {
@@ -173,10 +201,11 @@ impl Subscription {
             let known = state.queues.get_mut(&handle.queue).ok_or(EXPIRED)?;
             match known.find(handle.offset, handle.lease, handle.epoch == core.epoch) {
                 Found::Current => {
+                    was_full |= known.open().len() >= LITE_OPEN_ROWS_MAX;
                     if self.waits_for_done(known, known.open().len()) {
                         waited_for.push(handle.queue);
                     }
-                    known.remove(handle.offset);
+                    lines.extend(known.remove(handle.offset).and_then(|row| row.line));
                 }
                 Found::Done => {}
                 Found::Replaced | Found::Ahead => return Err(EXPIRED),
@@ -188,6 +217,10 @@ impl Subscription {
         let entries: Vec<_> =
             done.into_iter().map(|(queue, offsets)| self.ack_entry(queue, offsets)).collect();
         let journaling = (!entries.is_empty()).then(|| core.journal(entries, wait_of(&self.topic)));
+        if self.spec.load().lite.is_some() {
+            // Others wait for room.
+            if was_full { self.lite_waiters.wake_all() } else { self.wake_lite(&state, lines) }
+        }
         drop(state);
         waited_for.into_iter().for_each(|queue| self.waiters.wake(queue));
         (results, journaling)
@@ -200,6 +233,7 @@ impl Subscription {
         handle: Handle,
         lease: u64,
         after: Duration,
+        counts: bool,
     ) -> Result<Journaling, EngineError> {
         let now = core.time.now();
         let mut state = self.lock();
@@ -209,15 +243,31 @@ impl Subscription {
             return Err(EXPIRED);
         }
         let until = now + after;
+        let mut entries = Vec::new();
         if let Some(row) = known.row_mut(handle.offset) {
             if row.phase == Phase::Moving {
                 return Err(EngineError::Busy("the message is on its way to the dead-letter topic"));
             }
             row.lease = lease;
+            if !counts {
+                row.attempt = row.attempt.saturating_sub(1);
+                // Only a lease says how many attempts there were.
+                entries.push(JournalEntry::Lease {
+                    group: self.group,
+                    topic: self.topic.id,
+                    queue: handle.queue,
+                    rows: vec![lease_row(handle.offset, row)],
+                    lease,
+                    until_ms: core.wall_at(now, now),
+                    length_ms: 0,
+                    client: String::new(),
+                    attempt_id: None,
+                });
+            }
         }
         known.set_phase(handle.offset, Phase::Waiting { until });
-        let entry = self.wait_entry(core, known, handle.queue, handle.offset, now);
-        let journaling = core.journal(entry.into_iter().collect(), wait_of(&self.topic));
+        entries.extend(self.wait_entry(core, known, handle.queue, handle.offset, now));
+        let journaling = core.journal(entries, wait_of(&self.topic));
         self.arm(core, &mut state, until);
         Ok(journaling)
     }

@@ -7,7 +7,7 @@ use weir_filter::Dialect;
 use weir_storage::{GroupId, QueueId, QueueOffset};
 
 use crate::{
-    limits::{ATTEMPTS_DEFAULT, LEASE_MIN, PRIORITY_FACTOR_MAX},
+    limits::{ATTEMPTS_DEFAULT, LEASE_MIN, LITE_QUOTA_DEFAULT, PRIORITY_FACTOR_MAX},
     name::{GroupName, TopicName},
     serial,
 };
@@ -35,6 +35,37 @@ pub struct GroupSpec {
     /// begin at each in turn, so that the lowest are not starved. No meaning in a FIFO group. Default: 100.
     #[serde(skip_serializing_if = "is_always")]
     pub priority_factor: u8,
+    /// The lite topics that it reads, if it reads such: it is FIFO then, and reads nothing else. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lite: Option<LiteSpec>,
+}
+
+/// How a group reads lite topics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiteSpec {
+    /// The parent of the lite topics, which is of type LITE. It stays the same.
+    pub topic: TopicName,
+    /// Whether a lite topic is one client's at a time: who subscribes to it takes it from the one before. Default: no.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// How many lite topics each client may subscribe to; 1 to
+    /// [`LITE_QUOTA_MAX`](crate::limits::LITE_QUOTA_MAX), which is told to clients. They are
+    /// refused not before [`LITE_QUOTA_TOLERANCE`](crate::limits::LITE_QUOTA_TOLERANCE) more. Default:
+    /// [`LITE_QUOTA_DEFAULT`].
+    #[serde(default = "quota_default")]
+    pub quota: u32,
+}
+
+impl LiteSpec {
+    /// Returns the defaults for the lite topics of a parent.
+    pub fn of(topic: TopicName) -> Self {
+        Self { topic, exclusive: false, quota: LITE_QUOTA_DEFAULT }
+    }
+}
+
+fn quota_default() -> u32 {
+    LITE_QUOTA_DEFAULT
 }
 
 /// Kept only where it differs, so that programs of before it read the others.
@@ -52,6 +83,7 @@ impl Default for GroupSpec {
             fifo: false,
             dialect: None,
             priority_factor: PRIORITY_FACTOR_MAX,
+            lite: None,
         }
     }
 }
@@ -134,6 +166,8 @@ pub struct GroupChange {
     pub dialect: Option<Dialect>,
     /// Of a hundred receives on a topic of type PRIORITY, how many look at the highest priority first.
     pub priority_factor: Option<u8>,
+    /// How many lite topics each client may subscribe to.
+    pub lite_quota: Option<u32>,
 }
 
 /// Where a group is put in a topic.
@@ -181,6 +215,22 @@ pub struct GroupTopic {
     pub selectors: Vec<GroupSelector>,
     /// The queues, in order.
     pub queues: Vec<GroupQueue>,
+    /// If the group reads lite topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lite: Option<GroupLite>,
+}
+
+/// A group in the lite topics of its parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupLite {
+    /// The clients that subscribe to some.
+    pub members: Vec<String>,
+    /// How many lite topics they subscribe to, those of each client counted.
+    pub subscriptions: u64,
+    /// In how many the group stands somewhere.
+    pub positions: u64,
+    /// How many queues wait because as many of their messages are leased or wait for redelivery as may be at a time.
+    pub full_queues: u64,
 }
 
 /// A selector of a group on one topic.

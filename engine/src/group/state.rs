@@ -92,7 +92,7 @@ pub(crate) struct Row {
     pub(crate) attempt: u32,
     /// The number of its last lease; whoever names another one speaks of an older delivery.
     pub(crate) lease: u64,
-    /// The selector that chose it, or [`NO_SLOT`].
+    /// The selector that chose it, or [`NO_SLOT`] if that is gone, or there was none: the group reads lite topics.
     pub(crate) slot: u8,
     pub(crate) phase: Phase,
     /// The slots whose selector is known to be TRUE for it.
@@ -178,7 +178,8 @@ pub(crate) struct QueueState {
     journaled: [QueueOffset; SELECTORS_MAX],
     /// Where the index of the queue keeps what it finds for each selector.
     members: [Option<Arc<Member>>; SELECTORS_MAX],
-    /// Where the first selector begins, if somebody has said so.
+    /// Where the first selector begins, if somebody has said so; behind the last row that was opened, if there are no
+    /// selectors since the group reads lite topics.
     floor: Option<QueueOffset>,
     open: BTreeMap<QueueOffset, Row>,
     ends: BTreeSet<(Duration, QueueOffset)>,
@@ -242,6 +243,11 @@ impl QueueState {
 
     pub(crate) fn set_floor(&mut self, floor: QueueOffset) {
         self.floor = Some(floor);
+    }
+
+    /// Notes that rows below `to` were opened without a selector.
+    pub(crate) fn raise_floor(&mut self, to: QueueOffset) {
+        self.floor = Some(self.floor.map_or(to, |floor| floor.max(to)));
     }
 
     /// Returns where a new selector begins: behind all that was judged.

@@ -18,10 +18,11 @@ use weir_filter::Selector;
 use weir_storage::{GroupId, JournalEntry, LeaseRow, OpenRow, QueueId, QueueOffset, StorageError, Wait};
 
 use super::{
-    order::{self, Together},
+    lite::{Lite, LiteWaiters},
+    order::{self, Line, Together},
     selectors::{Selectors, dialect_number},
     settle::Journaling,
-    spec::{GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, SelectorQueue},
+    spec::{GroupLite, GroupQueue, GroupSelector, GroupSpec, GroupStart, GroupTopic, SelectorQueue},
     state::{AtEnd, Missed, NO_SLOT, Phase, QueueState, Renewal, Row, Span, bit},
     waiters::Waiters,
 };
@@ -29,7 +30,7 @@ use crate::{
     broker::Core,
     clients::Clients,
     error::EngineError,
-    limits::{LEASE_DEFAULT, LEASE_OF_GONE, OPEN_ROWS_MAX, ORPHAN_AFTER, SELECTORS_MAX},
+    limits::{LEASE_DEFAULT, LEASE_OF_GONE, LITE_OPEN_ROWS_MAX, OPEN_ROWS_MAX, ORPHAN_AFTER, SELECTORS_MAX},
     name::GroupName,
     topic::Topic,
     topic_type::TopicType,
@@ -43,6 +44,7 @@ pub(crate) struct Subscription {
     pub(crate) spec: Arc<ArcSwap<GroupSpec>>,
     pub(crate) topic: Arc<Topic>,
     pub(crate) waiters: Waiters,
+    pub(crate) lite_waiters: LiteWaiters,
     state: Mutex<State>,
     /// The queue at which the next receive starts.
     turn: AtomicU32,
@@ -53,6 +55,8 @@ pub(crate) struct Subscription {
 pub(crate) struct State {
     pub(crate) selectors: Selectors,
     pub(crate) queues: BTreeMap<QueueId, QueueState>,
+    /// Of a group that reads lite topics.
+    pub(crate) lite: Lite,
     /// Whether group or topic are deleted.
     pub(crate) gone: bool,
     /// When the timer looks at this next.
@@ -130,6 +134,7 @@ impl Subscription {
             spec,
             topic,
             waiters: Waiters::default(),
+            lite_waiters: LiteWaiters::default(),
             state: Mutex::new(state),
             turn: AtomicU32::new(0),
         }
@@ -291,8 +296,10 @@ impl Subscription {
         let mut state = self.lock();
         state.gone = true;
         state.queues.clear();
+        state.lite = Lite::default();
         drop(state);
         self.waiters.wake_all();
+        self.lite_waiters.wake_all();
     }
 
     /// Returns whether a receive with the selector in `slot` would find something to do.
@@ -349,7 +356,14 @@ impl Subscription {
 
     /// Wakes those who wait for a queue, if less than `open` rows are open now and they wait for that.
     pub(crate) fn wake_if_done(&self, known: &QueueState, queue: QueueId, open: usize) {
-        if known.open().len() < open && self.waits_for_done(known, open) {
+        if known.open().len() >= open {
+            return;
+        }
+        if self.spec.load().lite.is_some() {
+            // What stands behind in a lite topic is not open yet.
+            self.lite_waiters.wake_all();
+        }
+        if self.waits_for_done(known, open) {
             self.waiters.wake(queue);
         }
     }
@@ -409,6 +423,12 @@ impl Subscription {
         }
         core.note(entries);
         if ended.ready {
+            if spec.lite.is_some() {
+                let lines: Vec<Line> = known.ready().filter_map(|(_, row)| row.line).collect();
+                let is_unlined = lines.len() < known.ready().count();
+                // What a start has found nobody has looked up yet.
+                if is_unlined { self.lite_waiters.wake_all() } else { self.wake_lite(state, lines) }
+            }
             self.waiters.wake(queue);
         } else {
             self.wake_if_done(known, queue, open);
@@ -470,6 +490,7 @@ impl Subscription {
     pub(crate) fn forget_client(&self, core: &Core, client: &str, now: Duration) {
         let mut state = self.lock();
         state.selectors.forget(client);
+        state.lite.leave(client, now);
         let until = now + LEASE_OF_GONE;
         let mut cut = false;
         for known in state.queues.values_mut() {
@@ -511,6 +532,7 @@ impl Subscription {
         }
         entries.extend(self.cursor_entries(&mut state));
         entries.extend(self.drop_passed(&mut state, live, false));
+        entries.extend(self.fade_lite(core, &mut state, now));
         core.note(entries);
     }
 
@@ -548,7 +570,8 @@ impl Subscription {
     ) -> Option<QueueOffset> {
         let now = core.time.now();
         let mut state = self.lock();
-        if state.gone {
+        // There may always be lite topics that nobody reads.
+        if state.gone || self.spec.load().lite.is_some() {
             return None;
         }
         self.pass_judged(state.queue(queue, range.start), queue, range.end);
@@ -600,6 +623,9 @@ impl Subscription {
                 open: known.open().iter().map(|(offset, row)| open_row(core, *offset, row, now)).collect(),
             });
         }
+        for (name, queue, next) in state.lite.positions() {
+            entries.push(self.lite_entry(queue, name, next));
+        }
         core.note(entries);
     }
 
@@ -645,10 +671,16 @@ impl Subscription {
                     .collect(),
             }
         });
+        let lite = self.spec.load().lite.is_some().then(|| {
+            let (members, subscriptions, positions) = state.lite.describe();
+            let full = state.queues.values().filter(|known| known.open().len() >= LITE_OPEN_ROWS_MAX);
+            GroupLite { members, subscriptions, positions, full_queues: full.count() as u64 }
+        });
         GroupTopic {
             topic: self.topic.name.clone(),
             selectors: selectors.collect(),
             queues: queues.collect(),
+            lite,
         }
     }
 }

@@ -10,6 +10,7 @@ mod crash;
 mod delivery;
 mod examine;
 mod fixture;
+mod lite;
 mod live;
 mod members;
 mod order;

@@ -91,6 +91,17 @@ pub(crate) struct Settings {
     /// at each in turn. Default: 100.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     priority_factor: Option<u8>,
+    /// The topic of type lite whose lite topics the group reads, each client those that it subscribes to. Such a group is
+    /// FIFO and reads nothing else. Fixed when the group is made.
+    #[arg(long, value_name = "TOPIC")]
+    lite_topic: Option<String>,
+    /// Whether a lite topic is one client's at a time: who subscribes to it takes it from the one before. Fixed when the
+    /// group is made. Default: false.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    lite_exclusive: Option<bool>,
+    /// How many lite topics each client may subscribe to. Default: 1200.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    lite_quota: Option<u32>,
     /// Waits after failed deliveries, such as 1s,10s,5m; the last one again and again.
     #[arg(long, value_name = "TIMES", value_delimiter = ',', conflicts_with_all = ["retry_initial", "retry_max", "retry_multiplier"])]
     retry: Vec<humantime::Duration>,
@@ -153,17 +164,44 @@ impl Settings {
         }
         body
     }
+
+    /// Adds which lite topics a group that is made reads.
+    fn add_lite(&self, body: &mut Value) -> Result<(), Failure> {
+        let Some(topic) = &self.lite_topic else {
+            return match self.lite_exclusive.is_some() || self.lite_quota.is_some() {
+                true => Err(Failure::new(Exit::Usage, "--lite-exclusive and --lite-quota need --lite-topic")),
+                false => Ok(()),
+            };
+        };
+        body["lite"] = json!({ "topic": topic });
+        if let Some(exclusive) = self.lite_exclusive {
+            body["lite"]["exclusive"] = exclusive.into();
+        }
+        if let Some(quota) = self.lite_quota {
+            body["lite"]["quota"] = quota.into();
+        }
+        Ok(())
+    }
 }
 
 pub(crate) async fn run(command: GroupCommand, global: &Global) -> Result<(), Failure> {
     match command {
         GroupCommand::Create { group, settings } => {
-            change("CreateGroup", &settings.body(&group), "created", global).await
+            let mut body = settings.body(&group);
+            settings.add_lite(&mut body)?;
+            change("CreateGroup", &body, "created", global).await
         }
         GroupCommand::List => show_list(global).await,
         GroupCommand::Describe { group, within } => describe(&group, *within, global).await,
         GroupCommand::Alter { group, settings } => {
-            let body = settings.body(&group);
+            let mut body = settings.body(&group);
+            if settings.lite_topic.is_some() || settings.lite_exclusive.is_some() {
+                let text = "what lite topics a group reads, and whether one client has them at a time, is fixed when it is made";
+                return Err(Failure::new(Exit::Usage, text));
+            }
+            if let Some(quota) = settings.lite_quota {
+                body["lite_quota"] = quota.into();
+            }
             if body.as_object().is_some_and(|body| body.len() == 1) {
                 return Err(Failure::new(Exit::Usage, "nothing to change; see weir group alter --help"));
             }
@@ -269,6 +307,21 @@ fn to_deliver(queue: &Value) -> String {
 
 fn show_topic(topic: &Value) -> Result<(), Failure> {
     print_line(&format!("\non topic {}", field(topic, "topic")))?;
+    if let Some(lite) = topic.get("lite") {
+        print_line(&format!(
+            "{} clients subscribe to {} lite topics; the group stands somewhere in {}",
+            grouped(list(lite, "members").len() as u64),
+            grouped(count(lite, "subscriptions")),
+            grouped(count(lite, "positions"))
+        ))?;
+        match count(lite, "full_queues") {
+            0 => {}
+            full => print_line(&format!(
+                "{} queues have as many messages leased or waiting for redelivery as they may: their other lite topics wait",
+                grouped(full)
+            ))?,
+        }
+    }
     let mut selectors = table(["selector", "kind", "members", "judged (queue: from..to)"]);
     for selector in list(topic, "selectors") {
         let judged: Vec<String> = list(selector, "queues")
@@ -350,6 +403,14 @@ fn settings(group: &Value) -> String {
         dialect(spec, "that of each topic"),
     ) + &match spec.get("priority_factor").and_then(Value::as_u64) {
         Some(factor) => format!("\n  priority      first in {factor} % of receives"),
+        None => String::new(),
+    } + &match spec.get("lite") {
+        Some(lite) => {
+            let is_exclusive = lite.get("exclusive").and_then(Value::as_bool) == Some(true);
+            let model = if is_exclusive { "exclusive" } else { "shared" };
+            let quota = grouped(count(lite, "quota"));
+            format!("\n  lite topics   of {}, {model}, {quota} a client", field(lite, "topic"))
+        }
         None => String::new(),
     }
 }

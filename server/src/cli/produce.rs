@@ -133,6 +133,8 @@ struct Line {
     #[serde(default)]
     message_group: Option<String>,
     #[serde(default)]
+    lite_topic: Option<String>,
+    #[serde(default)]
     delivery_time: Option<Value>,
     #[serde(default)]
     priority: Option<i32>,
@@ -455,6 +457,7 @@ fn parse_line(line: &[u8]) -> Result<Option<Value>, String> {
         ("tag", line.tag.map(Value::from)),
         ("keys", line.keys.map(Value::from)),
         ("message_group", line.message_group.map(Value::from)),
+        ("lite_topic", line.lite_topic.map(Value::from)),
         ("delivery_time", line.delivery_time),
         ("priority", line.priority.map(Value::from)),
         ("message_id", line.message_id.map(Value::from)),

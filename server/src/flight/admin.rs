@@ -7,8 +7,8 @@
 //! | `DeleteTopic` | `{topic}` | `{messages, free_now_bytes, free_soon_bytes, free_soon_ms, free_later_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
-//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, fifo?, dialect?, priority_factor?}` | the group |
-//! | `AlterGroup` | the same | the group |
+//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, fifo?, dialect?, priority_factor?, lite?: {topic, exclusive?, quota?}}` | the group |
+//! | `AlterGroup` | the same, but `lite_quota?` in place of `lite` | the group |
 //! | `DeleteGroup` | `{group}` | `{}` |
 //! | `DescribeGroup` | `{group}` | the group |
 //! | `CountWaiting` | `{group, within_ms?}`, see `waiting.rs` | `{done, total}`, …, `{topics: […], complete}` |
@@ -57,11 +57,11 @@ pub(crate) const ACTIONS: [(&str, &str); 21] = [
     ("ListTopics", "Tells all topics. JSON: {}."),
     (
         "CreateGroup",
-        "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor.",
+        "Makes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor, lite.",
     ),
     (
         "AlterGroup",
-        "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor.",
+        "Changes a consumer group. JSON: group, max_attempts, retry, lease_min_ms, start, fifo, dialect, priority_factor, lite_quota.",
     ),
     ("DeleteGroup", "Deletes a consumer group. JSON: group."),
     ("DescribeGroup", "Tells a consumer group. JSON: group."),

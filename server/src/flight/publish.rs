@@ -3,7 +3,7 @@
 //! ```json
 //! {"topic": "orders", "messages": [
 //!   {"properties": {"region": "EU", "price": 12.5, "express": true}, "body": {"any": "JSON"},
-//!    "tag": "new", "keys": ["o-17"], "message_group": null, "delivery_time": null, "priority": null,
+//!    "tag": "new", "keys": ["o-17"], "message_group": null, "lite_topic": null, "delivery_time": null, "priority": null,
 //!    "message_id": null}]}
 //! ```
 //!
@@ -65,6 +65,8 @@ struct Produced {
     #[serde(default)]
     message_group: Option<String>,
     #[serde(default)]
+    lite_topic: Option<String>,
+    #[serde(default)]
     delivery_time: Option<Moment>,
     #[serde(default)]
     priority: Option<i32>,
@@ -78,6 +80,8 @@ impl Produced {
             MessageType::Delay
         } else if self.message_group.is_some() {
             MessageType::Fifo
+        } else if self.lite_topic.is_some() {
+            MessageType::Lite
         } else if self.priority.is_some() {
             MessageType::Priority
         } else {
@@ -98,6 +102,7 @@ impl Produced {
             message_group: self.message_group,
             delivery_time_ms: self.delivery_time.map(|moment| moment.0),
             priority: self.priority,
+            lite_topic: self.lite_topic,
             ..Message::default()
         }
     }

@@ -152,6 +152,12 @@ impl Caller {
         self.language == Language::Node && self.version <= Version(1, 0, 8)
     }
 
+    /// Returns whether the client sends the letters of a lite topic that it adds or removes in place of its name, each as
+    /// a lite topic of its own, in order.
+    pub(crate) fn sends_letters_of_lite_topics(&self) -> bool {
+        self.language == Language::Python && self.version <= Version(5, 1, 2)
+    }
+
     /// Returns whether the client, when its listener fails for a FIFO message, goes on with the next one of the message
     /// group that it has, and tries the one that failed again later.
     pub(crate) fn goes_on_after_failures(&self) -> bool {

@@ -30,7 +30,13 @@ pub(super) async fn change_invisible_duration(
         let delay = messaging.broker.retry_delay(&group, &topic, &request.receipt_handle);
         after = delay.map_err(handle_refusal)?;
     }
-    let changed = messaging.broker.change_invisible(&group, &topic, &request.receipt_handle, after).await;
+    // Its client takes a break with the whole lite topic, and the message has not failed.
+    let suspends =
+        request.suspend() && messaging.broker.group_spec(&group).is_some_and(|spec| spec.lite.is_some());
+    let changed = match suspends {
+        true => messaging.broker.suspend(&group, &topic, &request.receipt_handle, after).await,
+        false => messaging.broker.change_invisible(&group, &topic, &request.receipt_handle, after).await,
+    };
     Ok(ChangeInvisibleDurationResponse {
         status: Some(caller.status(Code::Ok, "")),
         receipt_handle: changed.map_err(handle_refusal)?,
@@ -49,5 +55,8 @@ fn requested(request: &ChangeInvisibleDurationRequest) -> Result<Duration, Refus
 /// fails would use all attempts up within milliseconds.
 fn is_misled(messaging: &Messaging, caller: &Caller) -> bool {
     caller.takes_seconds_for_milliseconds()
-        && messaging.sessions.client_type(&caller.client) == ClientType::PushConsumer
+        && matches!(
+            messaging.sessions.client_type(&caller.client),
+            ClientType::PushConsumer | ClientType::LitePushConsumer
+        )
 }

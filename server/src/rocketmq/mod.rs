@@ -1,9 +1,7 @@
 //! The RocketMQ v2 gRPC protocol, one file per call.
 //!
 //! What goes wrong is told by a status inside the response; the call itself fails only where the protocol wants
-//! that: for calls that are not offered, for settings that are refused, and while the broker is stopping.
-//!
-//! What is not offered: lite topics. Their messages are refused, never stored as something else.
+//! that: for settings that are refused, and while the broker is stopping.
 
 mod ack;
 mod admission;
@@ -15,6 +13,7 @@ mod codec;
 mod convert;
 mod dead_letter;
 mod heartbeat;
+mod lite;
 mod offset;
 mod pull;
 mod recall;
@@ -88,10 +87,6 @@ pub struct Messaging {
     told: Arc<telemetry::Told>,
     /// Known to the broker as long as somebody can be asked.
     _asker: Arc<Asker>,
-}
-
-fn not_offered<T>(call: &str) -> Result<Response<T>, Status> {
-    Err(Status::unimplemented(format!("this broker does not offer {call}")))
 }
 
 #[tonic::async_trait]
@@ -200,9 +195,10 @@ impl MessagingService for Messaging {
 
     async fn sync_lite_subscription(
         &self,
-        _: Request<proto::SyncLiteSubscriptionRequest>,
+        request: Request<proto::SyncLiteSubscriptionRequest>,
     ) -> Result<Response<proto::SyncLiteSubscriptionResponse>, Status> {
-        not_offered("lite topics")
+        let caller = Caller::of(&request);
+        answer(&caller, lite::sync_lite_subscription(self, &caller, request.into_inner()).await)
     }
 
     type PullMessageStream = streamed::Streamed<proto::PullMessageResponse>;

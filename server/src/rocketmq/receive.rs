@@ -15,6 +15,7 @@ use super::{
     Messaging,
     caller::Caller,
     convert::{self, Filter, group_name, positive, topic_name},
+    lite,
     proto::{self, Code, ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response::Content},
     refusal::Refusal,
     session::Poll,
@@ -72,6 +73,9 @@ fn asked(
     };
     let request_timeout = messaging.sessions.request_timeout(&caller.client);
     let wait = poll_time(request.long_polling_timeout.as_ref(), caller.remaining(), request_timeout)?;
+    let spec = messaging.broker.group_spec(&group).unwrap_or_default();
+    lite::check_kind(&group, &spec, messaging.sessions.client_type(&caller.client))?;
+    lite::check_parent(&group, &spec, &topic)?;
     messaging.broker.topic(&topic)?;
     let poll = messaging.sessions.enter(caller)?.poll()?;
     messaging.broker.client_alive(&caller.client);

@@ -102,4 +102,5 @@ answers! {
     QueryOffsetResponse { offset }
     EndTransactionResponse {}
     RecallMessageResponse { message_id }
+    SyncLiteSubscriptionResponse {}
 }

@@ -37,7 +37,8 @@ pub(super) async fn query_route(
     })
 }
 
-fn message_queues(
+/// Returns every queue of a topic.
+pub(super) fn message_queues(
     messaging: &Messaging,
     caller: &Caller,
     topic: &TopicDescription,
@@ -57,7 +58,8 @@ pub(super) fn any_queue(
     topic: Option<Resource>,
     endpoints: Endpoints,
 ) -> MessageQueue {
-    let types = topic_type.offered().map(|message_type| caller.message_type(wire_type(message_type)));
+    let types = topic_type.message_types().iter();
+    let types = types.map(|message_type| caller.message_type(wire_type(*message_type)));
     MessageQueue {
         topic,
         id: -1,

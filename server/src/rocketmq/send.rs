@@ -4,8 +4,9 @@ use weir_columns::Value;
 use weir_engine::{
     BodyEncoding, Message, MessageType, Sent, TopicName,
     limits::{
-        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX, DELAY_MAX, MESSAGE_GROUP_BYTES_MAX,
-        MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX, TRANSACTION_RECOVERY_MAX,
+        BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX, DELAY_MAX, LITE_TOPIC_BYTES_MAX,
+        MESSAGE_GROUP_BYTES_MAX, MESSAGE_ID_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
+        TRANSACTION_RECOVERY_MAX,
     },
 };
 
@@ -19,9 +20,6 @@ use super::{
     },
     refusal::Refusal,
 };
-
-/// UTF-8 bytes of the name of a lite topic.
-const LITE_TOPIC_BYTES_MAX: usize = 64;
 
 /// Names that RocketMQ keeps for itself. A user property must not have them.
 const RESERVED_PROPERTIES: [&str; 51] = [
@@ -278,39 +276,22 @@ fn check_digest(message: &proto::Message, system: &SystemProperties) -> Result<(
     }
 }
 
-/// Refuses what this broker does not offer. What the topic does not take is refused by the engine.
+/// Refuses messages that would be of several types. What the topic does not take is refused by the engine.
 fn check_type(topic: &TopicName, message: &proto::Message) -> Result<(), Refusal> {
-    let system = message.system_properties.as_ref();
-    let is_delayed = system.is_some_and(|system| system.delivery_timestamp.is_some());
-    let is_grouped = system.and_then(|system| system.message_group.as_ref()).is_some_and(|it| !it.is_empty());
-    let text = match effective_type(system) {
-        proto::MessageType::Transaction if is_delayed || is_grouped => {
-            format!("topic {topic}: a TRANSACTION message has no delivery time and no message group")
-        }
-        proto::MessageType::Priority => return Ok(()),
-        proto::MessageType::Normal
-        | proto::MessageType::Fifo
-        | proto::MessageType::Delay
-        | proto::MessageType::Transaction
-            if has_priority(message) =>
-        {
-            "a message has a priority, or a message group, or a delivery time, or is in a transaction"
-                .to_owned()
-        }
-        proto::MessageType::Normal
-        | proto::MessageType::Fifo
-        | proto::MessageType::Delay
-        | proto::MessageType::Transaction => return Ok(()),
-        other => {
-            let other = other.as_str_name();
-            format!("topic {topic}: this broker does not offer {other} messages")
-        }
+    let Some(system) = &message.system_properties else { return Ok(()) };
+    let is_delayed = system.delivery_timestamp.is_some();
+    let is_grouped = system.message_group.as_ref().is_some_and(|group| !group.is_empty());
+    let is_of = |message_type| effective_type(Some(system)) == message_type;
+    let text = if is_of(proto::MessageType::Transaction) && (is_delayed || is_grouped) {
+        "a TRANSACTION message has no delivery time and no message group"
+    } else if system.lite_topic.is_some() && !is_of(proto::MessageType::Lite)
+        || system.priority.is_some() && !is_of(proto::MessageType::Priority)
+    {
+        "a message has a priority, or a lite topic, or a message group, or a delivery time, or is in a transaction"
+    } else {
+        return Ok(());
     };
-    Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
-}
-
-fn has_priority(message: &proto::Message) -> bool {
-    message.system_properties.as_ref().is_some_and(|system| system.priority.is_some())
+    Err(Refusal::new(Code::MessagePropertyConflictWithType, format!("topic {topic}: {text}")))
 }
 
 /// Returns the type that a message is of by its properties: what its client calls it counts only for transactions.
@@ -345,6 +326,7 @@ fn stored(caller: &Caller, message: proto::Message) -> Message {
         proto::MessageType::Delay => MessageType::Delay,
         proto::MessageType::Fifo => MessageType::Fifo,
         proto::MessageType::Priority => MessageType::Priority,
+        proto::MessageType::Lite => MessageType::Lite,
         _ => MessageType::Normal,
     };
     let recovery = system.orphaned_transaction_recovery_duration.as_ref().and_then(convert::positive);
@@ -362,6 +344,7 @@ fn stored(caller: &Caller, message: proto::Message) -> Message {
         body_encoding,
         message_type,
         priority: system.priority,
+        lite_topic: system.lite_topic,
         delivery_time_ms: system.delivery_timestamp.as_ref().map(convert::millis),
         transaction_recovery_ms: recovery
             .filter(|_| message_type == MessageType::Transaction)
@@ -448,7 +431,7 @@ mod tests {
 
     /// What a client calls its message counts only for transactions.
     #[test]
-    fn messages_of_other_types_than_these_are_refused() {
+    fn the_type_of_a_message_is_told_by_its_properties() {
         use proto::MessageType::*;
         type Change = fn(&mut SystemProperties);
         let cases: [(proto::MessageType, Change); 8] = [
@@ -467,13 +450,19 @@ mod tests {
             assert_eq!(effective_type(Some(&system)), expected);
             message.system_properties = Some(system);
             let topic = "t".parse().unwrap();
+            assert_eq!(check_type(&topic, &message), Ok(()));
+            let other: Change = match expected {
+                Lite => |system| system.priority = Some(1),
+                _ => |system| system.lite_topic = Some("l".into()),
+            };
+            other(message.system_properties.as_mut().unwrap());
+            let is_lite_now = matches!(expected, Normal);
             match check_type(&topic, &message) {
-                Ok(()) => assert!(matches!(expected, Normal | Fifo | Delay | Transaction | Priority)),
-                Err(Refusal::Status { code, message }) => {
+                Ok(()) => assert!(is_lite_now, "{expected:?}"),
+                Err(Refusal::Status { code, .. }) if !is_lite_now => {
                     assert_eq!(code, Code::MessagePropertyConflictWithType);
-                    assert!(message.contains(expected.as_str_name()), "{message}");
                 }
-                Err(other) => panic!("{other:?}"),
+                Err(other) => panic!("{expected:?}: {other:?}"),
             }
         }
     }

@@ -195,6 +195,13 @@ impl Sessions {
         sessions.iter().filter_map(|session| session.producer_of(topic)).collect()
     }
 
+    /// Sends a command to a client, over its newest stream that it reads. Returns whether there was one with room.
+    pub(super) fn tell(&self, client: &str, command: TelemetryCommand) -> bool {
+        let Some(session) = self.get(client) else { return false };
+        let commands = session.commands();
+        commands.is_some_and(|commands| commands.try_send(Ok(command)).is_ok())
+    }
+
     /// Forgets a client and ends its telemetry streams.
     pub(super) fn leave(&self, client: &str) {
         let session = self.clients.lock().by_id.remove(client);
@@ -278,11 +285,15 @@ impl Session {
 
     /// Returns where commands go if the client sends to a topic and reads them: its newest stream.
     fn producer_of(&self, topic: &TopicName) -> Option<Sender<Sent>> {
-        let state = self.state.lock();
-        if !state.produces.contains(topic) {
+        if !self.state.lock().produces.contains(topic) {
             return None;
         }
-        state.streams.iter().rev().find_map(|stream| stream.commands.upgrade())
+        self.commands()
+    }
+
+    /// Returns where commands go: its newest stream.
+    fn commands(&self) -> Option<Sender<Sent>> {
+        self.state.lock().streams.iter().rev().find_map(|stream| stream.commands.upgrade())
     }
 
     /// Registers a telemetry stream, whose commands go to `commands`.

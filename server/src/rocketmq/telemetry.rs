@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use weir_engine::{
     GroupName, TopicName,
-    limits::{BODY_BYTES_MAX, POLL_MAX, RECEIVE_MESSAGES_MAX},
+    limits::{BODY_BYTES_MAX, LITE_TOPIC_BYTES_MAX, POLL_MAX, RECEIVE_MESSAGES_MAX},
 };
 use weir_filter::Selector;
 
@@ -24,6 +24,7 @@ use super::{
     Messaging, backoff,
     caller::Caller,
     convert::{Filter, duration, group_name, positive, topic_name},
+    lite,
     proto::{
         ClientType, Code, Metric, Publishing, Settings, Subscription, TelemetryCommand, settings::PubSub,
         telemetry_command::Command,
@@ -223,8 +224,11 @@ fn merge_subscription(
         return Err(Refusal::new(Code::BadRequest, "the settings of a producer say what is subscribed to"));
     }
     let group = group_name(subscription.group.as_ref(), caller)?;
+    let spec = messaging.broker.group_spec(&group).unwrap_or_default();
+    lite::check_kind(&group, &spec, client_type)?;
     for entry in &subscription.subscriptions {
         let topic = topic_name(entry.topic.as_ref(), caller)?;
+        lite::check_parent(&group, &spec, &topic)?;
         let filter = Filter::of(entry.expression.as_ref());
         let selector = messaging.selector(filter, &topic, &group).map_err(|refusal| refusal.about(&topic))?;
         log_differences(&messaging.told, &selector, &topic, &group);
@@ -232,10 +236,10 @@ fn merge_subscription(
     Ok(Subscription {
         group: subscription.group,
         subscriptions: subscription.subscriptions,
-        fifo: Some(messaging.broker.group_spec(&group).unwrap_or_default().fifo),
+        fifo: Some(spec.fifo),
         receive_batch_size: Some(i32::try_from(RECEIVE_MESSAGES_MAX).unwrap_or(i32::MAX)),
         long_polling_timeout: Some(duration(POLL_MAX)),
-        lite_subscription_quota: None,
-        max_lite_topic_size: None,
+        lite_subscription_quota: spec.lite.as_ref().map(|lite| i32::try_from(lite.quota).unwrap_or(i32::MAX)),
+        max_lite_topic_size: spec.lite.map(|_| i32::try_from(LITE_TOPIC_BYTES_MAX).unwrap_or(i32::MAX)),
     })
 }

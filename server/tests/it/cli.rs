@@ -217,6 +217,42 @@ fn topics_are_made_shown_changed_and_deleted() {
 }
 
 #[test]
+fn groups_that_read_lite_topics_are_made_shown_and_not_moved() {
+    let data = data();
+    let broker = Served::start(data.path());
+    broker.json(&["topic", "create", "events", "--type", "lite", "--queues", "2"]);
+    broker.json(&["topic", "create", "orders"]);
+    let words = ["group", "create", "sessions", "--lite-topic", "events", "--lite-quota", "7"];
+    let made = broker.json(&words);
+    assert_eq!(made["spec"]["lite"], json!({ "topic": "events", "exclusive": false, "quota": 7 }));
+    assert_eq!(made["spec"]["fifo"], true);
+    let altered = broker.json(&["group", "alter", "sessions", "--lite-quota", "9"]);
+    assert_eq!(altered["spec"]["lite"]["quota"], 9);
+    let exclusive = ["group", "create", "alone", "--lite-topic", "events", "--lite-exclusive"];
+    assert_eq!(broker.json(&exclusive)["spec"]["lite"]["exclusive"], true);
+    let shown = broker.run(&["group", "describe", "alone"]).out;
+    assert!(shown.contains("of events, exclusive, 1,200 a client"), "{shown}");
+    let sent = broker.run_with_input(&["produce", "events"], "{\"lite_topic\":\"a\"}\n");
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    refused(&broker.run_with_input(&["produce", "events"], "{}\n"), 4, "takes no NORMAL messages");
+    refused(&broker.run_with_input(&["produce", "events"], "{\"lite_topic\":\"a b\"}\n"), 4, "lite topic");
+    for (words, code, text) in [
+        (&["group", "create", "h", "--lite-topic", "orders"][..], 4, "is of type mixed"),
+        (&["group", "create", "h", "--lite-topic", "nothing"], 3, "does not exist"),
+        (&["group", "create", "h", "--lite-quota", "5"], 2, "need --lite-topic"),
+        (&["group", "create", "h", "--lite-topic", "events", "--lite-quota", "0"], 2, "0 is not in"),
+        (&["group", "alter", "sessions", "--lite-topic", "events"], 2, "is fixed when it is made"),
+        (&["group", "alter", "sessions", "--fifo", "false"], 4, "is FIFO"),
+        (&["group", "reset", "sessions", "events", "--to", "latest", "--yes"], 4, "its clients say where"),
+        (&["topic", "alter", "events", "--queues", "3"], 4, "is fixed when it is made"),
+        (&["topic", "alter", "orders", "--type", "lite"], 4, "is fixed when it is made"),
+    ] {
+        refused(&broker.run(words), code, text);
+    }
+    broker.stop();
+}
+
+#[test]
 fn groups_are_made_shown_changed_moved_and_deleted() {
     let data = data();
     let broker = Served::start(data.path());

@@ -10,7 +10,7 @@ import (
 var colors = []string{"red", "green", "blue"}
 
 // message returns what message n holds.
-func message(topic string, n, lines int) *rocketmq.Message {
+func message(topic string, n, lines, liteTopics int) *rocketmq.Message {
 	made := &rocketmq.Message{Topic: topic, Body: []byte(body(n))}
 	made.SetTag(tag(n))
 	made.SetKeys(fmt.Sprintf("key-%d", n))
@@ -22,7 +22,14 @@ func message(topic string, n, lines int) *rocketmq.Message {
 	if lines > 0 {
 		made.SetMessageGroup(fmt.Sprintf("line-%d", n%lines))
 	}
+	if liteTopics > 0 {
+		made.SetLiteTopic(liteTopic(n % liteTopics))
+	}
 	return made
+}
+
+func liteTopic(number int) string {
+	return fmt.Sprintf("lite-%d", number)
 }
 
 func number(received *rocketmq.MessageView) int {

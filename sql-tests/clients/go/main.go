@@ -61,6 +61,8 @@ func act(action string, read *options) error {
 		return receive(read)
 	case "push":
 		return push(read)
+	case "lite-push":
+		return litePush(read)
 	}
 	return fmt.Errorf("the client has no action %s", action)
 }
@@ -96,8 +98,12 @@ func publish(read *options) error {
 	}
 	var failures errors
 	end := time.Now().Add(read.seconds)
-	for n := range read.count {
-		sent := message(read.topic, n, read.lines)
+	liteTopics := 0
+	if len(read.liteTopics) > 0 {
+		liteTopics = read.liteTopics[0]
+	}
+	for n := read.first; n < read.first+read.count; n++ {
+		sent := message(read.topic, n, read.lines, liteTopics)
 		err := failures.repeat(end, func() error {
 			_, err := producer.Send(context.Background(), sent)
 			return err
@@ -167,15 +173,7 @@ func push(read *options) error {
 	consumer, err := rocketmq.NewPushConsumer(read.config(),
 		rocketmq.WithPushAwaitDuration(poll),
 		rocketmq.WithPushSubscriptionExpressions(read.subscriptions()),
-		rocketmq.WithPushMessageListener(&rocketmq.FuncMessageListener{
-			Consume: func(received *rocketmq.MessageView) rocketmq.ConsumerResult {
-				if counted.fails(received) {
-					return rocketmq.FAILURE
-				}
-				counted.add(received)
-				return rocketmq.SUCCESS
-			},
-		}),
+		rocketmq.WithPushMessageListener(listener(counted)),
 	)
 	if err != nil {
 		return err
@@ -183,6 +181,45 @@ func push(read *options) error {
 	if err := consumer.Start(); err != nil {
 		return err
 	}
+	return pushWith(counted, consumer)
+}
+
+// litePush subscribes to lite topics of a topic.
+func litePush(read *options) error {
+	counted := newTally(read)
+	consumer, err := rocketmq.NewLitePushConsumer(read.config(),
+		rocketmq.NewLitePushConsumerConfig(read.topic, read.invisible),
+		rocketmq.WithPushAwaitDuration(poll),
+		rocketmq.WithPushMessageListener(listener(counted)),
+	)
+	if err != nil {
+		return err
+	}
+	if err := consumer.Start(); err != nil {
+		return err
+	}
+	for _, number := range read.liteTopics {
+		if err := consumer.SubscribeLite(liteTopic(number)); err != nil {
+			return err
+		}
+	}
+	return pushWith(counted, consumer)
+}
+
+func listener(counted *tally) rocketmq.MessageListener {
+	return &rocketmq.FuncMessageListener{
+		Consume: func(received *rocketmq.MessageView) rocketmq.ConsumerResult {
+			if counted.fails(received) {
+				return rocketmq.FAILURE
+			}
+			counted.add(received)
+			return rocketmq.SUCCESS
+		},
+	}
+}
+
+// pushWith ends a push consumer when it is enough.
+func pushWith(counted *tally, consumer rocketmq.PushConsumer) error {
 	for !counted.enough() {
 		time.Sleep(100 * time.Millisecond)
 	}

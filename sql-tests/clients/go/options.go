@@ -2,6 +2,8 @@ package main
 
 import (
 	"flag"
+	"strconv"
+	"strings"
 	"time"
 
 	rocketmq "github.com/apache/rocketmq-clients/golang/v5"
@@ -10,7 +12,8 @@ import (
 // options are the words of the command line after the action.
 type options struct {
 	endpoint, topic, group, where, tags, tls string
-	count, lines, expect                     int
+	liteTopics                               []int
+	count, first, lines, expect              int
 	failEvery, failTimes, expectFailed       int
 	pause, seconds, invisible                time.Duration
 }
@@ -26,7 +29,18 @@ func readOptions(words []string) (*options, error) {
 	flags.StringVar(&read.tags, "tags", "", "")
 	flags.StringVar(&read.tls, "tls", "", "")
 	flags.IntVar(&read.count, "count", 100, "")
+	flags.IntVar(&read.first, "first", 0, "")
 	flags.IntVar(&read.lines, "lines", 0, "")
+	flags.Func("lite-topics", "", func(text string) error {
+		for _, number := range strings.Split(text, ",") {
+			parsed, err := strconv.Atoi(number)
+			if err != nil {
+				return err
+			}
+			read.liteTopics = append(read.liteTopics, parsed)
+		}
+		return nil
+	})
 	flags.IntVar(&read.expect, "expect", 0, "")
 	flags.IntVar(&read.failEvery, "fail-every", 0, "")
 	flags.IntVar(&read.failTimes, "fail-times", 1, "")

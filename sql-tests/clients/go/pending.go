@@ -71,7 +71,7 @@ func pending(read *options) error {
 
 // sendPending sends a message, and returns whether it was recalled.
 func sendPending(producer rocketmq.Producer, topic string, n int) (bool, error) {
-	sent := message(topic, n, 0)
+	sent := message(topic, n, 0, 0)
 	kind := n % 5
 	if kind < 2 {
 		sent.SetDelayTimestamp(time.Now().Add(delay))

@@ -7,6 +7,7 @@ const { setTimeout: sleep } = require('node:timers/promises');
 const {
   ConsumeResult,
   FilterExpression,
+  LitePushConsumerImpl,
   Producer,
   PushConsumer,
   SimpleConsumer,
@@ -28,7 +29,8 @@ function readArguments() {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
-      endpoint: text, tls: text, topic: text, group: text, count: text, lines: text, 'pause-ms': text,
+      endpoint: text, tls: text, topic: text, group: text, count: text, first: text, lines: text,
+      'lite-topics': text, 'pause-ms': text,
       where: text, tags: text, expect: text, 'fail-every': text, 'fail-times': text, 'expect-failed': text,
       seconds: text, invisible: text,
     },
@@ -38,7 +40,9 @@ function readArguments() {
     ...values,
     action: positionals[0],
     count: number('count', 100),
+    first: number('first', 0),
     lines: number('lines', 0),
+    liteTopics: values['lite-topics'] === undefined ? [] : values['lite-topics'].split(',').map(Number),
     pauseMs: number('pause-ms', 0),
     expect: number('expect', 0),
     failEvery: number('fail-every', 0),
@@ -49,7 +53,7 @@ function readArguments() {
   };
 }
 
-function message(topic, n, lines) {
+function message(topic, n, lines, liteTopics) {
   const properties = new Map([['n', String(n)], ['color', COLORS[n % 3]]]);
   if (n % 5 !== 0) properties.set('price', (n * 1.5).toFixed(1));
   return {
@@ -59,6 +63,7 @@ function message(topic, n, lines) {
     keys: [`key-${n}`],
     properties,
     ...(lines ? { messageGroup: `line-${n % lines}` } : {}),
+    ...(liteTopics ? { liteTopic: `lite-${n % liteTopics}` } : {}),
   };
 }
 
@@ -155,8 +160,8 @@ async function publish(args, common) {
   await producer.startup();
   const errors = new Errors();
   const end = performance.now() + args.seconds * 1000;
-  for (let n = 0; n < args.count; n++) {
-    await errors.repeat(end, () => producer.send(message(args.topic, n, args.lines)));
+  for (let n = args.first; n < args.first + args.count; n++) {
+    await errors.repeat(end, () => producer.send(message(args.topic, n, args.lines, args.liteTopics[0])));
     if (args.pauseMs) await sleep(args.pauseMs);
   }
   await producer.shutdown();
@@ -234,19 +239,34 @@ async function receive(args, common, subscriptions) {
   await show(tally.report(errors));
 }
 
+const listener = tally => ({
+  consume(received) {
+    if (tally.fails(received)) return ConsumeResult.FAILURE;
+    tally.add(received);
+    return ConsumeResult.SUCCESS;
+  },
+});
+
 async function push(args, common, subscriptions) {
   const tally = new Tally(args);
-  const messageListener = {
-    consume(received) {
-      if (tally.fails(received)) return ConsumeResult.FAILURE;
-      tally.add(received);
-      return ConsumeResult.SUCCESS;
-    },
-  };
   const consumer = new PushConsumer({
-    ...common, consumerGroup: args.group, subscriptions, messageListener,
+    ...common, consumerGroup: args.group, subscriptions, messageListener: listener(tally),
   });
   await consumer.startup();
+  await pushWith(tally, consumer);
+}
+
+async function litePush(args, common) {
+  const tally = new Tally(args);
+  const consumer = new LitePushConsumerImpl({
+    ...common, consumerGroup: args.group, bindTopic: args.topic, messageListener: listener(tally),
+  });
+  await consumer.startup();
+  for (const number of args.liteTopics) await consumer.subscribeLite(`lite-${number}`);
+  await pushWith(tally, consumer);
+}
+
+async function pushWith(tally, consumer) {
   while (!tally.enough) await sleep(100);
   await show(tally.report(new Errors()));
   await consumer.shutdown();
@@ -266,7 +286,7 @@ async function main() {
     ? new FilterExpression(args.where ?? '', FILTER_TYPE_SQL)
     : new FilterExpression(args.tags, FILTER_TYPE_TAG);
   const subscriptions = new Map([[args.topic, filter]]);
-  const actions = { version, publish, pending, receive, push };
+  const actions = { version, publish, pending, receive, push, 'lite-push': litePush };
   await actions[args.action](args, common, subscriptions);
   process.exit(0);
 }

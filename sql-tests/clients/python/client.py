@@ -12,6 +12,8 @@ from rocketmq import (
     ConsumeResult,
     Credentials,
     FilterExpression,
+    LitePushConsumer,
+    LiteSimpleConsumer,
     Message,
     MessageListener,
     Producer,
@@ -21,21 +23,26 @@ from rocketmq import (
     TransactionResolution,
 )
 from rocketmq.grpc_protocol import FilterType
+from rocketmq.v5.exception import LiteSubscriptionQuotaExceededException
 
 COLORS = ["red", "green", "blue"]
 
 DELAY_SECONDS = 3
 
+ACTIONS = ["version", "publish", "pending", "receive", "push", "lite-receive", "lite-push"]
+
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("action", choices=["version", "publish", "pending", "receive", "push"])
+    parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("--endpoint")
     parser.add_argument("--tls")
     parser.add_argument("--topic")
     parser.add_argument("--group")
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--lines", type=int)
+    parser.add_argument("--lite-topics")
     parser.add_argument("--pause-ms", type=int, default=0)
     parser.add_argument("--where")
     parser.add_argument("--tags")
@@ -48,10 +55,12 @@ def arguments():
     return parser.parse_args()
 
 
-def message(topic, n, lines):
+def message(topic, n, lines, lite_topics=None):
     made = Message()
     if lines:
         made.message_group = f"line-{n % lines}"
+    if lite_topics:
+        made.lite_topic = f"lite-{n % lite_topics}"
     made.topic = topic
     made.body = f"message {n}".encode()
     made.tag = tag(n)
@@ -166,8 +175,9 @@ def publish(args, configuration):
     producer.startup()
     errors = Errors()
     end = time.monotonic() + args.seconds
-    for n in range(args.count):
-        errors.repeat(end, lambda: producer.send(message(args.topic, n, args.lines)))
+    lite_topics = int(args.lite_topics or 0)
+    for n in range(args.first, args.first + args.count):
+        errors.repeat(end, lambda: producer.send(message(args.topic, n, args.lines, lite_topics)))
         time.sleep(args.pause_ms / 1000)
     producer.shutdown()
     show(errors.report(published=args.count))
@@ -224,10 +234,36 @@ def send_pending(producer, topic, n):
     return False
 
 
+def subscribe_lite(args, consumer):
+    """Subscribes, once the client has been told how many lite topics it may subscribe to."""
+    end = time.monotonic() + args.seconds
+    for number in args.lite_topics.split(","):
+        while True:
+            try:
+                consumer.subscribe_lite(f"lite-{number}")
+                break
+            except LiteSubscriptionQuotaExceededException:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+
 def receive(args, configuration, subscription):
     tls = args.tls is not None
     consumer = SimpleConsumer(configuration, args.group, subscription, await_duration=1, tls_enable=tls)
     consumer.startup()
+    receive_with(args, consumer)
+
+
+def lite_receive(args, configuration):
+    tls = args.tls is not None
+    consumer = LiteSimpleConsumer(args.topic, configuration, args.group, await_duration=1, tls_enable=tls)
+    consumer.startup()
+    subscribe_lite(args, consumer)
+    receive_with(args, consumer)
+
+
+def receive_with(args, consumer):
     errors = Errors()
     tally = Tally(args)
     while not tally.enough():
@@ -252,6 +288,20 @@ def push(args, configuration, subscription):
     tls = args.tls is not None
     consumer = PushConsumer(configuration, args.group, listener, subscription, tls_enable=tls)
     consumer.startup()
+    push_with(tally, consumer)
+
+
+def lite_push(args, configuration):
+    tally = Tally(args)
+    listener = Listener(tally)
+    tls = args.tls is not None
+    consumer = LitePushConsumer(configuration, args.group, args.topic, listener, tls_enable=tls)
+    consumer.startup()
+    subscribe_lite(args, consumer)
+    push_with(tally, consumer)
+
+
+def push_with(tally, consumer):
     while not tally.enough():
         time.sleep(0.1)
     show(tally.report(Errors()))
@@ -273,6 +323,9 @@ def main():
     configuration = ClientConfiguration(args.endpoint, Credentials())
     if args.action in ("publish", "pending"):
         act = publish if args.action == "publish" else pending
+        act(args, configuration)
+    elif args.action.startswith("lite-"):
+        act = lite_receive if args.action == "lite-receive" else lite_push
         act(args, configuration)
     else:
         act = receive if args.action == "receive" else push

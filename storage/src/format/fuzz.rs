@@ -221,6 +221,8 @@ proptest! {
                 attempt_id: Some("a".into()),
             },
             JournalEntry::Queue { group, topic, queue, cursors: vec![(0, offset, offset)], open: Vec::new() },
+            JournalEntry::LitePosition { group, topic, queue, lite_topic: "l".into(), next: offset },
+            JournalEntry::LiteForgotten { group, topic, lite_topic: "l".into() },
         ] {
             journal::encode_entry(&mut bytes, &entry);
         }

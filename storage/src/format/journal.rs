@@ -23,6 +23,8 @@ mod kind {
     pub(super) const DROP_TOPIC: u8 = 11;
     pub(super) const DONE_ROWS: u8 = 12;
     pub(super) const DONE_STRETCH: u8 = 13;
+    pub(super) const LITE_POSITION: u8 = 14;
+    pub(super) const LITE_FORGOTTEN: u8 = 15;
     /// Written by a start: see [`Stored::Cut`](super::Stored::Cut).
     pub(super) const CUT: u8 = 64;
 }
@@ -170,6 +172,12 @@ fn encode_body(out: &mut Out<'_>, entry: &JournalEntry) {
         JournalEntry::Reset { group, topic, queue, offset } => {
             out.place(kind::RESET, *group, *topic, *queue).u64(offset.0);
         }
+        JournalEntry::LitePosition { group, topic, queue, lite_topic, next } => {
+            out.place(kind::LITE_POSITION, *group, *topic, *queue).text(lite_topic).u64(next.0);
+        }
+        JournalEntry::LiteForgotten { group, topic, lite_topic } => {
+            out.u8(kind::LITE_FORGOTTEN).u32(group.0).u32(topic.0).text(lite_topic);
+        }
         JournalEntry::DropGroup { group } => {
             out.u8(kind::DROP_GROUP).u32(group.0);
         }
@@ -236,6 +244,18 @@ fn decode_body(cursor: &mut Cursor<'_>) -> Result<Stored, Fault> {
             topic: topic(cursor)?,
             queue: queue(cursor)?,
             offset: offset(cursor)?,
+        },
+        kind::LITE_POSITION => JournalEntry::LitePosition {
+            group: group(cursor)?,
+            topic: topic(cursor)?,
+            queue: queue(cursor)?,
+            lite_topic: cursor.text32()?.to_owned(),
+            next: offset(cursor)?,
+        },
+        kind::LITE_FORGOTTEN => JournalEntry::LiteForgotten {
+            group: group(cursor)?,
+            topic: topic(cursor)?,
+            lite_topic: cursor.text32()?.to_owned(),
         },
         kind::DROP_GROUP => JournalEntry::DropGroup { group: group(cursor)? },
         kind::DROP_TOPIC => JournalEntry::DropTopic { topic: topic(cursor)? },
@@ -379,6 +399,8 @@ mod tests {
             JournalEntry::Change { group, topic, queue, offset, lease: 1, visible_at_ms: 2 },
             JournalEntry::DeadLetter { group, topic, queue, offset },
             JournalEntry::Reset { group, topic, queue, offset },
+            JournalEntry::LitePosition { group, topic, queue, lite_topic: "ü".into(), next: offset },
+            JournalEntry::LiteForgotten { group, topic, lite_topic: "l".into() },
             JournalEntry::DropGroup { group },
             JournalEntry::DropTopic { topic },
         ]

@@ -597,6 +597,11 @@ impl<'a> RecordView<'a> {
         self.text(field::MESSAGE_GROUP)
     }
 
+    /// Returns the lite topic.
+    pub fn lite_topic(&self) -> Option<&'a str> {
+        self.text(field::LITE_TOPIC)
+    }
+
     /// Returns when to deliver.
     pub fn delivery_time_ms(&self) -> Option<i64> {
         self.field(field::DELIVERY_TIME).and_then(|bytes| Cursor::new(bytes).i64().ok())

@@ -157,7 +157,8 @@ impl JournalWriter {
     /// Ends a rotation: everything before it is in the snapshot, which is durable.
     pub(crate) fn end_rotation(&mut self) -> Result<(), StorageError> {
         if let Some(begin) = self.rotation.take() {
-            self.begin = begin;
+            // A snapshot, however large, is none of what makes it grow.
+            self.begin = self.shared.tip().written;
             self.shared.remove_before(begin)?;
         }
         Ok(())

@@ -182,9 +182,12 @@ impl Messages {
                 .collect(),
             properties,
             body: Bytes::from(vec![1; random.random_range(0..20)]),
-            message_type: if random.random_bool(0.8) { MessageType::Normal } else { MessageType::Fifo },
+            message_type: *[MessageType::Normal, MessageType::Fifo, MessageType::Lite]
+                .choose(random)
+                .unwrap(),
             born_time_ms: random.random_bool(0.8).then(|| random.random_range(-5..5)),
             message_group: random.random_bool(0.3).then(|| text(random)),
+            lite_topic: random.random_bool(0.1).then(|| text(random)),
             ..Message::default()
         }
     }
@@ -360,7 +363,11 @@ impl ModelQueue {
             System::Keys => (!message.keys.is_empty()).then(|| Value::Str(message.keys.join(" "))),
             System::MessageId => (!message.message_id.is_empty()).then(|| text(&message.message_id)),
             System::MessageType => Some(Value::Str(message.message_type.name().to_owned())),
-            System::MessageGroup => message.message_group.as_ref().map(text),
+            System::MessageGroup => {
+                let is_lite = message.message_type == MessageType::Lite;
+                let lite_topic = message.lite_topic.as_ref().filter(|_| is_lite);
+                message.message_group.as_ref().or(lite_topic).map(text)
+            }
             System::BodySize => Some(Value::I64(message.body.len() as i64)),
             System::QueueId | System::QueueOffset => None,
         }

@@ -23,6 +23,7 @@ use crate::{
         block::{BLOCK_BYTES, BLOCK_ROWS, FileHeader, FileKind, NAMES_MAX, SEGMENT_BLOCKS},
         record::{RecordView, ValueRef},
     },
+    message::MessageType,
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
     queue::{
         block::{Block, ReadRecords},
@@ -594,7 +595,9 @@ fn add_row(builder: &mut RunBuilder, record: &RecordView<'_>, names: &mut Names)
         builder.property(DUE_COLUMN, ValueRef::Text(&due), &mut |name| names.admit(record.topic, name));
         return builder.end_row();
     }
-    if let Some(group) = record.message_group() {
+    // A message of a lite topic has no message group; the lite topic is what keeps it in order.
+    let is_lite = record.message_type == MessageType::Lite;
+    if let Some(group) = record.message_group().or_else(|| record.lite_topic().filter(|_| is_lite)) {
         builder.message_group(group);
     }
     if let Some(tag) = record.tag() {

@@ -600,6 +600,16 @@ impl Storage {
         self.handle.inner.reader.read(position)
     }
 
+    /// Has the directory say that its journal may tell of positions in lite topics, which programs of before them cannot
+    /// read. To be called before the first of such entries; durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// If `FORMAT` cannot be written.
+    pub fn need_lite_topics(&self) -> Result<(), StorageError> {
+        self.handle.inner.need(Feature::LiteTopics)
+    }
+
     /// Puts entries into the group journal, in the order of the calls.
     ///
     /// `done` runs when they are as safe as `wait` asks: on a thread of storage, or for [`Wait::None`] at once.

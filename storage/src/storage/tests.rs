@@ -245,6 +245,23 @@ fn a_rotation_on_a_full_disk_loses_nothing() {
 }
 
 #[test]
+fn a_large_snapshot_does_not_make_the_journal_rotate_again() {
+    let (storage, told) = small_journal(&SimEnv::new(3));
+    for entry in begin_rotation(&storage, &told) {
+        storage.journal(vec![entry], Wait::None, None);
+    }
+    storage.journal_rotated();
+    for _ in 0..3 {
+        storage.journal(vec![selector(9, "")], Wait::None, None);
+        storage.inner().flush_once(true);
+    }
+    assert_eq!(told.rotations.load(Ordering::SeqCst), 1);
+    storage.journal(vec![selector(0, "more"), selector(1, "more")], Wait::None, None);
+    storage.inner().flush_once(true);
+    assert_eq!(told.rotations.load(Ordering::SeqCst), 2, "it has grown");
+}
+
+#[test]
 fn a_rotation_is_abandoned_if_part_of_its_snapshot_was_refused() {
     let env = SimEnv::new(3);
     let (storage, told) = small_journal(&env);

@@ -133,6 +133,20 @@ fn entries() -> Vec<JournalEntry> {
     ]
 }
 
+/// What the groups remember of lite topics; since version 4.
+fn lite_entries() -> Vec<JournalEntry> {
+    let (group, topic, queue) = (GROUP, STAYS, QUEUE);
+    let position = |lite_topic: &str, next| {
+        let next = QueueOffset(next);
+        JournalEntry::LitePosition { group, topic, queue, lite_topic: lite_topic.into(), next }
+    };
+    vec![
+        position("lite", 3),
+        position("other", 8),
+        JournalEntry::LiteForgotten { group, topic, lite_topic: "other".into() },
+    ]
+}
+
 /// A message of the topic with many.
 fn short(number: u64) -> Message {
     let properties = vec![("seventh".into(), Value::Text((number % 7).to_string()))];
@@ -220,7 +234,8 @@ fn make_in(dir: &Path) {
         }
     }
     (AMONG..KEPT).for_each(|number| append(&storage, vec![(STAYS, number)]));
-    for entry in entries() {
+    storage.need_lite_topics().unwrap();
+    for entry in entries().into_iter().chain(lite_entries()) {
         journal(&storage, entry, Wait::Durable).unwrap();
     }
     make_pending(&storage);
@@ -261,7 +276,8 @@ fn check(storage: &Storage, version: u32) {
     let groups = storage.groups();
     assert_eq!(groups.len(), 1);
     assert_eq!((groups[0].id, groups[0].name.as_str()), (GROUP, "g"));
-    assert_eq!(storage.take_journal(), entries());
+    let lite = if version >= 4 { lite_entries() } else { Vec::new() };
+    assert_eq!(storage.take_journal(), [entries(), lite].concat());
     let end = AMONG * DEAD_PER_KEPT / 2;
     check_rows(storage, STAYS, 0..KEPT, &|offset| offset);
     check_rows(storage, LONG, LONG_ROWS - LONG_LEFT..LONG_ROWS, &|offset| offset);
@@ -367,6 +383,8 @@ fn only_what_older_programs_cannot_read_keeps_them_away() {
     let storage = open(dir.path()).unwrap();
     storage.make_pending_topic(1).unwrap();
     assert!(has("minimum-reader 3") && has("needs 3 pending messages"));
+    storage.need_lite_topics().unwrap();
+    assert!(has("minimum-reader 4") && has("needs 4 lite topics") && has("needs 3 pending messages"));
     storage.close().unwrap();
 }
 

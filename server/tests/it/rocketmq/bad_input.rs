@@ -1,6 +1,6 @@
 //! The table of bad input and its codes, a line each, in the order in which the protocol lists them.
 //!
-//! Not among them: credentials, since there are no accounts; transaction ids; and quotas of lite topics.
+//! Not among them: credentials, since there are no accounts; transaction ids; and lite topics, which `lite.rs` has.
 
 use std::time::Duration;
 

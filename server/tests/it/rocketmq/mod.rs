@@ -5,6 +5,7 @@ mod bad_input;
 mod delivery;
 mod fuzz;
 mod limits;
+mod lite;
 mod pending;
 mod pull;
 mod refusals;

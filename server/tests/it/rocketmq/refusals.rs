@@ -6,9 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use weir_server::rocketmq::proto::{
-    Address, ClientType, Code, FilterType, MessageType, QueryRouteRequest, SyncLiteSubscriptionRequest,
-};
+use weir_server::rocketmq::proto::{Address, ClientType, Code, FilterType, MessageType, QueryRouteRequest};
 
 use super::*;
 
@@ -209,22 +207,6 @@ async fn a_client_is_not_told_codes_that_it_panics_on() {
         let client = weir.client_named("client", language, "5.0.0").await;
         let response = client.send(vec![empty.clone()]).await;
         assert_eq!(code(&response.status), expected, "{language}");
-    }
-}
-
-#[tokio::test]
-async fn calls_that_are_not_offered_are_unimplemented() {
-    let dir = directory();
-    let weir = Weir::start(dir.path()).await;
-    let client = weir.client().await;
-    macro_rules! check {
-        ($($call:ident($request:expr)),* $(,)?) => {$(
-            let status = client.calls.clone().$call(client.request($request)).await.unwrap_err();
-            assert_eq!(status.code(), tonic::Code::Unimplemented, stringify!($call));
-        )*};
-    }
-    check! {
-        sync_lite_subscription(SyncLiteSubscriptionRequest::default()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, metadata::AsciiMetadataValue};
-use weir_engine::BrokerOptions;
+use weir_engine::{BrokerOptions, GroupChange, GroupName, GroupSpec};
 use weir_server::rocketmq::proto::{
     ClientType, Code, FilterType, HeartbeatRequest, MessageType, NotifyClientTerminationRequest, Permission,
     Publishing, QueryAssignmentRequest, QueryRouteRequest, QueryRouteResponse, Settings, Subscription,
@@ -76,6 +76,22 @@ async fn a_push_consumer_is_assigned_all_queues_at_once() {
     assert_eq!(response.assignments.len(), 1);
     let response = client.calls.clone().query_assignment(ask("nothing")).await.unwrap().into_inner();
     assert_eq!(code(&response.status), Code::TopicNotFound);
+    // A FIFO group is assigned each queue, until it is one no more.
+    let group: GroupName = GROUP.parse().unwrap();
+    weir.broker.create_group(&group, GroupSpec { fifo: true, ..GroupSpec::default() }).await.unwrap();
+    let response = client.calls.clone().query_assignment(ask(TOPIC)).await.unwrap().into_inner();
+    let queues = response.assignments.into_iter().map(|assignment| assignment.message_queue.unwrap());
+    let queues: Vec<_> = queues.collect();
+    assert_eq!(queues.iter().map(|queue| queue.id).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(
+        queues,
+        route(&client, TOPIC, Some(endpoints())).await.message_queues,
+        "as the route has them"
+    );
+    let change = GroupChange { fifo: Some(false), ..GroupChange::default() };
+    weir.broker.alter_group(&group, change).await.unwrap();
+    let response = client.calls.clone().query_assignment(ask(TOPIC)).await.unwrap().into_inner();
+    assert_eq!(response.assignments.len(), 1);
 }
 
 #[tokio::test]

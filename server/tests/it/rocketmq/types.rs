@@ -43,21 +43,24 @@ async fn a_route_tells_the_types_of_a_topic_as_far_as_the_client_can_read_them()
     for topic_type in TopicType::ALL {
         make(&weir, topic_type).await;
     }
-    use MessageType::{Fifo, Normal, Priority};
-    for (language, version, priority) in [
-        ("JAVA", "5.0.8", Normal),
-        ("JAVA", "5.1.0", Normal),
-        ("JAVA", "5.2.0", Priority),
-        ("PYTHON", "5.1.2", Priority),
-        ("HTTP", "1.0.8", Priority),
-        ("GO", "5.1.4", Priority),
-        ("DOTNET", "5.2.1", Priority),
-        ("RUST", "5.0.0", Normal),
+    use MessageType::{Fifo, Lite, Normal, Priority};
+    for (language, version, lite, priority) in [
+        ("JAVA", "5.0.8", Normal, Normal),
+        ("JAVA", "5.1.0", Lite, Normal),
+        ("JAVA", "5.2.0", Lite, Priority),
+        ("PYTHON", "5.1.2", Lite, Priority),
+        ("HTTP", "1.0.8", Lite, Priority),
+        ("GO", "5.1.4", Lite, Priority),
+        ("DOTNET", "5.2.1", Lite, Priority),
+        ("RUST", "5.0.0", Normal, Normal),
     ] {
         let client = weir.client_named("client", language, version).await;
-        for (topic, expected) in
-            [("of-normal", vec![Normal]), ("of-fifo", vec![Fifo]), ("of-priority", vec![priority])]
-        {
+        for (topic, expected) in [
+            ("of-normal", vec![Normal]),
+            ("of-fifo", vec![Fifo]),
+            ("of-priority", vec![priority]),
+            ("of-lite", vec![lite]),
+        ] {
             assert_eq!(types(&client, topic).await, expected, "{language} {version} {topic}");
         }
         let mixed = types(&client, "of-mixed").await;
@@ -85,10 +88,11 @@ async fn what_a_topic_does_not_take_is_refused_and_clients_are_told_to_look_as_w
     };
     assert!(publishing.validate_message_type);
     type Change = fn(&mut SystemProperties);
-    let kinds: [(&str, Change); 4] = [
+    let kinds: [(&str, Change); 5] = [
         ("normal", |_| {}),
         ("fifo", |system| system.message_group = Some("g".to_owned())),
         ("priority", |system| system.priority = Some(2)),
+        ("lite", |system| system.lite_topic = Some("l".to_owned())),
         // What a client calls its message does not count.
         ("normal", |system| system.message_type = MessageType::Fifo.into()),
     ];
@@ -98,7 +102,7 @@ async fn what_a_topic_does_not_take_is_refused_and_clients_are_told_to_look_as_w
             sent.topic = resource(&format!("of-{topic_type}"));
             change(sent.system_properties.as_mut().unwrap());
             let is_taken = match topic_type {
-                TopicType::Mixed => kind != "priority",
+                TopicType::Mixed => !matches!(kind, "priority" | "lite"),
                 other => other.name() == kind,
             };
             let response = client.send(vec![sent]).await;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     feature::Feature,
-    pending,
+    lite, pending,
     run::{Run, compare, times},
 };
 
@@ -49,9 +49,10 @@ pub(super) fn all(run: &Run<'_>, certificate: &Path) -> Vec<Done> {
         let dead = scope.spawn(|| dead_letters(run));
         let tls = scope.spawn(|| encrypted(run, certificate));
         let pending = scope.spawn(|| pending::all(run));
+        let lite = scope.spawn(|| lite::all(run));
         let join =
             |thread: thread::ScopedJoinHandle<'_, Vec<Done>>| thread.join().expect("checks do not panic");
-        [in_order, dead, tls, pending].into_iter().flat_map(join).collect::<Vec<_>>()
+        [in_order, dead, tls, pending, lite].into_iter().flat_map(join).collect::<Vec<_>>()
     }));
     done
 }

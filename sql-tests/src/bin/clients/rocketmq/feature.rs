@@ -12,6 +12,8 @@ pub(super) enum Feature {
     Delayed,
     Recall,
     Transactions,
+    LiteSimple,
+    LitePush,
     FifoRetry,
     SimpleDead,
     PushDead,
@@ -41,7 +43,7 @@ impl Known {
 }
 
 impl Feature {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Normal,
         Self::Fifo,
         Self::Simple,
@@ -51,6 +53,8 @@ impl Feature {
         Self::Delayed,
         Self::Recall,
         Self::Transactions,
+        Self::LiteSimple,
+        Self::LitePush,
         Self::FifoRetry,
         Self::SimpleDead,
         Self::PushDead,
@@ -71,6 +75,8 @@ impl Feature {
             Self::Delayed => "delayed messages",
             Self::Recall => "recall of delayed messages",
             Self::Transactions => "transactional messages",
+            Self::LiteSimple => "lite topics, simple consumer",
+            Self::LitePush => "lite topics, push consumer",
             Self::FifoRetry => "order of FIFO messages that fail",
             Self::SimpleDead => "dead letters of a simple consumer",
             Self::PushDead => "dead letters of a push consumer",
@@ -105,9 +111,14 @@ impl Feature {
                  and then committed or rolled back; what was committed is received, each once, and nothing else is ever \
                  visible; the store times of what was asked about are behind the question"
             }
+            Self::LiteSimple => {
+                "messages of 6 lite topics are sent; a consumer that subscribes to three of them gets what was sent from then \
+                 on, each once and in order within each, and another one goes on with what was sent while there was none"
+            }
+            Self::LitePush => "the same with a push consumer, whose listener fails for some messages",
             Self::FifoRetry => {
-                "the same with a push consumer whose listener fails for some messages: they are tried again before \
-                 the next one of their message group comes"
+                "FIFO messages are received by a push consumer whose listener fails for some of them: they are tried \
+                 again before the next one of their message group comes"
             }
             Self::SimpleDead => {
                 "gives some messages back at once (ChangeInvisibleDuration), comes to the limit of attempts, and \
@@ -144,6 +155,12 @@ impl Feature {
                 "the client goes on with the next message of a message group though the listener has failed for one; \
                  the broker gives it one of each message group at a time",
             ),
+            (Self::LiteSimple | Self::LitePush, "java-oldest" | "rust") => {
+                Known::NotOffered("the client has no lite topics")
+            }
+            (Self::LiteSimple, "java-newest" | "go" | "node") => {
+                Known::NotOffered("the client has no simple consumer for lite topics")
+            }
             (Self::Recall, "java-oldest" | "rust") => Known::NotOffered("the client has no RecallMessage"),
             (Self::Push | Self::FifoRetry | Self::PushDead | Self::FifoDead, "rust") => {
                 Known::NotOffered("the client has no push consumer")

@@ -3,6 +3,7 @@
 
 mod checks;
 mod feature;
+mod lite;
 mod pending;
 mod restart;
 mod run;

@@ -108,7 +108,7 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Consumes from a topic with `receive` or `push`, in which no call may fail. `more` names the filter and when it
+    /// Consumes from a topic with `receive` or `push`, or from its lite topics, in which no call may fail. `more` names the filter and when it
     /// is enough.
     pub(super) fn consume(&self, action: &str, topic: &str, group: &str, more: &[&str]) -> Result<Consumed> {
         let report = self.consume_through_crashes(action, topic, group, more)?;
@@ -134,7 +134,7 @@ impl Run<'_> {
     fn act(&self, words: &[&str]) -> Result<Value> {
         let running = self.program.start(words, self.home, PROGRAM_MAX);
         let report = running.report();
-        if report.is_ok() && words.first() == Some(&"push") {
+        if report.is_ok() && words.first().is_some_and(|action| action.ends_with("push")) {
             self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(running);
         } else {
             running.end()?;

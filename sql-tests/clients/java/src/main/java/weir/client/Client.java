@@ -1,5 +1,6 @@
 package weir.client;
 
+import java.io.Closeable;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
@@ -13,6 +14,7 @@ import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.Message;
+import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 import org.apache.rocketmq.client.java.misc.MetadataUtils;
@@ -56,6 +58,9 @@ public final class Client {
             case "push":
                 push();
                 break;
+            case "lite-push":
+                litePush();
+                break;
             default:
                 throw new IllegalArgumentException("the client has no action " + options.action);
         }
@@ -84,13 +89,19 @@ public final class Client {
     private void publish() throws Exception {
         String topic = options.required("topic");
         int count = options.number("count", 100);
+        int first = options.number("first", 0);
         int lines = options.number("lines", 0);
+        int liteTopics = options.number("lite-topics", 0);
         int pauseMs = options.number("pause-ms", 0);
         long endNs = System.nanoTime() + options.seconds("seconds", 60).toNanos();
         try (Producer producer =
             provider.newProducerBuilder().setClientConfiguration(configuration()).setTopics(topic).build()) {
-            for (int n = 0; n < count; n++) {
-                Message message = Content.message(provider, topic, n, lines).build();
+            for (int n = first; n < first + count; n++) {
+                MessageBuilder builder = Content.message(provider, topic, n, lines);
+                if (liteTopics > 0) {
+                    Lite.setLiteTopic(builder, n % liteTopics);
+                }
+                Message message = builder.build();
                 repeat(endNs, () -> producer.send(message));
                 Thread.sleep(pauseMs);
             }
@@ -151,19 +162,33 @@ public final class Client {
             .setClientConfiguration(configuration())
             .setConsumerGroup(options.required("group"))
             .setSubscriptionExpressions(subscriptions())
-            .setMessageListener(received -> {
-                if (tally.fails(received)) {
-                    return ConsumeResult.FAILURE;
-                }
-                tally.add(received);
-                return ConsumeResult.SUCCESS;
-            })
+            .setMessageListener(received -> consume(tally, received))
             .build()) {
             while (!tally.enough()) {
                 Thread.sleep(100);
             }
             print(tally.report(errors));
         }
+    }
+
+    private void litePush() throws Exception {
+        Tally tally = new Tally(options);
+        String group = options.required("group");
+        try (Closeable consumer = Lite.consumer(provider, configuration(), group, options.required("topic"),
+            options.required("lite-topics"), received -> consume(tally, received))) {
+            while (!tally.enough()) {
+                Thread.sleep(100);
+            }
+            print(tally.report(errors));
+        }
+    }
+
+    private static ConsumeResult consume(Tally tally, MessageView received) {
+        if (tally.fails(received)) {
+            return ConsumeResult.FAILURE;
+        }
+        tally.add(received);
+        return ConsumeResult.SUCCESS;
     }
 
     /** Makes a call again until it succeeds. Without a connection the client throws what its gRPC library throws. */
