@@ -143,6 +143,10 @@ pub const TRACE_GROUPS_MAX: usize = 2000;
 pub const TRACE_EVENTS_OF_GROUP_MAX: usize = 100;
 /// Events that a trace keeps in all, beside the last of each message in each group.
 pub const TRACE_EVENTS_MAX: usize = 20_000;
+/// Keys, and names of properties, of a message that a trace tells.
+pub const TRACE_LIST_MAX: usize = 64;
+/// About how many bytes a trace tells; what groups have to say beyond that is left out, and counted.
+pub const TRACE_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Characters of a selector that a trace tells.
 pub const TRACE_SELECTOR_CHARS_MAX: usize = 1000;
 /// How long a SQL statement may be planned.

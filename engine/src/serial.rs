@@ -74,6 +74,14 @@ pub(crate) mod dialect_option {
     }
 }
 
+/// A text that many share, or null.
+pub(crate) fn shared_text<S: serde::Serializer>(
+    text: &Option<std::sync::Arc<str>>,
+    out: S,
+) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&text.as_deref(), out)
+}
+
 fn millis(value: std::time::Duration) -> u64 {
     u64::try_from(value.as_millis()).unwrap_or(u64::MAX)
 }

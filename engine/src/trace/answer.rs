@@ -1,5 +1,7 @@
 //! What a trace answers. The names of fields are those of the JSON that the wire and the command line show.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use weir_filter::Dialect;
 use weir_storage::{Epoch, LogPosition, QueueId, QueueOffset};
@@ -19,12 +21,12 @@ pub struct MessageTrace {
     pub journal: JournalReach,
 }
 
-/// How far it was looked for messages.
+/// How far it was looked for messages, and for their copies in dead-letter topics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SearchReach {
     /// Messages whose hashes were looked at.
     pub messages: u64,
-    /// Messages that are retained where it was looked.
+    /// Messages that are retained where it was looked; for a place, in its queue.
     pub of: u64,
     /// Records that were read from the log, since their hashes are those that are looked for.
     pub records: u64,
@@ -34,6 +36,18 @@ pub struct SearchReach {
     pub complete: bool,
     /// All messages that were stored after this time have been looked at; `None` if all have, or there was no time for any.
     pub back_to_ms: Option<i64>,
+}
+
+impl SearchReach {
+    /// Adds how far it was looked for copies.
+    pub(super) fn add(&mut self, copies: &Self) {
+        self.messages += copies.messages;
+        self.of += copies.of;
+        self.records += copies.records;
+        self.unreadable += copies.unreadable;
+        self.complete &= copies.complete;
+        self.back_to_ms = self.back_to_ms.max(copies.back_to_ms);
+    }
 }
 
 /// What the group journal could tell.
@@ -49,10 +63,15 @@ pub struct JournalReach {
 }
 
 impl JournalReach {
+    /// Whether nothing that it holds is missing.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.complete && self.damaged == 0
+    }
+
     /// Whether nothing can be missing of what became of a message that was stored at `time_ms`. In the millisecond in which
     /// the oldest part was begun, it may have been done with before that.
     pub(super) fn holds_all_of(&self, time_ms: i64) -> bool {
-        self.complete && self.damaged == 0 && self.begins_ms.is_none_or(|begins_ms| begins_ms < time_ms)
+        self.is_whole() && self.begins_ms.is_none_or(|begins_ms| begins_ms < time_ms)
     }
 }
 
@@ -83,10 +102,15 @@ pub struct TracedMessage {
     pub producer_group: Option<String>,
     /// Its tag.
     pub tag: Option<String>,
-    /// Its keys.
+    /// Its keys; of many, the first. Of a copy below its message, none: they are those of the message, as are its
+    /// properties, tag, message group, host, producer group and trace context.
     pub keys: Vec<String>,
-    /// The names of its properties.
+    /// So many keys more.
+    pub keys_left_out: u64,
+    /// The names of its properties; of many, the first.
     pub properties: Vec<String>,
+    /// So many properties more.
+    pub properties_left_out: u64,
     /// Its message group.
     pub message_group: Option<String>,
     /// Its priority.
@@ -105,7 +129,7 @@ pub struct TracedMessage {
     pub dead_letter_of: Option<DeadLetterTrace>,
     /// What became of it in each group that reads its topic, by name.
     pub groups: Vec<GroupTrace>,
-    /// So many groups more read the topic.
+    /// So many groups more read the topic; what became of it there is not told, as the answer is large enough.
     pub groups_left_out: u64,
 }
 
@@ -139,7 +163,8 @@ pub enum PendingState {
     /// It never became visible, or what it became is not retained any more: a delayed one was recalled, that of a
     /// transaction rolled back or given up. Which of them is written down nowhere.
     Ended,
-    /// It is done; what it became was not looked for to the end.
+    /// It is done. Whether it became visible is not known: that was not looked for to the end, or it may have been done while
+    /// it was looked for.
     Done,
 }
 
@@ -208,7 +233,7 @@ pub enum GroupState {
         /// When it may be delivered again; `None` if it may be now.
         until_ms: Option<i64>,
     },
-    /// It waits behind an earlier message of its line, in a FIFO group, and was not delivered yet.
+    /// It was not delivered yet; it is in the line of its message group, in a FIFO group.
     WaitsInLine {},
     /// It was delivered often enough, and is on its way to the dead-letter topic.
     MovesToDeadLetter {
@@ -234,10 +259,10 @@ pub enum GroupState {
     /// A selector that is TRUE for it has passed it, and it is not open: it was delivered and is done. How and when is not in
     /// the journal any more.
     DoneBeforeJournal {},
-    /// It lies before the first row that the selectors of the group have judged. What the group did with it is not in the
+    /// It lies before the first row that the selectors of the group judge, or those that are TRUE for it. What the group did with it is not in the
     /// journal, or not any more.
     BeforeSelectors {
-        /// The first row that one of them has judged.
+        /// The first row that one of them judges: one that is TRUE for it, if there is one.
         start: QueueOffset,
         /// Whether the journal goes back to when the message was stored: then nobody was given it.
         certain: bool,
@@ -266,7 +291,7 @@ pub struct JudgingSelector {
     /// Whether a live client receives with it.
     pub live: bool,
     /// `true`, `false`, `unknown` or `failed`, as it judges the message now; `unreadable` if it or the message cannot be
-    /// read.
+    /// read, `not_judged` if time ran out.
     pub truth: &'static str,
 }
 
@@ -287,12 +312,13 @@ pub enum TraceEvent {
         /// The member, as far as it is known: see [`GroupState::Leased`].
         client: Option<String>,
         /// The selector that chose it, if the journal holds that; of a long one, the beginning.
-        selector: Option<String>,
+        #[serde(serialize_with = "crate::serial::shared_text")]
+        selector: Option<Arc<str>>,
         /// The number of the lease, by which renewals are told from deliveries.
         #[serde(skip)]
         lease: u64,
     },
-    /// It waits in line, in a FIFO group.
+    /// It is in the line of its message group, in a FIFO group, and was not delivered yet.
     LinedUp {
         /// When.
         at_ms: i64,

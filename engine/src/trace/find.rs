@@ -5,30 +5,33 @@
 //! first, and all that is newer than the last block was looked at when time runs out.
 
 use std::{
-    cmp::Reverse,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use arrow_array::UInt32Array;
-use weir_columns::{Column, ColumnRef, Rows, System, hash32};
+use weir_columns::{System, hash32};
 use weir_storage::{
     Block, DeadLetterOrigin, Part, PendingRow, PendingTarget, QueueId, QueueOffset, QueueView, RecordView,
     StorageError, TopicId,
 };
 
 use super::{
-    answer::{DeadLetterTrace, PendingState, PendingTrace, SearchReach, TracedMessage},
+    answer::{DeadLetterTrace, SearchReach, TracedMessage},
     deadline,
-    history::Told,
+    sift::Looking,
 };
 use crate::{
     broker::Core,
     error::EngineError,
+    limits::TRACE_LIST_MAX,
     name::TopicName,
     reads::{Produce, Progress},
     topic::Topic,
 };
+
+/// How many hashes of a name are compared. The record of a row that has them all is compared in full.
+const HASHES_MAX: usize = 8;
 
 /// A row of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,18 +61,22 @@ pub(super) enum Wanted {
 #[derive(Clone, Debug)]
 pub(super) struct Name {
     text: String,
-    hashes: Vec<u32>,
-    column: System,
+    /// Those that are least, each once; [`HASHES_MAX`] at most.
+    pub(super) hashes: Vec<u32>,
+    pub(super) column: System,
 }
 
 impl Name {
     fn new(text: &str, column: System) -> Self {
         // As consume queues hash them.
-        let hashes = text.split(' ').map(|part| hash32(part.as_bytes())).collect();
+        let mut hashes: Vec<u32> = text.split(' ').map(|part| hash32(part.as_bytes())).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes.truncate(HASHES_MAX);
         Self { text: text.to_owned(), hashes, column }
     }
 
-    fn is_in(&self, hashes: &[u32]) -> bool {
+    pub(super) fn is_in(&self, hashes: &[u32]) -> bool {
         self.hashes.iter().all(|hash| hashes.contains(hash))
     }
 
@@ -108,7 +115,7 @@ impl Wanted {
         Some(Self::Copy(name, Box::new(origin)))
     }
 
-    fn name(&self) -> Option<&Name> {
+    pub(super) fn name(&self) -> Option<&Name> {
         match self {
             Self::Place(..) => None,
             Self::Named(name) | Self::Copy(name, _) => Some(name),
@@ -147,8 +154,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn of(source: &Source, block: &Arc<Block>, row: usize, record: &RecordView<'_>) -> Self {
-        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    /// `is_copy`: what a dead letter has from its message is left out, as that tells it.
+    fn of(source: &Source, block: &Arc<Block>, row: usize, record: &RecordView<'_>, is_copy: bool) -> Self {
+        let text = |text: &str| (!is_copy && !text.is_empty()).then(|| text.to_owned());
+        let told = if is_copy { 0 } else { TRACE_LIST_MAX };
+        let left_out = |count: usize| count.saturating_sub(told) as u64;
         let origin = record.dead_letter();
         let visible = !source.is_pending;
         let message = TracedMessage {
@@ -162,13 +172,15 @@ impl Found {
             store_time_ms: record.store_time_ms,
             born_time_ms: record.born_time_ms,
             born_host: text(record.born_host()),
-            producer_group: record.producer_group().map(str::to_owned),
-            tag: record.tag().map(str::to_owned),
-            keys: record.keys().map(str::to_owned).collect(),
-            properties: record.properties().map(|(name, _)| name.to_owned()).collect(),
-            message_group: record.message_group().map(str::to_owned),
+            producer_group: record.producer_group().and_then(text),
+            tag: record.tag().and_then(text),
+            keys: record.keys().take(told).map(str::to_owned).collect(),
+            keys_left_out: left_out(record.keys().count()),
+            properties: record.properties().take(told).map(|(name, _)| name.to_owned()).collect(),
+            properties_left_out: left_out(record.properties().count()),
+            message_group: record.message_group().and_then(text),
             priority: record.priority(),
-            trace_context: record.trace_context().map(str::to_owned),
+            trace_context: record.trace_context().and_then(text),
             delivery_time_ms: record.delivery_time_ms(),
             body_bytes: record.body_len,
             record_bytes: record.size,
@@ -203,9 +215,13 @@ impl Found {
         PendingRow { topic, queue, offset }
     }
 
-    /// Returns whether this is the copy of a message of `topic`.
+    /// Returns whether this is the copy of a message of `topic`. What lies before the message in the log is that of one
+    /// that had its offset before a loss of power.
     pub(super) fn is_copy_of(&self, message: &Self, topic: Option<&Topic>) -> bool {
         let (Some(origin), Some(topic)) = (&self.origin, topic) else { return false };
+        if self.message.log_position <= message.message.log_position {
+            return false;
+        }
         (origin.namespace.as_str(), origin.topic.as_str()) == (topic.name.namespace(), topic.name.name())
             && (origin.queue, origin.offset) == (message.place.queue, message.place.offset)
     }
@@ -219,25 +235,24 @@ struct Chunk {
     newest_ms: i64,
 }
 
-/// Rows of a block whose records are to be read.
-struct Candidates {
-    source: usize,
-    block: Arc<Block>,
-    /// Which of them, the newest first.
-    rows: std::vec::IntoIter<usize>,
-}
-
 /// A search under way.
 pub(super) struct Search {
+    core: Arc<Core>,
+    /// The topics whose queues have not been gathered, and whether each is the pending topic.
+    topics: Vec<(Arc<Topic>, bool)>,
+    /// The one that is being gathered, and which of its queues are left.
+    topic: Option<(TopicId, bool)>,
+    queues: Range<u32>,
+    is_gathered: bool,
     sources: Vec<Source>,
     wanted: Vec<Wanted>,
     /// Pending rows count that are for this topic.
     only: Option<TopicId>,
     limit: usize,
     deadline: Instant,
-    /// The blocks that are left, the newest last; `None` before they have been gathered.
-    chunks: Option<Vec<Chunk>>,
-    now: Option<Candidates>,
+    /// The blocks that are left, the newest last once all are gathered.
+    chunks: Vec<Chunk>,
+    now: Option<Looking>,
     /// The newest first, and one more than are wanted.
     found: Vec<Found>,
     reach: SearchReach,
@@ -245,44 +260,93 @@ pub(super) struct Search {
 }
 
 impl Search {
+    /// `topics` are those in which it is looked, and whether each is the pending topic.
     pub(super) fn new(
-        sources: Vec<Source>,
+        core: Arc<Core>,
+        topics: Vec<(Arc<Topic>, bool)>,
         wanted: Vec<Wanted>,
         only: Option<TopicId>,
         limit: usize,
         within: Duration,
     ) -> Self {
-        let (chunks, now, found, reach) = (None, None, Vec::new(), SearchReach::default());
-        let deadline = deadline(within);
-        Self { sources, wanted, only, limit, deadline, chunks, now, found, reach, is_over: false }
+        Self {
+            core,
+            topics,
+            topic: None,
+            queues: 0..0,
+            is_gathered: false,
+            sources: Vec::new(),
+            wanted,
+            only,
+            limit,
+            deadline: deadline(within),
+            chunks: Vec::new(),
+            now: None,
+            found: Vec::new(),
+            reach: SearchReach::default(),
+            is_over: false,
+        }
     }
 
-    fn gather(&mut self) -> Vec<Chunk> {
-        let mut chunks = Vec::new();
-        for (number, source) in self.sources.iter().enumerate() {
-            let view = &source.view;
-            let is_shown = |rows: std::ops::Range<QueueOffset>| {
-                source.is_pending || (rows.start < view.range().end && view.range().start < rows.end)
+    /// The place that is looked for.
+    fn place(&self) -> Option<(QueueId, QueueOffset)> {
+        self.wanted.iter().find_map(|wanted| match wanted {
+            Wanted::Place(queue, offset) => Some((*queue, *offset)),
+            _ => None,
+        })
+    }
+
+    /// Takes the view of the next queue.
+    fn gather_next(&mut self) {
+        let (Some(queue), Some((topic, is_pending))) = (self.queues.next(), self.topic) else {
+            let Some((topic, is_pending)) = self.topics.pop() else {
+                self.chunks.sort_by_key(|chunk| chunk.newest_ms);
+                self.is_gathered = true;
+                return;
             };
-            for segment in view.segments() {
-                let blocks = (0..segment.blocks()).filter(|block| is_shown(segment.block_range(*block)));
-                chunks.extend(blocks.map(|block| Chunk {
-                    source: number,
-                    newest_ms: *segment.block_times(block).end(),
-                    part: Part::Segment(Arc::clone(segment), block),
-                }));
-            }
-            for run in view.runs().iter().filter(|run| is_shown(run.range())) {
-                // In memory, where times do not fail.
-                let times = run.store_times().ok();
-                let newest = times.and_then(|times| times.iter().rev().flatten().next());
-                let newest_ms = newest.unwrap_or(i64::MAX);
-                chunks.push(Chunk { source: number, newest_ms, part: Part::Run(Arc::clone(run)) });
-            }
+            self.topic = Some((topic.id, is_pending));
+            self.queues = match self.place() {
+                Some((queue, _)) => queue.0..queue.0.saturating_add(1),
+                None => 0..topic.queues(),
+            };
+            return;
+        };
+        if let Some(view) = self.core.storage.view(topic, QueueId(queue)) {
+            self.gather(Source { view, is_pending });
         }
-        chunks.sort_by_key(|chunk| chunk.newest_ms);
-        self.reach.of = chunks.iter().map(|chunk| self.rows_of(chunk)).sum();
-        chunks
+    }
+
+    fn gather(&mut self, source: Source) {
+        let (number, view, place) = (self.sources.len(), &source.view, self.place());
+        let is_shown = |rows: Range<QueueOffset>| match place {
+            Some((_, offset)) => rows.contains(&offset),
+            None => source.is_pending || (rows.start < view.range().end && view.range().start < rows.end),
+        };
+        let mut chunks = Vec::new();
+        for segment in view.segments() {
+            let blocks = (0..segment.blocks()).filter(|block| is_shown(segment.block_range(*block)));
+            chunks.extend(blocks.map(|block| Chunk {
+                source: number,
+                newest_ms: *segment.block_times(block).end(),
+                part: Part::Segment(Arc::clone(segment), block),
+            }));
+        }
+        for run in view.runs().iter().filter(|run| is_shown(run.range())) {
+            // In memory, where times do not fail.
+            let times = run.store_times().ok();
+            let newest = times.and_then(|times| times.iter().rev().flatten().next());
+            let newest_ms = newest.unwrap_or(i64::MAX);
+            chunks.push(Chunk { source: number, newest_ms, part: Part::Run(Arc::clone(run)) });
+        }
+        if place.is_some() {
+            let shown = view.range();
+            self.reach.of += shown.end.since(shown.start).unwrap_or(0);
+        }
+        self.sources.push(source);
+        if place.is_none() {
+            self.reach.of += chunks.iter().map(|chunk| self.rows_of(chunk)).sum::<u64>();
+        }
+        self.chunks.append(&mut chunks);
     }
 
     /// Counts the rows of a chunk that may be found.
@@ -302,9 +366,29 @@ impl Search {
         self.found.get(self.limit).is_some_and(|last| newest_ms <= last.message.store_time_ms)
     }
 
-    /// Looks at the hashes of the next block; returns false if there is none.
+    /// Whether there is nothing left to be looked at.
+    fn is_at_end(&self) -> bool {
+        self.is_gathered && self.now.is_none() && self.chunks.is_empty()
+    }
+
+    /// Does a little; returns false if there is nothing to do any more.
+    fn step(&mut self, until: Instant) -> bool {
+        if !self.is_gathered {
+            self.gather_next();
+        } else if let Some(looking) = self.now.as_mut().filter(|looking| !looking.is_sifted) {
+            if let Some(source) = self.sources.get(looking.source) {
+                looking.sift(source, &self.wanted, until);
+            }
+        } else if !self.next_candidate() {
+            self.now = None;
+            return self.next_chunk();
+        }
+        true
+    }
+
+    /// Opens the next block; returns false if there is none.
     fn next_chunk(&mut self) -> bool {
-        let chunk = self.chunks.as_mut().and_then(Vec::pop);
+        let chunk = self.chunks.pop();
         let Some(chunk) = chunk.filter(|chunk| !self.has_enough(chunk.newest_ms)) else { return false };
         self.reach.messages += self.rows_of(&chunk);
         self.reach.back_to_ms = Some(chunk.newest_ms);
@@ -313,13 +397,9 @@ impl Search {
             Part::Segment(segment, number) => segment.block(*number),
             Part::Run(run) => Ok(Arc::clone(run)),
         };
-        let rows = block.and_then(|block| Ok((candidates(&block, source, &self.wanted)?, block)));
-        match rows {
-            Ok((mut rows, block)) => {
-                rows.sort_unstable_by_key(|row| Reverse(*row));
-                rows.dedup();
-                self.now = Some(Candidates { source: chunk.source, block, rows: rows.into_iter() });
-            }
+        let looking = block.and_then(|block| Looking::at(chunk.source, block, source, &self.wanted));
+        match looking {
+            Ok(looking) => self.now = Some(looking),
             Err(error) => {
                 tracing::warn!(%error, "a block cannot be read in which a message may be that is traced");
                 self.reach.unreadable += 1;
@@ -330,16 +410,17 @@ impl Search {
 
     /// Reads the record of the next candidate; returns false if there is none.
     fn next_candidate(&mut self) -> bool {
-        let Some(Candidates { source, block, rows }) = &mut self.now else { return false };
-        let (Some(row), Some(source)) = (rows.next(), self.sources.get(*source)) else { return false };
+        let Some(Looking { source, block, rows, .. }) = &mut self.now else { return false };
+        let (Some(row), Some(source)) = (rows.pop(), self.sources.get(*source)) else { return false };
         let mut found = None;
         let place = (block.topic(), block.queue(), block.base().plus(row as u64));
         let visited = block.visit_records([row], |record| {
             // Compaction may have put another record there since the view was taken.
-            let is_it = (record.topic, record.queue, record.offset) == place
-                && self.wanted.iter().any(|wanted| wanted.is(record))
+            let is_there = (record.topic, record.queue, record.offset) == place
                 && record.pending().is_none_or(|target| self.only.is_none_or(|only| target.topic == only));
-            found = is_it.then(|| Found::of(source, block, row, record));
+            let wanted = self.wanted.iter().find(|wanted| is_there && wanted.is(record));
+            found = wanted
+                .map(|wanted| Found::of(source, block, row, record, matches!(wanted, Wanted::Copy(..))));
             Ok(())
         });
         self.reach.records += 1;
@@ -365,7 +446,7 @@ impl Search {
         self.is_over = true;
         let more = self.found.len() > self.limit;
         self.found.truncate(self.limit);
-        self.reach.complete = complete && self.chunks.as_ref().is_none_or(Vec::is_empty) && !more;
+        self.reach.complete = complete && self.is_gathered && self.chunks.is_empty() && !more;
         if self.reach.complete {
             self.reach.back_to_ms = None;
         }
@@ -380,159 +461,17 @@ impl Produce for Search {
         if self.is_over {
             return Ok(Progress::End);
         }
-        if self.chunks.is_none() {
-            self.chunks = Some(self.gather());
-        }
         loop {
             let now = Instant::now();
-            let is_at_end = self.now.is_none() && self.chunks.as_ref().is_none_or(Vec::is_empty);
-            if now >= self.deadline && !is_at_end {
+            if now >= self.deadline && !self.is_at_end() {
                 return Ok(Progress::Item(self.answer(false)));
             }
             if now >= until {
                 return Ok(Progress::More);
             }
-            if !self.next_candidate() {
-                self.now = None;
-                if !self.next_chunk() {
-                    return Ok(Progress::Item(self.answer(true)));
-                }
+            if !self.step(until.min(self.deadline)) {
+                return Ok(Progress::Item(self.answer(true)));
             }
         }
     }
-}
-
-/// Returns the rows of a block, visible and not lost, whose hashes are those of something wanted.
-fn candidates(block: &Block, source: &Source, wanted: &[Wanted]) -> Result<Vec<usize>, StorageError> {
-    let mut rows = Vec::new();
-    for wanted in wanted {
-        match wanted {
-            Wanted::Place(queue, offset) if block.queue() == *queue => {
-                rows.extend(offset.since(block.base()).and_then(|row| usize::try_from(row).ok()));
-            }
-            Wanted::Place(..) => {}
-            Wanted::Named(name) | Wanted::Copy(name, _) => rows_named(block, name, &mut rows)?,
-        }
-    }
-    if source.is_pending && wanted.iter().any(|wanted| wanted.name().is_some()) {
-        rows_without_names(block, &mut rows)?;
-    }
-    let shown = source.view.range();
-    rows.retain(|row| {
-        let offset = block.base().plus(*row as u64);
-        *row < Rows::len(block)
-            && offset < shown.end
-            && (source.is_pending || shown.start <= offset)
-            && block.lost().is_none_or(|lost| !lost.value(*row))
-    });
-    Ok(rows)
-}
-
-/// Adds the rows that may have a name.
-fn rows_named(block: &Block, name: &Name, rows: &mut Vec<usize>) -> Result<(), StorageError> {
-    let Some((row_ends, hashes)) = hashes_of(block, name.column)? else { return Ok(()) };
-    let (ends, hashes) = (row_ends.values(), hashes.values());
-    let Some(first) = name.hashes.first() else { return Ok(()) };
-    for (at, _) in hashes.iter().enumerate().filter(|(_, hash)| *hash == first) {
-        let row = ends.partition_point(|end| *end as usize <= at);
-        if name.hashes.len() == 1 || name.is_in(of_row(ends, hashes, row)) {
-            rows.push(row);
-        }
-    }
-    Ok(())
-}
-
-/// Adds the rows of which neither id nor keys are known: pending rows that an earlier version has built have no hashes.
-fn rows_without_names(block: &Block, rows: &mut Vec<usize>) -> Result<(), StorageError> {
-    let (ids, keys) = (hashes_of(block, System::MessageId)?, hashes_of(block, System::Keys)?);
-    let has_some = |hashes: &Option<(UInt32Array, UInt32Array)>, row| {
-        hashes.as_ref().is_some_and(|(ends, hashes)| !of_row(ends.values(), hashes.values(), row).is_empty())
-    };
-    rows.extend((0..Rows::len(block)).filter(|row| !has_some(&ids, *row) && !has_some(&keys, *row)));
-    Ok(())
-}
-
-fn hashes_of(block: &Block, column: System) -> Result<Option<(UInt32Array, UInt32Array)>, StorageError> {
-    Ok(match block.column(ColumnRef::System(column))? {
-        Some(Column::Hashed { row_ends, hashes }) => Some((row_ends, hashes)),
-        _ => None,
-    })
-}
-
-fn of_row<'h>(ends: &[u32], hashes: &'h [u32], row: usize) -> &'h [u32] {
-    let start = row.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
-    let end = ends.get(row).copied().unwrap_or(start);
-    hashes.get(start as usize..end as usize).unwrap_or_default()
-}
-
-/// What a message is, or was, before it became visible.
-#[derive(Debug)]
-pub(super) struct PendingFound {
-    pub(super) row: PendingRow,
-    kind: &'static str,
-    /// What its record says, if that is still there.
-    stored: Option<(i64, PendingTarget)>,
-    /// When it became visible.
-    released_ms: Option<i64>,
-}
-
-impl PendingFound {
-    /// Returns what is known of it; `None` if it has been visible from the beginning.
-    pub(super) fn of(core: &Core, found: &Found) -> Option<Self> {
-        let kind = if found.message.message_type == "TRANSACTION" { "transaction" } else { "delayed" };
-        if let Some(target) = found.pending {
-            let stored = Some((found.message.store_time_ms, target));
-            return Some(Self { row: found.pending_row(), kind, stored, released_ms: None });
-        }
-        let row = found.released?;
-        let released_ms = Some(found.message.store_time_ms);
-        Some(Self { row, kind, stored: stored_as(core, &row), released_ms })
-    }
-
-    pub(super) fn traced(&self, core: &Core, told: &Told, whole: bool) -> PendingTrace {
-        let is_done = || {
-            let first = core.range(self.row.topic, self.row.queue).start;
-            self.row.offset < first || core.storage.is_done(&self.row)
-        };
-        let (state, done_ms) = match self.released_ms {
-            Some(released_ms) => (PendingState::Released, Some(released_ms)),
-            None if !is_done() => (PendingState::Waits, None),
-            None if whole => (PendingState::Ended, told.done_ms(&self.row)),
-            None => (PendingState::Done, told.done_ms(&self.row)),
-        };
-        PendingTrace {
-            kind: self.kind,
-            queue: self.row.queue,
-            offset: self.row.offset,
-            stored_ms: self.stored.map(|(stored_ms, _)| stored_ms),
-            due_ms: self.stored.map(|(_, target)| target.due_ms),
-            state,
-            done_ms,
-        }
-    }
-}
-
-/// Returns when a pending row was stored, and what for, if its record is still there. It may have ended.
-fn stored_as(core: &Core, row: &PendingRow) -> Option<(i64, PendingTarget)> {
-    let view = core.storage.view(row.topic, row.queue)?;
-    let segment = view.segments().iter().find(|segment| segment.range().contains(&row.offset));
-    let block = match segment {
-        Some(segment) => {
-            let number =
-                (0..segment.blocks()).find(|number| segment.block_range(*number).contains(&row.offset))?;
-            segment.block(number).ok()?
-        }
-        None => Arc::clone(view.runs().iter().find(|run| run.range().contains(&row.offset))?),
-    };
-    let number = row.offset.since(block.base()).and_then(|number| usize::try_from(number).ok())?;
-    if block.lost().is_some_and(|lost| lost.value(number)) {
-        return None;
-    }
-    let mut stored = None;
-    let visited = block.visit_records([number], |record| {
-        let is_it = (record.topic, record.queue, record.offset) == (row.topic, row.queue, row.offset);
-        stored = record.pending().filter(|_| is_it).map(|target| (record.store_time_ms, target));
-        Ok(())
-    });
-    visited.ok().and(stored)
 }

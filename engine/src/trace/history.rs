@@ -33,7 +33,7 @@ pub(super) struct Events {
 #[derive(Debug, Default)]
 pub(super) struct Told {
     rows: HashMap<RowPlace, HashMap<GroupId, Events>>,
-    /// Where the rows are, by queue.
+    /// Where the rows are, by queue, in order.
     places: HashMap<(TopicId, QueueId), Vec<QueueOffset>>,
     pending: HashMap<PendingRow, Done>,
     selectors: HashMap<(GroupId, TopicId, u8), Arc<str>>,
@@ -61,6 +61,15 @@ impl Told {
         match self.pending.get(row) {
             Some(Done::At(at_ms)) => Some(*at_ms),
             _ => None,
+        }
+    }
+
+    /// Whether the journal shows that a pending row was done before a moment.
+    pub(super) fn is_done_before(&self, row: &PendingRow, moment_ms: i64) -> bool {
+        match self.pending.get(row) {
+            Some(Done::At(at_ms)) => *at_ms < moment_ms,
+            Some(Done::Before) => self.reach.begins_ms.is_some_and(|begins_ms| begins_ms < moment_ms),
+            Some(Done::NotYet) | None => false,
         }
     }
 
@@ -112,7 +121,7 @@ impl Told {
                 for offset in self.asked(topic, queue, rows.iter().map(|row| row.offset)) {
                     let Some(row) = rows.iter().find(|row| row.offset == offset) else { continue };
                     let client = client_of(&client, attempt_id.as_deref());
-                    let selector = self.selectors.get(&(group, topic, row.slot)).map(ToString::to_string);
+                    let selector = self.selectors.get(&(group, topic, row.slot)).cloned();
                     let given = Given { at_ms, lease, until_ms, client, selector };
                     self.lease(group, topic, queue, row, given);
                 }
@@ -153,7 +162,7 @@ impl Told {
         offsets: impl IntoIterator<Item = QueueOffset>,
     ) -> Vec<QueueOffset> {
         let Some(places) = self.places.get(&(topic, queue)) else { return Vec::new() };
-        offsets.into_iter().filter(|offset| places.contains(offset)).collect()
+        offsets.into_iter().filter(|offset| places.binary_search(offset).is_ok()).collect()
     }
 
     fn of(&mut self, group: GroupId, topic: TopicId, queue: QueueId, offset: QueueOffset) -> &mut Events {
@@ -239,7 +248,7 @@ struct Given {
     lease: u64,
     until_ms: i64,
     client: Option<String>,
-    selector: Option<String>,
+    selector: Option<Arc<str>>,
 }
 
 fn was_open(at_ms: i64, row: &OpenRow) -> TraceEvent {
@@ -289,6 +298,7 @@ impl History {
         for RowPlace { topic, queue, offset } in rows {
             told.places.entry((topic, queue)).or_default().push(offset);
         }
+        told.places.values_mut().for_each(|offsets| offsets.sort_unstable());
         Self { journal, told, deadline: deadline(within), is_over: false }
     }
 }
@@ -312,5 +322,21 @@ impl Produce for History {
         told.reach.complete = !more;
         told.reach.damaged = self.journal.damaged();
         Ok(Progress::Item(told))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_while_it_was_looked_for_was_not_done_before() {
+        let row = |offset| PendingRow { topic: TopicId(1), queue: QueueId(0), offset: QueueOffset(offset) };
+        let pending = [(row(1), Done::At(50)), (row(2), Done::Before), (row(3), Done::NotYet)];
+        let reach = JournalReach { begins_ms: Some(40), ..JournalReach::default() };
+        let told = Told { pending: pending.into_iter().collect(), reach, ..Told::default() };
+        let before = |moment_ms| (1..5).filter(|at| told.is_done_before(&row(*at), moment_ms)).collect();
+        let before: Vec<Vec<u64>> = [40, 41, 50, 51].into_iter().map(before).collect();
+        assert_eq!(before, [vec![], vec![2], vec![2], vec![1, 2]]);
     }
 }

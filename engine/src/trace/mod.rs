@@ -11,32 +11,35 @@
 //! remembered: so the journal knows at least as much as they did, and where both tell, its last word holds. What neither
 //! of them knows is said to be unknown.
 //!
-//! Nothing here moves an offset, takes a row from anybody or reads a body. The work is done in slices on the pool of reading threads, and
-//! each of its two parts, finding and reading the journal, ends after the time that the caller gives.
+//! Nothing here moves an offset or takes a row from anybody. A body is read where a selector of a group asks for it. The work is
+//! done in slices on the pool of reading threads, and each of its parts, finding messages, finding their copies, reading the
+//! journal and asking selectors, ends after the time that the caller gives.
 
 mod answer;
+mod assemble;
 mod fate;
 mod find;
 mod history;
+mod pending;
+mod sift;
 mod standing;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use weir_storage::{PendingRow, QueueId, Wait};
+use weir_storage::{QueueId, Wait};
 
 pub use self::answer::{
     DeadLetterTrace, GroupState, GroupTrace, JournalReach, JudgingSelector, MessageTrace, PendingState,
     PendingTrace, SearchReach, TraceEvent, TracedMessage,
 };
 use self::{
-    fate::GroupFate,
-    find::{Found, Search, Source, Wanted},
-    history::{History, Told},
-    standing::Standing,
+    assemble::{Assembly, Items},
+    find::{Found, Search, Wanted},
+    history::History,
 };
 use crate::{
     broker::{Broker, Core},
@@ -66,14 +69,15 @@ pub struct TraceRequest {
     pub name: TracedName,
     /// How many messages are traced, the newest; 1 to [`TRACE_MESSAGES_MAX`].
     pub limit: usize,
-    /// How long it is looked for, and how long the journal is read; more than [`TRACE_TIME_MAX`] is taken as that.
+    /// How long it is looked for, how long the journal is read, and how long selectors are asked; more than [`TRACE_TIME_MAX`] is taken as that.
     pub within: Duration,
 }
 
 impl Broker {
     /// Tells what became of messages.
     ///
-    /// If time runs out before one is found, there is no message in the answer, and it says how far that has come.
+    /// If time runs out before one is found, or none is where something cannot be read, there is no message in the answer, and
+    /// it says how far that has come.
     ///
     /// # Errors
     ///
@@ -95,67 +99,99 @@ impl Broker {
         let within = request.within.min(TRACE_TIME_MAX);
         let only = request.topic.is_some().then(|| topics.first().map(|topic| topic.id)).flatten();
         let wanted = wanted(&request, &topics)?;
-        let place = matches!(wanted, Wanted::Place(..));
-        let mut sources = sources(core, &topics);
-        if !place {
-            sources.extend(core.pending.topic().into_iter().flat_map(|topic| sources_of(core, topic, true)));
+        let is_place = matches!(wanted, Wanted::Place(..));
+        // Of a place, its queue alone is looked at.
+        let only_topic = topics.first().filter(|_| is_place).cloned();
+        let mut places: Vec<_> = topics.into_iter().map(|topic| (topic, false)).collect();
+        if !is_place {
+            places.extend(core.pending.topic().map(|topic| (Arc::clone(topic), true)));
         }
-        let search = Search::new(sources, vec![wanted], only, request.limit, within);
+        let before_ms = core.time.wall_ms();
+        let search = Search::new(Arc::clone(core), places, vec![wanted], only, request.limit, within);
         let (found, more, searched) = self.examined(search).await?;
-        if found.is_empty() && searched.complete {
+        if found.is_empty() && searched.complete && searched.unreadable == 0 {
             let message = request.name.to_string();
-            return Err(EngineError::NothingToTrace {
-                message,
-                topic: request.topic,
-                rows: searched.messages,
-            });
+            let rows = only_topic.map_or(searched.of, |topic| rows_of(core, &topic));
+            return Err(EngineError::NothingToTrace { message, topic: request.topic, rows });
         }
         let mut answer =
             MessageTrace { messages: Vec::new(), more, searched, journal: JournalReach::default() };
         if found.is_empty() {
             return Ok(answer);
         }
-        let copies = self.copies(&found, within).await?;
-        let (worker, items) = (Arc::clone(core), Arc::new(Items::of(core, found, copies)));
-        let asked = Arc::clone(&items);
-        let standings = core.reads.run(move || asked.standings(&worker)).await?;
+        // Else what became of a pending row may be where it was not looked.
+        let is_whole = (searched.complete || more) && searched.unreadable == 0;
+        let (found, copies) = self.copies(found, &mut answer.searched, within).await?;
+        let worker = Arc::clone(core);
+        let asked = core.reads.run(move || {
+            let items = Items::of(&worker, found, copies);
+            let standings = items.standings(&worker);
+            (Arc::new(items), standings)
+        });
+        let (items, standings) = asked.await?;
         // Behind it, the journal holds all that groups have just remembered.
         let is_behind = core.journal(Vec::new(), Wait::Written).done().await.is_ok();
         let history = History::new(core.storage.journal_history(), items.rows(), items.pending(), within);
-        let told = self.examined(history).await?;
-        answer.journal = JournalReach { complete: told.reach.complete && is_behind, ..told.reach };
-        let reach = answer.journal;
-        let (worker, whole) = (Arc::clone(core), answer.searched.complete || answer.more);
-        let judged = move || items.assemble(&worker, standings, &told, reach, whole);
-        answer.messages = core.reads.run(judged).await?;
+        let mut told = self.examined(history).await?;
+        told.reach.complete &= is_behind;
+        answer.journal = told.reach;
+        let ended_before_ms = is_whole.then_some(before_ms);
+        let assembly = Assembly::new(Arc::clone(core), items, standings, told, ended_before_ms, within);
+        answer.messages = self.examined(assembly).await?;
         Ok(answer)
     }
 
-    /// Finds the copies of messages in the dead-letter topics of the groups that read their topics.
-    async fn copies(&self, found: &[Found], within: Duration) -> Result<Vec<Found>, EngineError> {
+    /// Finds the copies of messages in the dead-letter topics of the groups that read their topics. How far it was looked
+    /// for them is added to `reach`.
+    async fn copies(
+        &self,
+        found: Vec<Found>,
+        reach: &mut SearchReach,
+        within: Duration,
+    ) -> Result<(Vec<Found>, Vec<Found>), EngineError> {
         let core = &self.core;
-        let mut topics = BTreeMap::new();
-        let mut wanted = Vec::new();
-        for found in found.iter().filter(|found| !found.is_pending) {
-            let Some(topic) = core.topics.read().by_id.get(&found.place.topic).cloned() else { continue };
-            // What fails in a dead-letter topic stays there.
-            if topic.name.is_dead_letter() {
-                continue;
-            }
-            wanted.extend(Wanted::copy_of(&topic.name, found));
-            for reader in topic.readers() {
-                if let Ok(copies) = core.existing_topic(&TopicName::dead_letter_of(&reader.group_name)) {
-                    topics.insert(copies.id, copies);
-                }
-            }
-        }
+        let worker = Arc::clone(core);
+        let asked = core.reads.run(move || {
+            let (topics, wanted) = copies_wanted(&worker, &found);
+            (found, topics, wanted)
+        });
+        let (found, topics, wanted) = asked.await?;
         if topics.is_empty() || wanted.is_empty() {
-            return Ok(Vec::new());
+            return Ok((found, Vec::new()));
         }
-        let topics: Vec<_> = topics.into_values().collect();
-        let search = Search::new(sources(core, &topics), wanted, None, TRACE_GROUPS_MAX, within);
-        self.examined(search).await.map(|(copies, ..)| copies)
+        let search = Search::new(Arc::clone(core), topics, wanted, None, TRACE_GROUPS_MAX, within);
+        let (copies, _, of_copies) = self.examined(search).await?;
+        reach.add(&of_copies);
+        Ok((found, copies))
     }
+}
+
+/// Returns the dead-letter topics in which copies of messages may be, and what to look for there.
+fn copies_wanted(core: &Core, found: &[Found]) -> (Vec<(Arc<Topic>, bool)>, Vec<Wanted>) {
+    let (mut letters, mut known, mut wanted) = (BTreeMap::new(), HashSet::new(), Vec::new());
+    for found in found.iter().filter(|found| !found.is_pending) {
+        let Some(topic) = core.topics.read().by_id.get(&found.place.topic).cloned() else { continue };
+        // What fails in a dead-letter topic stays there.
+        if topic.name.is_dead_letter() {
+            continue;
+        }
+        wanted.extend(Wanted::copy_of(&topic.name, found));
+        if !known.insert(topic.id) {
+            continue;
+        }
+        for reader in topic.readers() {
+            if let Ok(copies) = core.existing_topic(&TopicName::dead_letter_of(&reader.group_name)) {
+                letters.insert(copies.id, copies);
+            }
+        }
+    }
+    (letters.into_values().map(|topic| (topic, false)).collect(), wanted)
+}
+
+/// Counts the messages of a topic that are retained.
+fn rows_of(core: &Core, topic: &Topic) -> u64 {
+    let queues = (0..topic.queues()).map(QueueId);
+    queues.map(|queue| core.range(topic.id, queue)).map(|rows| rows.end.since(rows.start).unwrap_or(0)).sum()
 }
 
 fn check(request: &TraceRequest) -> Result<(), EngineError> {
@@ -193,152 +229,6 @@ fn wanted(request: &TraceRequest, topics: &[Arc<Topic>]) -> Result<Wanted, Engin
             Wanted::Place(*queue, *offset)
         }
     })
-}
-
-fn sources(core: &Core, topics: &[Arc<Topic>]) -> Vec<Source> {
-    topics.iter().flat_map(|topic| sources_of(core, topic, false)).collect()
-}
-
-fn sources_of(core: &Core, topic: &Arc<Topic>, is_pending: bool) -> Vec<Source> {
-    let views = (0..topic.queues()).map(QueueId).filter_map(|queue| core.storage.view(topic.id, queue));
-    views.map(|view| Source { view, is_pending }).collect()
-}
-
-/// The messages of an answer, and the copies that groups have made of them.
-struct Items {
-    messages: Vec<Item>,
-    copies: Vec<Item>,
-}
-
-/// A message that is visible or pending.
-struct Item {
-    found: Found,
-    /// Its topic, or the one that it is for; `None` if that is deleted.
-    topic: Option<Arc<Topic>>,
-    /// What it was before it became visible, or still is.
-    pending: Option<find::PendingFound>,
-}
-
-/// Where each group that reads the topic of an item stands.
-type Standings = Vec<Vec<Standing>>;
-
-impl Items {
-    fn of(core: &Arc<Core>, found: Vec<Found>, copies: Vec<Found>) -> Self {
-        // A copy is shown below its message, not beside it.
-        let is_copy = |found: &Found| copies.iter().any(|copy| copy.place == found.place);
-        let (pending, visible): (Vec<Found>, Vec<Found>) =
-            found.into_iter().filter(|found| !is_copy(found)).partition(|found| found.is_pending);
-        let released: Vec<PendingRow> = visible.iter().filter_map(|found| found.released).collect();
-        let pending = pending.into_iter().filter(|found| !released.contains(&found.pending_row()));
-        let mut messages: Vec<Item> =
-            visible.into_iter().chain(pending).map(|found| Item::of(core, found)).collect();
-        messages.sort_by_key(|item| std::cmp::Reverse(item.found.message.store_time_ms));
-        let copies = copies.into_iter().map(|found| Item::of(core, found)).collect();
-        Self { messages, copies }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Item> {
-        self.messages.iter().chain(&self.copies)
-    }
-
-    /// The rows of which the journal is asked, in the order of [`all`](Self::all).
-    fn rows(&self) -> Vec<find::RowPlace> {
-        self.all().map(|item| item.found.place).collect()
-    }
-
-    fn pending(&self) -> Vec<PendingRow> {
-        self.all().filter_map(|item| item.pending.as_ref().map(|pending| pending.row)).collect()
-    }
-
-    fn standings(&self, core: &Core) -> Standings {
-        let mut left = TRACE_GROUPS_MAX;
-        self.all()
-            .map(|item| {
-                let of_item = item.standings(core, left);
-                left -= of_item.len().min(left);
-                of_item
-            })
-            .collect()
-    }
-
-    fn assemble(
-        &self,
-        core: &Core,
-        standings: Standings,
-        told: &Told,
-        reach: JournalReach,
-        whole: bool,
-    ) -> Vec<TracedMessage> {
-        let mut standings: HashMap<_, _> = self.rows().into_iter().zip(standings).collect();
-        let mut traced = |item: &Item, copies: &[(&Item, TracedMessage)]| {
-            let standings = standings.remove(&item.found.place).unwrap_or_default();
-            item.traced(core, standings, told, reach, whole, copies)
-        };
-        let copies: Vec<_> = self.copies.iter().map(|item| (item, traced(item, &[]))).collect();
-        self.messages.iter().map(|item| traced(item, &copies)).collect()
-    }
-}
-
-impl Item {
-    fn of(core: &Arc<Core>, found: Found) -> Self {
-        let topics = core.topics.read();
-        let target = found.pending.map(|target| target.topic);
-        let topic = topics.by_id.get(&target.unwrap_or(found.place.topic)).cloned();
-        drop(topics);
-        let pending = find::PendingFound::of(core, &found);
-        Self { found, topic, pending }
-    }
-
-    /// Whether a group may read it.
-    fn visible(&self) -> Option<&Arc<Topic>> {
-        self.topic.as_ref().filter(|_| !self.found.is_pending)
-    }
-
-    fn standings(&self, core: &Core, count_max: usize) -> Vec<Standing> {
-        let Some(topic) = self.visible() else { return Vec::new() };
-        let mut readers = topic.readers();
-        readers.sort_unstable_by(|left, right| left.group_name.cmp(&right.group_name));
-        let place = &self.found.place;
-        let standings =
-            readers.iter().filter_map(|reader| Standing::of(core, reader, place.queue, place.offset));
-        standings.take(count_max).collect()
-    }
-
-    fn traced(
-        &self,
-        core: &Core,
-        standings: Vec<Standing>,
-        told: &Told,
-        reach: JournalReach,
-        whole: bool,
-        copies: &[(&Self, TracedMessage)],
-    ) -> TracedMessage {
-        let readers = self.visible().map_or(0, |topic| topic.readers().len());
-        let mut traced = self.found.message.clone();
-        traced.topic = self.topic.as_ref().map(|topic| topic.name.clone());
-        traced.pending = self.pending.as_ref().map(|pending| pending.traced(core, told, whole));
-        traced.groups_left_out = if standings.len() >= TRACE_GROUPS_MAX {
-            readers.saturating_sub(standings.len()) as u64
-        } else {
-            0
-        };
-        let now_ms = core.time.wall_ms();
-        traced.groups = standings
-            .into_iter()
-            .map(|standing| {
-                let name = TopicName::dead_letter_of(&standing.group);
-                // The newest: a reset can have it fail again.
-                let copy = copies.iter().find(|(copy, _)| {
-                    copy.topic.as_ref().is_some_and(|topic| topic.name == name)
-                        && copy.found.is_copy_of(&self.found, self.topic.as_deref())
-                });
-                let events = told.events(&self.found.place, standing.group_id);
-                GroupFate { found: &self.found, standing, events, reach, now_ms }
-                    .traced(copy.map(|(_, copy)| copy.clone()))
-            })
-            .collect();
-        traced
-    }
 }
 
 impl std::fmt::Display for TracedName {

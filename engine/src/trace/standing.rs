@@ -5,6 +5,7 @@ use std::sync::Arc;
 use weir_filter::{Dialect, Predicate};
 use weir_storage::{GroupId, QueueId, QueueOffset};
 
+use super::history::shortened;
 use crate::{
     broker::Core,
     group::{Phase, Subscription, kind_name},
@@ -39,6 +40,7 @@ pub(super) enum OpenPhase {
 
 /// How far a selector is in the queue of the row.
 pub(super) struct SelectorStanding {
+    /// Of a long one, the beginning.
     pub(super) text: String,
     pub(super) kind: &'static str,
     pub(super) dialect: Dialect,
@@ -49,7 +51,20 @@ pub(super) struct SelectorStanding {
     pub(super) predicate: Option<Arc<Predicate>>,
 }
 
+impl SelectorStanding {
+    /// Whether what it says of a row changes with time.
+    pub(super) fn depends_on_now(&self) -> bool {
+        self.predicate.as_ref().is_some_and(|predicate| predicate.selector().depends_on_now())
+    }
+}
+
 impl Standing {
+    /// About how many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let of_selector = |selector: &SelectorStanding| size_of::<SelectorStanding>() + selector.text.len();
+        size_of::<Self>() + self.selectors.iter().map(of_selector).sum::<usize>()
+    }
+
     /// Returns where a group stands with a row, or `None` if it does not read the queue.
     pub(super) fn of(
         core: &Core,
@@ -71,7 +86,7 @@ impl Standing {
             .map(|(slot, selector)| {
                 let span = known.and_then(|known| known.span(slot));
                 SelectorStanding {
-                    text: selector.text().to_owned(),
+                    text: shortened(selector.text()),
                     kind: kind_name(selector.kind()),
                     dialect: selector.dialect(),
                     // A queue that nobody has visited yet begins at its first row.

@@ -242,11 +242,17 @@ async fn a_dead_letter_is_followed_to_its_topic() {
         assert_eq!(told(g), [("leased", at(0), 1), ("dead-lettered", at(61), 0)]);
         let copy = g.dead_letter.as_ref().unwrap();
         assert_eq!((copy.topic.as_ref(), copy.offset), (Some(&letters), Some(QueueOffset(0))));
+        // What it has from its message is told there.
+        assert_eq!((&copy.properties[..], copy.properties_left_out > 0), (&[][..], true));
         let origin = copy.dead_letter_of.as_ref().unwrap();
         assert_eq!((origin.topic.as_str(), origin.offset, origin.attempts), ("t", QueueOffset(1), 1));
         assert_eq!(of(copy, "ops").state, GroupState::Acknowledged { at_ms: at(66) });
         assert_eq!(of(&traced, "other").state, GroupState::NotSelected { certain: true });
         assert!(of(&traced, "other").dead_letter.is_none());
+        // How far it was looked for copies is part of the answer.
+        let of_topic = TraceRequest { topic: Some(topic("t")), ..id("m1") };
+        let searched = weir.broker.trace(of_topic).await.unwrap().searched;
+        assert_eq!((searched.of, searched.records, searched.complete), (3 + 1, 1 + 1, true));
         // Looked for in its topic, the copy stands for itself.
         let copies = weir.broker.trace(TraceRequest { topic: Some(letters), ..id("m1") }).await.unwrap();
         assert_eq!(copies.messages[0].dead_letter_of.as_ref().unwrap().offset, QueueOffset(1));
@@ -439,6 +445,73 @@ async fn messages_with_a_key_come_newest_first_and_no_more_than_asked_for() {
 }
 
 #[tokio::test]
+async fn what_an_answer_has_no_room_for_is_counted() {
+    const GROUPS: usize = 30;
+    let weir = Fixture::new().await;
+    weir.topic(1).await;
+    let keys = |n: i64| (0..100).map(|key| format!("k{key} {n}")).chain(["all".to_owned()]).collect();
+    let messages: Vec<_> = (0..100).map(|n| Message { keys: keys(n), ..numbered(n) }).collect();
+    weir.broker.publish(&topic("t"), messages).await.unwrap();
+    for number in 0..GROUPS {
+        assert_eq!(weir.take(&format!("g{number:02}"), "TRUE", 1).await.len(), 1);
+    }
+    let key = |key: &str| TraceRequest { name: TracedName::Key(key.to_owned()), limit: 100, ..id("") };
+    let traced = weir.broker.trace(key("all")).await.unwrap();
+    assert_eq!(traced.messages.len(), 100);
+    for message in &traced.messages {
+        assert_eq!(message.groups.len() + message.groups_left_out as usize, GROUPS, "{message:?}");
+    }
+    let told: usize = traced.messages.iter().map(|message| message.groups.len()).sum();
+    assert_eq!(told, 2000);
+    // Beyond those that are told, a key is as good as another.
+    let traced = weir.broker.trace(key("k99 7")).await.unwrap();
+    let [message] = &traced.messages[..] else { panic!("{traced:?}") };
+    assert_eq!((message.message_id.as_str(), message.groups.len()), ("m7", GROUPS));
+    assert_eq!((message.keys.len(), message.keys_left_out, message.properties_left_out), (64, 37, 0));
+    // A key of many equal words is found as any other.
+    let same = "a ".repeat(1000) + "a";
+    let message = Message { keys: vec![same.clone(), "a b".to_owned()], ..numbered(100) };
+    weir.broker.publish(&topic("t"), vec![message]).await.unwrap();
+    let found = weir.broker.trace(key(&same)).await.unwrap();
+    assert_eq!(found.messages[0].message_id, "m100");
+    assert!(weir.broker.trace(key("b a")).await.is_err());
+    // What selectors say that ask for bodies, one after another, is what they say alone.
+    let message = Message { body: br#"{"a":1}"#.to_vec().into(), ..numbered(200) };
+    weir.broker.publish(&topic("t"), vec![message]).await.unwrap();
+    let asked = [("b1", "= 1", "true"), ("b2", "= 1", "true"), ("b3", "= 2", "false"), ("b4", "> 0", "true")];
+    for (name, is, _) in asked {
+        weir.take(name, &format!("JSON_VALUE(body, '$.a') {is}"), 1).await;
+    }
+    let traced = weir.trace(200).await;
+    for (name, _, truth) in asked {
+        assert_eq!(of(&traced, name).selectors[0].truth, truth, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn where_something_cannot_be_read_nothing_is_said_to_be_missing() {
+    let (mut weir, env) = Fixture::on_sim(9).await;
+    weir.topic(1).await;
+    // More than a block.
+    weir.publish(0..10_000).await;
+    weir.broker.close().await.unwrap();
+    let is_queue =
+        |path: &&std::path::PathBuf| path.extension().is_some_and(|extension| extension == "queue");
+    let damaged = env.paths().iter().find(is_queue).cloned().unwrap();
+    // The header of the first block.
+    env.damage(&damaged, |bytes| bytes[64 + 8] ^= 1);
+    weir.open_again().await;
+    let traced = weir.broker.trace(id("m5")).await.unwrap();
+    assert!(traced.messages.is_empty(), "{traced:?}");
+    let searched = traced.searched;
+    assert_eq!((searched.complete, searched.unreadable, searched.records), (true, 1, 0));
+    // What came after it is found, and it is said that there may be others.
+    weir.publish([5]).await;
+    let traced = weir.broker.trace(id("m5")).await.unwrap();
+    assert_eq!((traced.messages.len(), traced.searched.unreadable), (1, 1));
+}
+
+#[tokio::test]
 async fn a_request_that_makes_no_sense_is_refused() {
     let weir = Fixture::new().await;
     let t = weir.topic(2).await;
@@ -507,6 +580,17 @@ async fn one_record_is_read_to_find_one_message_among_many() {
         assert!((1..=2).contains(&searched.records), "{searched:?}");
         assert_eq!(traced.messages[0].message_id, format!("m{n}"));
     }
+    // Of a place, only what is in its queue counts.
+    let name = TracedName::Message(MessageName::Place(QueueId(1), QueueOffset(5)));
+    let place = TraceRequest { topic: Some(topic("t")), name, ..id("") };
+    let traced = weir.broker.trace(place).await.unwrap();
+    assert_eq!(
+        (traced.messages[0].queue, traced.messages[0].offset),
+        (Some(QueueId(1)), Some(QueueOffset(5)))
+    );
+    let searched = traced.searched;
+    assert!(searched.of < rows as u64 && searched.messages <= searched.of, "{searched:?}");
+    assert_eq!((searched.records, searched.complete), (1, true));
     let missing = weir.broker.trace(id("nobody")).await.unwrap_err();
     assert!(matches!(missing, EngineError::NothingToTrace { rows: looked, .. } if looked == rows as u64));
 }

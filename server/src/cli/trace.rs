@@ -30,7 +30,7 @@ pub(crate) struct TraceArgs {
     /// How many messages to show, the newest ones; at most 100.
     #[arg(long, value_name = "N", default_value_t = 10)]
     limit: usize,
-    /// How long to look for it, and how long to read the group journal.
+    /// How long to look for it, how long to read the group journal, and how long to ask selectors.
     #[arg(long, value_name = "TIME", default_value = "10s")]
     within: humantime::Duration,
 }
@@ -58,9 +58,18 @@ pub(crate) async fn run(args: TraceArgs, global: &Global) -> Result<(), Failure>
 }
 
 fn not_found_yet(searched: &Value) -> String {
+    if searched["complete"] == true {
+        return format!(
+            "not found, but {} could not be read, and may hold it",
+            counted(count(searched, "unreadable"), "block or record"),
+        );
+    }
+    format!("not found in time: {}", looked_at(searched))
+}
+
+fn looked_at(searched: &Value) -> String {
     format!(
-        "not found in time: of {} messages the newest {} were looked at{}; give it more with --within, or name its \
-         topic with --topic",
+        "of {} messages the newest {} were looked at{}; give it more with --within, or name its topic with --topic",
         grouped(count(searched, "of")),
         grouped(count(searched, "messages")),
         match searched["back_to_ms"].as_i64() {
@@ -111,15 +120,16 @@ impl Lines {
             self.named("dead letter", &format!("of {place}, after {deliveries}"));
         }
         let groups = list(message, "groups");
-        if groups.is_empty() && message["queue"].is_u64() {
+        let left_out = count(message, "groups_left_out");
+        if groups.is_empty() && left_out == 0 && message["queue"].is_u64() {
             self.named("groups", "none reads the topic");
         }
         for group in groups {
             self.group(group);
         }
-        if count(message, "groups_left_out") > 0 {
-            let more = counted(count(message, "groups_left_out"), "more group");
-            self.add(&format!("  and {more}; ask for fewer messages to see them"));
+        if left_out > 0 {
+            let more = counted(left_out, "more group");
+            self.add(&format!("  and {more} that read the topic; ask for fewer messages to see them"));
         }
     }
 
@@ -159,7 +169,7 @@ impl Lines {
                 format!("recalled, or its topic is gone, or ended since it was delivered; {done}")
             }
             "ended" => format!("rolled back or given up, or ended since it was committed; {done}"),
-            _ => format!("done {done}; whether it became visible was not looked for to the end"),
+            _ => format!("done {done}; whether it became visible is not known"),
         };
         let due = match (is_delayed, moment(pending, "due_ms")) {
             (_, due) if due.is_empty() => String::new(),
@@ -189,7 +199,7 @@ impl Lines {
             let live = if selector["live"] == true { "" } else { ", nobody receives with it" };
             self.add(&format!(
                 "selector {text}: {}, has judged offsets {start} to {cursor}{live}",
-                field(selector, "truth")
+                field(selector, "truth").replace('_', " ")
             ));
         }
         if count(group, "events_left_out") > 0 {
@@ -211,10 +221,7 @@ impl Lines {
         if answer["more"] == true {
             self.add("There are more, older ones; --limit shows up to 100.");
         } else if searched["complete"] != true {
-            self.add(&format!(
-                "Time ran out: {}",
-                not_found_yet(searched).trim_start_matches("not found in time: ")
-            ));
+            self.add(&format!("Time ran out: {}", looked_at(searched)));
         }
         if count(searched, "unreadable") > 0 {
             let lost = counted(count(searched, "unreadable"), "block or record");
@@ -279,7 +286,7 @@ fn state(group: &Value) -> String {
             };
             format!("to be delivered again {until}, after {}", plural(attempt(), "delivery", "deliveries"))
         }
-        "waits_in_line" => "waits in line behind an earlier message of its message group".to_owned(),
+        "waits_in_line" => "not delivered yet, in the line of its message group".to_owned(),
         "moves_to_dead_letter" => {
             format!(
                 "on its way to the dead-letter topic, after {}",
@@ -320,7 +327,7 @@ fn happened(event: &Value) -> String {
                 renewals => format!("{text}, renewed {}", plural(renewals, "time", "times")),
             }
         }
-        "lined_up" => "waits in line".to_owned(),
+        "lined_up" => "not delivered yet, in the line of its message group".to_owned(),
         "put_off" => format!("put off until {}", moment(event, "until_ms")),
         "was_open" => {
             let how = if event["leased"] == true { "leased" } else { "waiting" };
@@ -341,7 +348,11 @@ fn moment(value: &Value, name: &str) -> String {
 
 fn texts(value: &Value, name: &str) -> String {
     let texts = list(value, name).iter().filter_map(Value::as_str).map(shown);
-    texts.collect::<Vec<_>>().join(", ")
+    let shown = texts.collect::<Vec<_>>().join(", ");
+    match count(value, &format!("{name}_left_out")) {
+        0 => shown,
+        more => format!("{shown}, and {} more", grouped(more)),
+    }
 }
 
 /// Returns what others have written with its control characters visible, so that it cannot steer the terminal.
@@ -385,5 +396,30 @@ mod tests {
             group(json!({ "state": "leased", "attempt": 2, "until_ms": 0 })).contains("not written down")
         );
         assert!(group(json!({ "state": "unknown", "why": "of this" })).ends_with("not known: of this"));
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let message = |left_out: u64| {
+            let mut lines = Lines::default();
+            let message = json!({
+                "topic": "t", "queue": 0, "offset": 1, "groups": [], "groups_left_out": left_out, "keys": ["a"],
+                "keys_left_out": left_out,
+            });
+            lines.message(&message, true);
+            lines.text
+        };
+        assert!(message(0).contains("none reads the topic") && !message(0).contains("more"));
+        let some = message(3);
+        assert!(!some.contains("none reads") && some.contains("and 3 more groups"), "{some}");
+        assert!(some.contains("a, and 3 more\n"), "{some}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_time_that_ran_out() {
+        let damaged = json!({ "complete": true, "unreadable": 1, "of": 5, "messages": 5 });
+        assert!(not_found_yet(&damaged).contains("1 block or record could not be read"));
+        let late = json!({ "complete": false, "unreadable": 1, "of": 5, "messages": 2 });
+        assert!(not_found_yet(&late).starts_with("not found in time: of 5 messages the newest 2"));
     }
 }
