@@ -80,7 +80,8 @@ struct Position {
 /// What a client has subscribed to.
 #[derive(Debug)]
 struct Interest {
-    names: HashSet<Arc<str>>,
+    /// With their queues.
+    names: HashMap<Arc<str>, QueueId>,
     /// Lite topics that others have taken over from it, and that it has not let go of yet.
     evicted: HashSet<Arc<str>>,
     refreshed: Duration,
@@ -204,8 +205,8 @@ impl Lite {
 
     fn of(&self, client: &str, queue: QueueId) -> impl Iterator<Item = (&Arc<str>, &Position)> {
         let names = self.clients.get(client).into_iter().flat_map(|interest| &interest.names);
-        let positions = names.filter_map(|name| Some((name, self.positions.get(name)?)));
-        positions.filter(move |(_, position)| position.queue == queue)
+        let names = names.filter(move |(_, of)| **of == queue);
+        names.filter_map(|(name, _)| Some((name, self.positions.get(name)?)))
     }
 
     /// Returns the lite topics of a client that have rows in a queue, whose first is `first`, and of which none is open.
@@ -247,7 +248,7 @@ impl Lite {
 
     /// Returns whether a client has a lite topic in its set.
     fn subscribes(&self, client: &str, name: &str) -> bool {
-        self.clients.get(client).is_some_and(|interest| interest.names.contains(name))
+        self.clients.get(client).is_some_and(|interest| interest.names.contains_key(name))
     }
 
     /// Returns the clients that subscribe, how many subscriptions they have, and the number of positions.
@@ -260,11 +261,11 @@ impl Lite {
 
     /// Adds a lite topic, whose position is there, to the set of a client.
     fn add(&mut self, client: &Arc<str>, name: &str) {
-        let Some((name, _)) = self.positions.get_key_value(name) else { return };
-        let name = Arc::clone(name);
+        let Some((name, position)) = self.positions.get_key_value(name) else { return };
+        let (name, queue) = (Arc::clone(name), position.queue);
         let Some(interest) = self.clients.get_mut(client) else { return };
         interest.evicted.remove(&name);
-        if interest.names.insert(Arc::clone(&name))
+        if interest.names.insert(Arc::clone(&name), queue).is_none()
             && let Some(position) = self.positions.get_mut(&name)
         {
             position.clients.push(Arc::clone(client));
@@ -277,7 +278,7 @@ impl Lite {
     fn remove(&mut self, client: &str, name: &str, now: Duration) {
         let Some(interest) = self.clients.get_mut(client) else { return };
         interest.evicted.remove(name);
-        if !interest.names.remove(name) {
+        if interest.names.remove(name).is_none() {
             return;
         }
         self.subscribed.change(0, 1);
@@ -320,7 +321,7 @@ impl Lite {
             return name;
         }
         let name: Arc<str> = client.into();
-        let interest = Interest { names: HashSet::new(), evicted: HashSet::new(), refreshed: now };
+        let interest = Interest { names: HashMap::new(), evicted: HashSet::new(), refreshed: now };
         self.clients.insert(Arc::clone(&name), interest);
         name
     }
@@ -328,7 +329,7 @@ impl Lite {
     /// Forgets a client with its set.
     pub(super) fn leave(&mut self, client: &str, now: Duration) {
         let Some(interest) = self.clients.get(client) else { return };
-        let names: Vec<Arc<str>> = interest.names.iter().cloned().collect();
+        let names: Vec<Arc<str>> = interest.names.keys().cloned().collect();
         names.iter().for_each(|name| self.remove(client, name, now));
         self.clients.remove(client);
     }
@@ -529,7 +530,7 @@ mod tests {
         lite.add(&client, "a");
         assert_eq!(lite.evict_others("d", &"a".into(), second(1)), ["c".into()]);
         assert!(lite.evict_others("d", &"a".into(), second(1)).is_empty());
-        assert!(lite.clients["c"].evicted.contains("a") && !lite.clients["c"].names.contains("a"));
+        assert!(lite.clients["c"].evicted.contains("a") && !lite.clients["c"].names.contains_key("a"));
         lite.add(&"c".into(), "a");
         assert!(lite.clients["c"].evicted.is_empty());
     }

@@ -461,10 +461,10 @@ impl Lite {
         // All of them are named, and so no more than a client may name.
         interest.evicted.extend(held);
         unsubscribed.extend(interest.evicted.iter().map(|name| told(client, name)));
-        let is_new = |name: &Arc<str>| !interest.names.contains(name) && !interest.evicted.contains(name);
+        let is_new = |name: &Arc<str>| !interest.names.contains_key(name) && !interest.evicted.contains(name);
         let new = named.iter().filter(|(name, _)| is_new(name)).cloned().collect();
         let gone: Vec<Arc<str>> =
-            interest.names.iter().filter(|name| !kept.contains(name.as_ref())).cloned().collect();
+            interest.names.keys().filter(|name| !kept.contains(name.as_ref())).cloned().collect();
         gone.iter().for_each(|name| self.remove(client, name, now));
         new
     }
@@ -472,7 +472,7 @@ impl Lite {
     /// Returns an error if there is no room for more subscriptions or positions.
     fn check_room(&self, client: &str, names: &[Named], spec: &LiteSpec) -> Result<(), EngineError> {
         let interest = self.clients.get(client);
-        let has = |name: &str| interest.is_some_and(|interest| interest.names.contains(name));
+        let has = |name: &str| interest.is_some_and(|interest| interest.names.contains_key(name));
         let new: HashSet<&str> =
             names.iter().map(|(name, _)| name.as_ref()).filter(|name| !has(name)).collect();
         let quota = spec.quota as usize + LITE_QUOTA_TOLERANCE;
