@@ -169,6 +169,9 @@ impl GroupFate {
             // The log knows longer than the journal.
             return GroupState::DeadLettered { at_ms };
         }
+        if self.standing.is_lite {
+            return self.of_lite_topic();
+        }
         if !passed.is_empty() {
             return if !self.reach.is_whole() {
                 self.not_whole()
@@ -209,6 +212,16 @@ impl GroupFate {
             (None, Some(floor)) if offset < floor => GroupState::Passed { at_ms: None },
             (None, Some(floor)) => GroupState::Waits { behind: offset.0.saturating_sub(floor.0) },
             (None, None) => GroupState::Unknown { why: "the group does not read the topic" },
+        }
+    }
+
+    /// What follows in a group that reads lite topics. Where it stands in each changes with those who subscribe.
+    fn of_lite_topic(&self) -> GroupState {
+        if !self.reach.is_whole() {
+            return self.not_whole();
+        }
+        GroupState::Unknown {
+            why: "the group reads lite topics, and the group journal tells of no delivery: it waits, nobody has subscribed to its lite topic in time, or it was done before the journal begins",
         }
     }
 }

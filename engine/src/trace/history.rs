@@ -150,7 +150,9 @@ impl Told {
                 self.rows.values_mut().for_each(|groups| drop(groups.remove(&group)));
             }
             JournalEntry::DropTopic { topic } => self.rows.retain(|row, _| row.topic != topic),
-            JournalEntry::Cursor { .. } => {}
+            JournalEntry::Cursor { .. }
+            | JournalEntry::LitePosition { .. }
+            | JournalEntry::LiteForgotten { .. } => {}
         }
     }
 

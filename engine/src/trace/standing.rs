@@ -21,6 +21,8 @@ pub(super) struct Standing {
     pub(super) selectors: Vec<SelectorStanding>,
     /// Where the group stands in the queue if it has no selector there.
     pub(super) floor: Option<QueueOffset>,
+    /// It reads lite topics, and has neither selectors nor one place in the queue.
+    pub(super) is_lite: bool,
 }
 
 /// An open row.
@@ -97,8 +99,9 @@ impl Standing {
                 }
             })
             .collect();
-        let floor = known.and_then(|known| known.floor());
-        if selectors.is_empty() && floor.is_none() {
+        let is_lite = subscription.spec.load().lite.is_some();
+        let floor = known.and_then(|known| known.floor()).filter(|_| !is_lite);
+        if selectors.is_empty() && floor.is_none() && !is_lite {
             return None;
         }
         let open = known.and_then(|known| known.open().get(&offset)).map(|row| {
@@ -121,6 +124,6 @@ impl Standing {
         });
         drop(state);
         let (group, group_id) = (subscription.group_name.clone(), subscription.group);
-        Some(Self { group, group_id, open, selectors, floor })
+        Some(Self { group, group_id, open, selectors, floor, is_lite })
     }
 }
