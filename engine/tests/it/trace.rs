@@ -252,7 +252,9 @@ async fn a_dead_letter_is_followed_to_its_topic() {
         // How far it was looked for copies is part of the answer.
         let of_topic = TraceRequest { topic: Some(topic("t")), ..id("m1") };
         let searched = weir.broker.trace(of_topic).await.unwrap().searched;
-        assert_eq!((searched.of, searched.records, searched.complete), (3 + 1, 1 + 1, true));
+        // Beside the three of the topic; the other group may have made one of another message as well.
+        assert!((4..=5).contains(&searched.of), "{searched:?}");
+        assert_eq!((searched.records, searched.complete), (1 + 1, true));
         // Looked for in its topic, the copy stands for itself.
         let copies = weir.broker.trace(TraceRequest { topic: Some(letters), ..id("m1") }).await.unwrap();
         assert_eq!(copies.messages[0].dead_letter_of.as_ref().unwrap().offset, QueueOffset(1));
