@@ -294,6 +294,7 @@ mod tests {
             open: None,
             selectors: said.iter().map(selector).collect(),
             floor: None,
+            is_lite: false,
         };
         let events = Events { list: events.to_vec().into(), left_out: 0 };
         let truths = said.iter().map(|said| said.0).collect();
@@ -371,6 +372,18 @@ mod tests {
         assert_eq!(state(&[NOW, PASSED], &[], WHOLE, None), GroupState::DoneBeforeJournal {});
         let reset = TraceEvent::Reset { at_ms: 1000, to: QueueOffset(0) };
         assert!(is_unknown(&state(&[PASSED], &[reset], WHOLE, None)));
+    }
+
+    #[test]
+    fn of_a_group_that_reads_lite_topics_only_the_journal_and_what_is_open_tell() {
+        let lite = |events: &[TraceEvent]| {
+            let mut fate = fate(&[], events, WHOLE);
+            fate.standing.is_lite = true;
+            fate.traced(None).state
+        };
+        assert!(matches!(lite(&[]), GroupState::Unknown { .. }));
+        let acknowledged = lite(&[TraceEvent::Acknowledged { at_ms: 1500 }]);
+        assert!(matches!(acknowledged, GroupState::Acknowledged { at_ms: 1500 }), "{acknowledged:?}");
     }
 
     #[test]
