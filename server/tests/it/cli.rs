@@ -502,7 +502,7 @@ fn selectors_are_explained_tried_and_compared() {
 #[test]
 fn the_version_names_format_datafusion_and_commit() {
     let ran = run(&["--version"], "");
-    for part in ["weir 0", "format 3", "DataFusion ", "commit "] {
+    for part in ["weir 0", "format 4", "DataFusion ", "commit "] {
         assert!(ran.out.contains(part), "{part:?} is not in {}", ran.out);
     }
     assert_eq!(ran.code, 0);

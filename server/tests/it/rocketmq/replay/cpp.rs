@@ -453,8 +453,10 @@ async fn check_dead_letter(site: &Site, group: &str, number: u32) {
 /// alone is given back. It never forwards a dead letter: nothing leads to `NextStep::Forward`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cpp_push_consumer_of_a_fifo_group_gets_each_message_alone_so_that_retries_end() {
-    let site =
-        Site::start(&["topic create orders", "group create readers --fifo --max-attempts 2 --retry 100ms"]);
+    let site = Site::start(&[
+        "topic create orders --queues 1",
+        "group create readers --fifo --max-attempts 2 --retry 100ms",
+    ]);
     let producer = Cpp::producer(&site, 0, &[TOPIC]).await;
     for (number, line) in [(1, "a"), (2, "a"), (3, "b")] {
         let message = made(TOPIC, number, b"body", |system| {

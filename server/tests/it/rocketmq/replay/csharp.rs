@@ -445,8 +445,10 @@ async fn check_dead_letter(site: &Site, number: u32) {
 /// the message, until that is OK.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_csharp_push_consumer_of_a_fifo_group_forwards_what_fails_to_the_end() {
-    let site =
-        Site::start(&["topic create orders", "group create readers --fifo --max-attempts 3 --retry 100ms"]);
+    let site = Site::start(&[
+        "topic create orders --queues 1",
+        "group create readers --fifo --max-attempts 3 --retry 100ms",
+    ]);
     let producer = CSharp::producer(&site, 1, &[TOPIC]).await;
     let sent = [lined(1, "a"), lined(2, "a"), lined(3, "b")];
     for message in &sent {
