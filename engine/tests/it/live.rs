@@ -301,7 +301,7 @@ async fn nothing_is_lost_while_receives_are_given_up() {
         consumers.push(tokio::spawn(async move {
             let mut random = StdRng::seed_from_u64(seed.wrapping_add(number as u64));
             let mut turn = number;
-            while !done.load(std::sync::atomic::Ordering::Acquire) {
+            while !done.load(Ordering::Acquire) {
                 turns[number].fetch_add(1, Ordering::Relaxed);
                 let selector = wants[turn % 2];
                 let request = ReceiveRequest {
@@ -354,7 +354,7 @@ async fn nothing_is_lost_while_receives_are_given_up() {
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    done.store(true, std::sync::atomic::Ordering::Release);
+    done.store(true, Ordering::Release);
     for consumer in consumers {
         tokio::time::timeout(Duration::from_secs(30), consumer).await.expect("it ends").unwrap();
     }
