@@ -277,7 +277,7 @@ fn lined(number: u32, line: &str) -> Message {
         system.message_type = MessageType::Fifo.into();
         system.message_group = Some(line.to_owned());
         // `TakeMessageQueueByMessageGroup` in `PublishingLoadBalancer.cs`: the same for all of a message group.
-        system.queue_id = 1;
+        system.queue_id = 0;
     })
 }
 
