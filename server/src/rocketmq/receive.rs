@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tonic::Status;
 use weir_engine::{
-    Broker, Delivered, EngineError, GroupName, LeaseTime, ReceiveRequest, TopicName,
+    Broker, Delivered, EngineError, GroupName, GroupSpec, LeaseTime, ReceiveRequest, TopicName,
     limits::{LEASE_MAX, LEASE_MIN, POLL_MAX, RECEIVE_MESSAGES_MAX},
 };
 
@@ -65,15 +65,16 @@ fn asked(
     let queue = request.message_queue.as_ref();
     let topic = topic_name(queue.and_then(|queue| queue.topic.as_ref()), caller)?;
     let group = group_name(request.group.as_ref(), caller)?;
-    let lease = lease_time(messaging, &group, &request)?;
+    let spec = messaging.broker.group_spec(&group);
+    let lease = lease_time(spec.as_ref(), &request)?;
     let selector = messaging.selector(Filter::of(request.filter_expression.as_ref()), &topic, &group)?;
     let max_messages = match batch_size(request.batch_size)? {
-        _ if must_come_alone(messaging, caller, &group, &request) => 1,
+        _ if must_come_alone(caller, spec.as_ref(), &request) => 1,
         asked => asked,
     };
     let request_timeout = messaging.sessions.request_timeout(&caller.client);
     let wait = poll_time(request.long_polling_timeout.as_ref(), caller.remaining(), request_timeout)?;
-    let spec = messaging.broker.group_spec(&group).unwrap_or_default();
+    let spec = spec.unwrap_or_default();
     lite::check_kind(&group, &spec, messaging.sessions.client_type(&caller.client))?;
     lite::check_parent(&group, &spec, &topic)?;
     messaging.broker.topic(&topic)?;
@@ -97,26 +98,15 @@ fn asked(
 
 /// Returns whether a push consumer would never give a message of this group back that came with others. Only push
 /// consumers ask for renewed leases.
-fn must_come_alone(
-    messaging: &Messaging,
-    caller: &Caller,
-    group: &GroupName,
-    request: &ReceiveMessageRequest,
-) -> bool {
-    request.auto_renew
-        && caller.gives_back_only_single_fifo_messages()
-        && messaging.broker.group_spec(group).is_some_and(|spec| spec.fifo)
+fn must_come_alone(caller: &Caller, spec: Option<&GroupSpec>, request: &ReceiveMessageRequest) -> bool {
+    request.auto_renew && caller.gives_back_only_single_fifo_messages() && spec.is_some_and(|spec| spec.fifo)
 }
 
-fn lease_time(
-    messaging: &Messaging,
-    group: &GroupName,
-    request: &ReceiveMessageRequest,
-) -> Result<LeaseTime, Refusal> {
+fn lease_time(spec: Option<&GroupSpec>, request: &ReceiveMessageRequest) -> Result<LeaseTime, Refusal> {
     if request.auto_renew {
         return Ok(LeaseTime::Renewed);
     }
-    let min = messaging.broker.group_spec(group).map_or(LEASE_MIN, |spec| spec.lease_min);
+    let min = spec.map_or(LEASE_MIN, |spec| spec.lease_min);
     let asked = request.invisible_duration.as_ref().and_then(positive);
     match asked.filter(|lease| (min..=LEASE_MAX).contains(lease)) {
         Some(lease) => Ok(LeaseTime::Fixed(lease)),
