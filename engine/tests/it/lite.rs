@@ -6,6 +6,7 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use tokio::task::JoinHandle;
 use weir_engine::{
     Broker, Delivered, EngineError, GroupChange, GroupSpec, HandleFault, LimitKind, LiteAction, LiteFrom,
     LiteSpec, LiteSync, LiteUnsubscribed, Message, MessageType, ReceiveRequest, ResetTo, TopicChange,
@@ -329,6 +330,11 @@ async fn a_receive_that_waits_is_woken_by_what_is_for_it() {
     assert_eq!(three.await.unwrap(), [5]);
 }
 
+/// What a receive that waits is given: the clock stands still, so that nothing but a wake-up ends it.
+async fn given(waits: JoinHandle<Vec<i64>>) -> Vec<i64> {
+    tokio::time::timeout(Duration::from_secs(30), waits).await.expect("it is woken").unwrap()
+}
+
 #[tokio::test]
 async fn a_receive_that_waits_is_woken_when_what_stands_before_is_gone() {
     let long = |weir: &Fixture| {
@@ -350,7 +356,7 @@ async fn a_receive_that_waits_is_woken_when_what_stands_before_is_gone() {
     settle().await;
     assert!(!waits.is_finished());
     weir.advance(6);
-    assert_eq!(waits.await.unwrap(), [1]);
+    assert_eq!(given(waits).await, [1]);
     // By a member that sends it there.
     let weir = made(1).await;
     add(&weir, "c", &["a"]).await;
@@ -360,7 +366,7 @@ async fn a_receive_that_waits_is_woken_when_what_stands_before_is_gone() {
     settle().await;
     assert!(!waits.is_finished());
     weir.broker.forward_to_dead_letter(&group("g"), &topic("t"), &held[0].handle).await.unwrap();
-    assert_eq!(waits.await.unwrap(), [1]);
+    assert_eq!(given(waits).await, [1]);
 }
 
 #[tokio::test]
@@ -377,7 +383,7 @@ async fn each_receive_of_a_client_that_waits_is_woken() {
     settle().await;
     let batch = vec![message(0, "a"), message(1, "b")];
     weir.broker.publish(&topic("t"), batch).await.unwrap();
-    let mut came = [both.0.await.unwrap(), both.1.await.unwrap()].concat();
+    let mut came = [given(both.0).await, given(both.1).await].concat();
     came.sort_unstable();
     assert_eq!(came, [0, 1]);
 }
