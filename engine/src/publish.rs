@@ -110,12 +110,22 @@ impl Core {
                 Ok(())
             })
             .await?;
-        } else if let Err(admitted) = self.storage.append_now(batch, done) {
-            self.blocking(move |storage| {
-                storage.append_admitted(admitted);
-                Ok(())
-            })
-            .await?;
+        } else {
+            match self.storage.append_now(batch, done) {
+                Ok(None) => {}
+                Ok(Some(turn)) => {
+                    // Those who are ready to publish come first, so that one frame has the messages of all.
+                    tokio::task::yield_now().await;
+                    turn.write();
+                }
+                Err(admitted) => {
+                    self.blocking(move |storage| {
+                        storage.append_admitted(admitted);
+                        Ok(())
+                    })
+                    .await?;
+                }
+            }
         }
         published.await.map_err(|_| EngineError::Closed)?
     }

@@ -111,6 +111,14 @@ pub fn signals() -> io::Result<Stop> {
     Ok(Stop(receiver))
 }
 
+/// Has the system back memory by pages of 4 KiB alone. It fills a page with zeros when it is first touched, and for one of
+/// 2 MiB that takes milliseconds on some machines, in which nobody is answered.
+pub fn avoid_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay as they are");
+    }
+}
+
 /// Allows as many open files as the system lets us: each connection and each segment needs one.
 pub fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);

@@ -50,7 +50,7 @@ pub use recovery::{Cut, Fence};
 pub use sim::{SimCall, SimEnv};
 pub use storage::{
     Copied, CopyProgress, CopyWatch, DoneRows, Events, FreedSpace, JournalHistory, LogEnds, Past,
-    RecoveryReport, SealedSegment, Storage, StorageOptions,
+    RecoveryReport, SealedSegment, Storage, StorageOptions, Turn,
 };
 pub use verify::{
     AffectedRows, BlockInfo, ColumnInfo, DirectoryInfo, Finding, FrameInfo, InspectFilter, Inspection,

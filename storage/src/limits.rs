@@ -6,6 +6,9 @@ pub const RECORD_BYTES_MAX: u64 = 16 << 20;
 pub const BATCH_BYTES_MAX: u64 = 64 << 20;
 /// When a frame holds so much, the appender closes it, even if more is waiting.
 pub const FRAME_BYTES_TARGET: u64 = 1 << 20;
+/// Publishers write what waits for the appender up to so many bytes of records themselves: some hundred messages, in less
+/// than a millisecond.
+pub const TURN_BYTES_MAX: u64 = 128 << 10;
 /// When so much of the group journal waits for room on the disk, new entries are refused.
 pub const JOURNAL_HELD_BYTES_MAX: u64 = 64 << 20;
 /// The largest payload of a frame. Readers refuse longer ones before they allocate.
@@ -26,6 +29,7 @@ pub const PROPERTY_KINDS_BYTES_MAX: usize = 512 << 10;
 /// The largest checkpoint file that a start reads.
 pub const CHECKPOINT_BYTES_MAX: u64 = 1 << 30;
 
+const _: () = assert!(TURN_BYTES_MAX <= FRAME_BYTES_TARGET, "one frame takes all of a turn");
 const _: () = assert!(RECORD_BYTES_MAX <= BATCH_BYTES_MAX, "a batch of one record fits");
 const _: () = assert!(
     2 * BATCH_BYTES_MAX + FRAME_BYTES_TARGET <= FRAME_PAYLOAD_MAX,

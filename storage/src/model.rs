@@ -192,7 +192,10 @@ impl Model {
                 let all = self.random.below(3) == 0;
                 self.storage().inner().flush_once(all);
             }
-            62..74 => self.storage().inner().build_once(),
+            62..72 => self.storage().inner().build_once(),
+            72..74 => {
+                self.storage().inner().merge_once();
+            }
             74..77 => {
                 let _ = self.storage().inner().upkeep_once();
             }

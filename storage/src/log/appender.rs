@@ -21,6 +21,9 @@ use crate::{
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
 };
 
+/// About what the names of the topics of a frame take.
+const TOPIC_RECORDS_BYTES: u64 = 16 << 10;
+
 /// A message and the queue that it goes to.
 #[derive(Clone, Debug)]
 pub struct Append {
@@ -206,6 +209,11 @@ impl Appender {
 
     pub(crate) const fn store_time_ms(&self) -> i64 {
         self.store_time_ms
+    }
+
+    /// Whether records of so many bytes, with names of topics of common length, fit into the active segment.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.log.has_room(bytes + TOPIC_RECORDS_BYTES)
     }
 
     /// Leaves nothing but zeros behind the end of the log.

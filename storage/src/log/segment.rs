@@ -674,6 +674,12 @@ impl FrameLog {
         Ok(())
     }
 
+    /// Whether a frame with a payload of `len` bytes goes into the active segment.
+    pub(crate) fn has_room(&self, len: u64) -> bool {
+        let tip = self.shared.tip();
+        tip.active.is_some_and(|active| self.fits(&active, tip.written, len + FRAME_HEADER_LEN as u64))
+    }
+
     fn fits(&self, active: &SegmentFile, end: LogPosition, len: u64) -> bool {
         end.0 + len + FRAME_HEADER_LEN as u64 <= active.limit().0
     }

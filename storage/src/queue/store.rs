@@ -1,11 +1,12 @@
 //! All consume queues: rows come in from the log, become visible, and go into files.
 //!
-//! Locks are taken in this order: checkpointing, builder, map of queues, pending queues, one queue.
+//! Locks are taken in this order: checkpointing, builder, merger, map of queues, pending queues, one queue.
 //! Readers take none but that of the map, for as long as finding the queue takes.
 
 mod heal;
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,7 +33,7 @@ use crate::{
         image::Place,
         merge::{Group, Slice, merge, pack},
         segment::{FileWriter, QueueFile, Segment, TEMPORARY},
-        tail::{MERGED, Run, RunBytes, RunList, level},
+        tail::{MERGED, Run, RunBytes, RunList, level, merge_runs},
         view::{QueueView, Snapshot},
     },
 };
@@ -85,6 +86,10 @@ pub(crate) struct Queues {
     building: Mutex<Building>,
     /// Queues with rows that are not visible yet.
     pending: Mutex<Vec<Arc<Queue>>>,
+    /// Held by whoever merges runs.
+    merging: Mutex<RunBuilder>,
+    /// Queues with runs that should become one.
+    unmerged: Mutex<VecDeque<Arc<Queue>>>,
     run_bytes: RunBytes,
     checkpointing: Mutex<Checkpointing>,
 }
@@ -93,8 +98,6 @@ pub(crate) struct Queues {
 #[derive(Default)]
 struct Building {
     builder: RunBuilder,
-    /// Merges need a builder of their own while a run is being built.
-    merger: RunBuilder,
     /// The names that have columns, by topic, since the start.
     names: HashMap<TopicId, Names>,
 }
@@ -158,6 +161,8 @@ struct State {
     tail: RunList,
     /// The queue is among the pending ones.
     is_pending: bool,
+    /// The queue is among the unmerged ones, or somebody merges its runs.
+    is_unmerged: bool,
     removed: bool,
 }
 
@@ -238,6 +243,8 @@ impl Queues {
             found: Mutex::new(found.queues),
             building: Mutex::default(),
             pending: Mutex::default(),
+            merging: Mutex::default(),
+            unmerged: Mutex::default(),
             run_bytes: RunBytes::new(settings.run_bytes_many),
             checkpointing: Mutex::new(Checkpointing {
                 next_file: listed.next_file.max(1),
@@ -279,6 +286,7 @@ impl Queues {
             segments,
             tail: RunList::new(self.run_bytes.clone()),
             is_pending: false,
+            is_unmerged: false,
             removed: false,
         };
         state.set_first(first);
@@ -358,7 +366,7 @@ impl Queues {
     }
 
     fn add_to(&self, queue: &Arc<Queue>, records: &[RecordView<'_>], building: &mut Building) {
-        let Building { builder, merger, names } = building;
+        let Building { builder, names } = building;
         let names = names.entry(queue.topic).or_default();
         let mut next = queue.state.lock().next;
         let mut runs = Vec::new();
@@ -384,7 +392,7 @@ impl Queues {
             let incarnation = records[0].incarnation;
             runs.push(self.run(queue, incarnation, base, builder));
         }
-        self.push_runs(queue, runs, next, merger);
+        self.push_runs(queue, runs, next);
     }
 
     /// Adds rows up to `end` at the end of a queue whose records are lost, at a position where they may have been.
@@ -404,7 +412,7 @@ impl Queues {
         };
         let rows = end.since(next).filter(|rows| (1..=LOST_ROWS_MAX).contains(rows));
         let Some(rows) = rows.filter(|_| last.is_none_or(|last| last <= position)) else { return false };
-        let Building { builder, merger, .. } = &mut *self.building.lock();
+        let Building { builder, .. } = &mut *self.building.lock();
         let (mut runs, mut base) = (Vec::new(), next);
         for _ in 0..rows {
             builder.lost_row(position.0, store_time_ms);
@@ -413,22 +421,67 @@ impl Queues {
         if builder.rows() > 0 {
             runs.push(self.run(&queue, topic.incarnation, base, builder));
         }
-        self.push_runs(&queue, runs, end, merger);
+        self.push_runs(&queue, runs, end);
         true
     }
 
-    fn push_runs(&self, queue: &Arc<Queue>, runs: Vec<Run>, next: QueueOffset, merger: &mut RunBuilder) {
+    fn push_runs(&self, queue: &Arc<Queue>, runs: Vec<Run>, next: QueueOffset) {
         if runs.is_empty() {
             return;
         }
         let mut state = queue.state.lock();
         state.next = next;
-        for run in runs {
-            state.tail.push(run, merger, &self.log);
-        }
-        if !std::mem::replace(&mut state.is_pending, true) {
-            drop(state);
+        runs.into_iter().for_each(|run| state.tail.push(run));
+        let is_new = !std::mem::replace(&mut state.is_pending, true);
+        let has_gathered = !state.is_unmerged && state.tail.to_merge().is_some();
+        state.is_unmerged |= has_gathered;
+        let is_crowded = state.tail.is_crowded();
+        drop(state);
+        if is_new {
             self.pending.lock().push(Arc::clone(queue));
+        }
+        if has_gathered {
+            self.unmerged.lock().push_back(Arc::clone(queue));
+        }
+        if is_crowded {
+            self.merge_of(queue);
+        }
+    }
+
+    /// Returns whether there are runs that should become one.
+    pub(crate) fn has_unmerged(&self) -> bool {
+        !self.unmerged.lock().is_empty()
+    }
+
+    /// Merges the runs of the queue that has waited longest for it. Returns whether there was one.
+    pub(crate) fn merge_next(&self) -> bool {
+        let next = self.unmerged.lock().pop_front();
+        next.inspect(|queue| self.merge_of(queue)).is_some()
+    }
+
+    /// Merges the runs of a queue until none are left that should become one. Rows may come in meanwhile.
+    fn merge_of(&self, queue: &Queue) {
+        let builder = &mut *self.merging.lock();
+        loop {
+            let old = {
+                let mut state = queue.state.lock();
+                let old = state.tail.to_merge().filter(|_| !state.removed);
+                state.is_unmerged = old.is_some();
+                old
+            };
+            let Some(old) = old else { return };
+            let merged = match merge_runs(&old, builder, &self.log) {
+                Ok(merged) => merged,
+                Err(error) => {
+                    tracing::error!(%error, "runs cannot be merged");
+                    queue.state.lock().is_unmerged = false;
+                    return;
+                }
+            };
+            let mut state = queue.state.lock();
+            if state.tail.put_merged(&old, merged) {
+                queue.publish(&state, self.settings.epoch);
+            }
         }
     }
 

@@ -1,4 +1,8 @@
 //! The rows of a queue that are in no file yet: runs in memory, merged as they gather.
+//!
+//! Merging is not done where runs come in, since publishers wait for their rows and a full block takes milliseconds:
+//! what is to become one is [taken down](RunList::to_merge), merged by whoever has the time, and
+//! [put in its place](RunList::put_merged) if it still stands there.
 
 use std::sync::{
     Arc,
@@ -27,6 +31,9 @@ pub(crate) const fn level(rows: usize) -> u32 {
     }
 }
 
+/// With more runs in memory than so many, whoever adds one merges them first. Each row that becomes visible costs a look at
+/// all of them.
+const RUNS_MANY: usize = 512;
 /// About what a run takes beside the bytes of its block.
 const RUN_BYTES: usize = 512;
 
@@ -119,16 +126,40 @@ impl RunList {
         positions.values().last().copied().map(LogPosition)
     }
 
-    /// Adds a run and merges as many of the last ones as have gathered.
-    pub(crate) fn push(&mut self, run: Run, builder: &mut RunBuilder, log: &Arc<dyn ReadRecords>) {
+    /// Adds a run.
+    pub(crate) fn push(&mut self, run: Run) {
         self.count(run.bytes(), 0);
         self.runs.push(run);
-        while let Some(from) = self.mergeable() {
-            if let Err(error) = self.merge_from(from, builder, log) {
-                tracing::error!(%error, "runs cannot be merged");
-                return;
-            }
+    }
+
+    /// Whether there are so many runs that they must be merged before more come.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.runs.len() - self.frozen > RUNS_MANY && self.mergeable().is_some()
+    }
+
+    /// Returns the last runs, if they should become one.
+    pub(crate) fn to_merge(&self) -> Option<Vec<Run>> {
+        self.mergeable().map(|from| self.runs[from..].to_vec())
+    }
+
+    /// Puts what `old` has become in its place. Returns whether it did: not if a checkpoint writes some of it, or has
+    /// written it, or it is gone.
+    pub(crate) fn put_merged(&mut self, old: &[Run], merged: Vec<Run>) -> bool {
+        let is_first = |run: &Run| old.first().is_some_and(|old| Arc::ptr_eq(&run.block, &old.block));
+        // Nearer to the end than to the beginning.
+        let Some(from) = self.runs.iter().rposition(is_first).filter(|from| *from >= self.frozen) else {
+            return false;
+        };
+        let place = from..from + old.len();
+        let stands = self
+            .runs
+            .get(place.clone())
+            .is_some_and(|runs| runs.iter().zip(old).all(|(run, old)| Arc::ptr_eq(&run.block, &old.block)));
+        if stands {
+            self.count(bytes_of(&merged), bytes_of(old));
+            self.runs.splice(place, merged);
         }
+        stands
     }
 
     /// Returns the first of the last runs that should become one: all that are open once they fill a block;
@@ -150,22 +181,6 @@ impl RunList {
         let merges = alike >= self.all.merged() && alike_rows < BLOCK_ROWS / 2;
         let taken = if fills { count } else { alike };
         (fills || merges).then(|| self.runs.len() - taken)
-    }
-
-    fn merge_from(
-        &mut self,
-        from: usize,
-        builder: &mut RunBuilder,
-        log: &Arc<dyn ReadRecords>,
-    ) -> Result<(), StorageError> {
-        let merged: Vec<Run> = pack(self.runs[from..].iter().map(|run| Slice::all(&run.block)))
-            .iter()
-            .map(|group| merged(group, builder, log))
-            .collect::<Result<_, _>>()?;
-        self.count(bytes_of(&merged), bytes_of(&self.runs[from..]));
-        self.runs.truncate(from);
-        self.runs.extend(merged);
-        Ok(())
     }
 
     /// Returns how far the rows go whose records lie below `position`, if there are any.
@@ -235,6 +250,16 @@ impl RunList {
     }
 }
 
+/// Returns what runs that follow one another become together: one, or as few as hold all.
+pub(crate) fn merge_runs(
+    runs: &[Run],
+    builder: &mut RunBuilder,
+    log: &Arc<dyn ReadRecords>,
+) -> Result<Vec<Run>, StorageError> {
+    let groups = pack(runs.iter().map(|run| Slice::all(&run.block)));
+    groups.iter().map(|group| merged(group, builder, log)).collect()
+}
+
 fn bytes_of(runs: &[Run]) -> usize {
     runs.iter().map(Run::bytes).sum()
 }
@@ -248,4 +273,53 @@ fn merged(group: &Group, builder: &mut RunBuilder, log: &Arc<dyn ReadRecords>) -
     }
     let bytes = merge(builder, &group.slices)?;
     Ok(Run { block: Arc::new(Block::built(bytes, Arc::clone(log))?), full: group.full })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        offset::{QueueId, TopicId},
+        queue::{image::Place, model::ModelLog},
+    };
+
+    /// Returns a run of one row.
+    fn run(offset: u64, log: &Arc<dyn ReadRecords>) -> Run {
+        let mut builder = RunBuilder::default();
+        builder.lost_row(offset * 64, 0);
+        let base = QueueOffset(offset);
+        let place = Place { topic: TopicId(1), incarnation: 1, queue: QueueId(0), base };
+        Run { block: Arc::new(Block::built(builder.finish(place), Arc::clone(log)).unwrap()), full: false }
+    }
+
+    #[test]
+    fn what_was_merged_takes_the_place_of_runs_that_still_stand_there() {
+        let log: Arc<dyn ReadRecords> = Arc::new(ModelLog::default());
+        let mut list = RunList::new(RunBytes::new(u64::MAX));
+        let add = |list: &mut RunList, offsets: std::ops::Range<u64>| {
+            offsets.for_each(|offset| list.push(run(offset, &log)));
+        };
+        let rows = |list: &RunList| list.blocks().iter().map(|block| block.len()).collect::<Vec<_>>();
+        add(&mut list, 0..7);
+        assert!(list.to_merge().is_none());
+        add(&mut list, 7..8);
+        let old = list.to_merge().unwrap();
+        let merged = merge_runs(&old, &mut RunBuilder::default(), &log).unwrap();
+        // More have come meanwhile.
+        add(&mut list, 8..10);
+        assert!(list.put_merged(&old, merged.clone()));
+        assert_eq!(rows(&list), [8, 1, 1]);
+        assert_eq!(list.bytes, bytes_of(&list.runs));
+        assert!(!list.put_merged(&old, merged), "they do not stand there any more");
+        // A checkpoint has taken some.
+        add(&mut list, 10..16);
+        let old = list.to_merge().unwrap();
+        let merged = merge_runs(&old, &mut RunBuilder::default(), &log).unwrap();
+        assert_eq!(list.freeze(LogPosition(12 * 64), &mut RunBuilder::default(), &log).unwrap().len(), 5);
+        assert!(!list.put_merged(&old, merged.clone()));
+        list.thaw(true);
+        assert!(!list.put_merged(&old, merged));
+        assert_eq!(rows(&list), [1; 4]);
+        assert_eq!(list.bytes, bytes_of(&list.runs));
+    }
 }

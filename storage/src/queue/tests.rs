@@ -69,6 +69,7 @@ impl Bench {
         self.log.from(position, |records| self.queues.add(records));
         let end = self.log.end();
         self.queues.publish(end, end, &mut |_, _, _| {});
+        while self.queues.merge_next() {}
         end
     }
 
@@ -563,6 +564,30 @@ fn a_damaged_column_is_an_error_and_the_others_stay_readable() {
     first.column(ColumnRef::Property("region")).unwrap_err();
 }
 
+/// Whoever adds rows does not wait for merges, but for so many runs.
+#[test]
+fn runs_are_merged_by_whoever_has_the_time() {
+    let bench = Bench::new();
+    bench.queues.add_queue(TopicId(1), QueueId(0), SYNC, QueueOffset(0));
+    let runs = || bench.view(1, 0).runs().len();
+    let add = |rows: std::ops::Range<u64>| {
+        for offset in rows {
+            let start = bench.append(1, 0, offset, &numbered(offset));
+            bench.log.from(start, |records| bench.queues.add(records));
+            bench.queues.publish(bench.log.end(), bench.log.end(), &mut |_, _, _| {});
+        }
+    };
+    add(0..100);
+    assert_eq!(runs(), 100);
+    assert!(bench.queues.merge_next() && !bench.queues.merge_next());
+    assert_eq!(runs(), 1);
+    add(100..2000);
+    assert!((300..=513).contains(&runs()), "{}", runs());
+    while bench.queues.merge_next() {}
+    assert!(runs() < 20, "{}", runs());
+    model_of(2000).check(&bench.view(1, 0), 0, 2000);
+}
+
 #[test]
 fn readers_see_whole_queues_while_rows_arrive_and_go_into_files() {
     let bench = Bench::new();
@@ -581,6 +606,11 @@ fn readers_see_whole_queues_while_rows_arrive_and_go_into_files() {
                 let end = bench.view(1, 0).range().end;
                 bench.queues.checkpoint(bench.log.position_of(end.0)).unwrap();
                 bench.queues.retire();
+            }
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                bench.queues.merge_next();
             }
         });
         for _ in 0..2 {

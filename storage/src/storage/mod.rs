@@ -4,7 +4,11 @@
 //! append ─► intake ─► appender ─► frame in the page cache ─► flusher ─► durable ─► answered (`sync`)
 //!                        │  └─ answered (`async`)                          │
 //!                        └────► builder ─► consume queues ─► visible ◄─────┘
+//!                                              └─► merger
 //! ```
+//!
+//! A publisher that finds nobody waiting for the appender has the turn to do the work of appender and builder for itself
+//! and those who come meanwhile ([`Turn`]); the threads do what is more than that: `docs/adr/0019-who-comes-first-writes.md`.
 //!
 //! Each thread repeats one step (`append_once`, `flush_once`, `build_once`, …) while there is work. Tests
 //! call the steps themselves, so that a simulated disk sees the same calls in the same order every time.
@@ -69,13 +73,14 @@ pub use self::{
     copy::{Copied, CopyProgress, CopyWatch},
     history::{DoneRows, JournalHistory, Past},
     options::StorageOptions,
+    threads::Turn,
 };
 
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// The builder takes so much at once, and a start replays so much at once.
 const BUILD_BYTES: usize = 4 << 20;
 
-/// What storage tells its owner. Called on threads of storage; must not block.
+/// What storage tells its owner. Called on threads of storage, and at a [`Turn`]; must not block.
 pub trait Events: Send + Sync {
     /// The rows of a queue below `end` have become visible.
     fn visible(&self, topic: TopicId, queue: QueueId, end: QueueOffset);
@@ -191,6 +196,7 @@ impl Handle {
             Inner::stop_appender,
             Inner::stop_flusher,
             Inner::stop_builder,
+            Inner::stop_merger,
             Inner::stop_upkeep,
             Inner::stop_keeper,
         ] {
@@ -235,6 +241,8 @@ pub(crate) struct Inner {
 
     build: Mutex<BuildQueue>,
     build_filled: Condvar,
+    /// Held by whoever takes frames from that queue, until they are built.
+    building: Mutex<()>,
     /// Up to this position the consume queues hold the log.
     built: AtomicU64,
     /// The durable end of the log that builder and publishers have been told of.
@@ -242,6 +250,8 @@ pub(crate) struct Inner {
     /// Held while rows become visible.
     publishing: Mutex<()>,
 
+    merger: Mutex<Upkeep>,
+    merger_wanted: Condvar,
     upkeep: Mutex<Upkeep>,
     upkeep_wanted: Condvar,
     keeper: Mutex<Upkeep>,
@@ -342,6 +352,7 @@ impl Storage {
             ("appender", Inner::run_appender),
             ("flusher", Inner::run_flusher),
             ("builder", Inner::run_builder),
+            ("merger", Inner::run_merger),
             ("upkeep", Inner::run_upkeep),
             ("keeper", Inner::run_keeper),
         ] {
@@ -565,13 +576,14 @@ impl Storage {
         self.handle.inner.append(batch, done);
     }
 
-    /// As [`append`](Self::append), for callers that must not wait.
+    /// As [`append`](Self::append), for callers that must not wait. Who finds nobody before it gets the turn to write what
+    /// waits, for itself and those who come meanwhile. `done` may run on the thread that has the turn.
     ///
     /// # Errors
     ///
     /// If it would have to wait, or others wait already, the batch comes back, for
     /// [`append_admitted`](Self::append_admitted).
-    pub fn append_now(&self, batch: Vec<Append>, done: AppendDone) -> Result<(), Admitted> {
+    pub fn append_now(&self, batch: Vec<Append>, done: AppendDone) -> Result<Option<Turn<'_>>, Admitted> {
         self.handle.inner.append_now(batch, done).map_err(Admitted)
     }
 

@@ -503,6 +503,9 @@ impl Opening {
             journal_writer: Mutex::new(writer),
             build: Mutex::default(),
             build_filled: Condvar::new(),
+            building: Mutex::default(),
+            merger: Mutex::default(),
+            merger_wanted: Condvar::new(),
             built: AtomicU64::new(found.end.0),
             announced: AtomicU64::new(found.end.0),
             publishing: Mutex::default(),
@@ -578,6 +581,7 @@ impl Replay<'_> {
                 released.insert(row);
             }
         }));
+        while self.queues.merge_next() {}
         self.payloads.clear();
         self.bytes = 0;
     }

@@ -118,6 +118,60 @@ fn each_class_is_acknowledged_and_visible_at_its_own_moment() {
     assert_eq!(visible(), [1, 1]);
 }
 
+/// Who comes first writes for all, without the threads.
+#[test]
+fn a_publisher_with_the_turn_does_the_work_of_appender_and_builder() {
+    let (storage, _, sync, relaxed) = stepped(StorageOptions::small());
+    let inner = storage.inner();
+    let answers: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let publish = |topic, number| {
+        let answers = Arc::clone(&answers);
+        let batch = vec![Append { topic, queue: QueueId(0), message: message(number) }];
+        storage.append_now(batch, Box::new(move |result| answers.lock().push(result.unwrap()[0].offset.0)))
+    };
+    let visible = || [sync, relaxed].map(|topic| storage.view(topic, QueueId(0)).unwrap().range().end.0);
+    let turn = publish(relaxed, 0).unwrap().expect("nobody waits");
+    assert!(publish(relaxed, 1).unwrap().is_none() && publish(sync, 2).unwrap().is_none());
+    turn.write();
+    assert_eq!((answers.lock().as_slice(), visible()), ([0, 1].as_slice(), [0, 2]));
+    assert!(inner.intake.lock().is_empty() && inner.build.lock().frames.is_empty());
+    inner.flush_once(false);
+    assert_eq!((answers.lock().as_slice(), visible()), ([0, 1, 0].as_slice(), [1, 2]));
+    // The thread of the appender was sooner.
+    let turn = publish(relaxed, 3).unwrap().unwrap();
+    inner.append_once();
+    turn.write();
+    assert_eq!(visible(), [1, 2], "the rest is the builder's");
+    inner.build_once();
+    assert_eq!(visible(), [1, 3]);
+    // What is left to the threads: all of a turn that is given up, while one of them is at work, and what is much.
+    drop(publish(relaxed, 4).unwrap().unwrap());
+    inner.append_once();
+    inner.build_once();
+    let turn = publish(relaxed, 5).unwrap().unwrap();
+    let at_work = inner.appender.lock();
+    turn.write();
+    drop(at_work);
+    assert!(!inner.intake.lock().is_empty());
+    inner.append_once();
+    let turn = publish(relaxed, 6).unwrap().unwrap();
+    let at_work = inner.building.lock();
+    turn.write();
+    drop(at_work);
+    assert_eq!((inner.intake.lock().is_empty(), inner.build.lock().frames.len()), (true, 2));
+    inner.build_once();
+    assert_eq!(visible(), [1, 6]);
+    let turn = publish(relaxed, 7).unwrap().unwrap();
+    let large = Message { body: vec![b'x'; 200 << 10].into(), ..message(8) };
+    let batch = vec![Append { topic: relaxed, queue: QueueId(0), message: large }];
+    assert!(storage.append_now(batch, Box::new(|result| drop(result.unwrap()))).unwrap().is_none());
+    turn.write();
+    assert!(!inner.intake.lock().is_empty());
+    inner.append_once();
+    inner.build_once();
+    assert_eq!(visible(), [1, 8]);
+}
+
 #[test]
 fn one_frame_takes_all_that_has_queued_up_and_a_publisher_that_waits_too_long_is_refused() {
     let busy_after = Duration::from_millis(1);

@@ -1,20 +1,23 @@
 //! The steps of the threads, the loops around them, and how they end.
 
 use std::{
+    fmt,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use parking_lot::MutexGuard;
 
-use super::{BUILD_BYTES, Inner, LastCheckpoint, Mark};
+use super::{BUILD_BYTES, Inner, LastCheckpoint, Mark, PanicGuard};
 use crate::{
     error::StorageError,
     format::record::{RecordView, records_of},
     journal::{JournalBuffer, JournalDone, JournalEntry, Wait},
-    limits::JOURNAL_HELD_BYTES_MAX,
+    limits::{JOURNAL_HELD_BYTES_MAX, TURN_BYTES_MAX},
     log::{
-        appender::{Append, AppendDone, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, pack_batch},
+        appender::{
+            Append, AppendDone, Appender, Batch, Intake, Outcome, WrittenBatch, WrittenFrame, pack_batch,
+        },
         flusher::{FlushQueue, HeldJournal, Waiting},
         segment::FrameLogShared,
     },
@@ -26,6 +29,36 @@ use crate::{
 const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How often the free space is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The turn to write what waits for the appender. If it is dropped unused, the thread of the appender has it.
+#[must_use = "others wait for what is written at this turn"]
+pub struct Turn<'a> {
+    inner: &'a Inner,
+    is_done: bool,
+}
+
+impl Turn<'_> {
+    /// Writes what waits for the appender, and puts its rows into the consume queues: all on this thread, which saves
+    /// those who wait two changes of the thread. Takes some microseconds, and as long as `pwrite` takes. What is more
+    /// than [`TURN_BYTES_MAX`], or needs a new segment, is left to the threads of storage.
+    pub fn write(mut self) {
+        self.is_done = self.inner.append_here();
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.inner.intake_filled.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Turn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn").field("is_done", &self.is_done).finish_non_exhaustive()
+    }
+}
 
 impl Inner {
     // ---- the appender
@@ -56,14 +89,20 @@ impl Inner {
     }
 
     /// As [`append`](Self::append), unless it would wait, or overtake those who do: then the batch is given back.
-    pub(super) fn append_now(&self, messages: Vec<Append>, done: AppendDone) -> Result<(), Batch> {
-        let Some(batch) = self.admit(messages, done) else { return Ok(()) };
+    /// Who finds nobody waiting for the appender has the turn to write.
+    pub(super) fn append_now(
+        &self,
+        messages: Vec<Append>,
+        done: AppendDone,
+    ) -> Result<Option<Turn<'_>>, Batch> {
+        let Some(batch) = self.admit(messages, done) else { return Ok(None) };
         let intake = self.intake.lock();
         if intake.waiting > 0 || self.overload(&intake).is_some() {
             return Err(batch);
         }
-        self.take_in(intake, batch);
-        Ok(())
+        let is_first = self.push(intake, batch);
+        // Made only where it is given: one that is dropped calls the appender.
+        Ok(is_first.then(|| Turn { inner: self, is_done: false }))
     }
 
     /// Returns a batch as the appender takes it, unless it could be answered at once. Compresses what is to be.
@@ -84,20 +123,25 @@ impl Inner {
         }
     }
 
-    fn take_in(&self, mut intake: MutexGuard<'_, Intake>, batch: Batch) {
+    fn take_in(&self, intake: MutexGuard<'_, Intake>, batch: Batch) {
+        if self.push(intake, batch) {
+            self.intake_filled.notify_one();
+        }
+    }
+
+    /// Has a batch wait for the appender, and returns whether nothing else did.
+    fn push(&self, mut intake: MutexGuard<'_, Intake>, batch: Batch) -> bool {
         let refused = if intake.closed { Err(StorageError::Closed) } else { self.check() };
         match refused {
             Ok(()) => {
                 let was_empty = intake.is_empty();
                 intake.push(batch);
-                drop(intake);
-                if was_empty {
-                    self.intake_filled.notify_one();
-                }
+                was_empty
             }
             Err(error) => {
                 drop(intake);
                 (batch.done)(Err(error));
+                false
             }
         }
     }
@@ -155,14 +199,25 @@ impl Inner {
     pub(crate) fn append_once(&self) {
         let mut appender = self.appender.lock();
         let batches = self.intake.lock().take();
+        if self.append_batches(&mut appender, batches) {
+            self.build_filled.notify_one();
+        }
+    }
+
+    /// Writes one frame. Returns whether there is something for the builder.
+    fn append_batches(&self, appender: &mut Appender, batches: Vec<Batch>) -> bool {
         if let Err(error) = self.check() {
             batches.into_iter().for_each(|batch| (batch.done)(Err(error.clone())));
-            return self.make_room();
+            self.make_room();
+            return false;
         }
         match appender.append(batches, self, self.options.clock.wall_ms()) {
             // There is nothing that would make room once it is durable, or built.
             None => self.make_room(),
-            Some(Outcome::Written(frame, written)) => self.pass_on(frame, written),
+            Some(Outcome::Written(frame, written)) => {
+                self.pass_on(frame, written);
+                return true;
+            }
             Some(Outcome::Failed(error, dones)) => {
                 if let StorageError::Failed { .. } = &error {
                     self.fail(error.clone());
@@ -173,6 +228,41 @@ impl Inner {
                 self.make_room();
             }
         }
+        false
+    }
+
+    /// Writes one frame with what has queued up and puts its rows into the consume queues, on a thread that is not of
+    /// storage. Returns whether that could be: it is little, and neither appender nor builder are at work.
+    fn append_here(&self) -> bool {
+        let _guard = PanicGuard(self);
+        let Some(mut appender) = self.appender.try_lock() else { return false };
+        let batches = {
+            let mut intake = self.intake.lock();
+            if intake.bytes > TURN_BYTES_MAX || !appender.has_room(intake.bytes) {
+                return false;
+            }
+            intake.take()
+        };
+        // Otherwise the appender came first.
+        if !batches.is_empty() && self.append_batches(&mut appender, batches) {
+            drop(appender);
+            self.build_here();
+        }
+        true
+    }
+
+    /// Builds what has been written, unless that is much, or the builder is at work: then it is the builder's.
+    fn build_here(&self) {
+        let Some(building) = self.building.try_lock() else {
+            self.build_filled.notify_one();
+            return;
+        };
+        let unbuilt: usize = self.build.lock().frames.iter().map(|frame| frame.bytes.len()).sum();
+        if unbuilt as u64 > 2 * TURN_BYTES_MAX {
+            self.build_filled.notify_one();
+            return;
+        }
+        self.build_frames(building);
     }
 
     /// Passes a frame to readers, builder and flusher.
@@ -186,7 +276,6 @@ impl Inner {
         }
         self.reader.recent.push(frame.header.position, frame.bytes.clone());
         self.build.lock().frames.push_back(frame);
-        self.build_filled.notify_one();
         let mut answers = Vec::new();
         let hurry = end.saturating_sub(self.log.durable().0) >= self.options.unsynced_bytes_max / 2;
         {
@@ -441,6 +530,10 @@ impl Inner {
 
     /// Puts frames that were written into the consume queues, and makes rows visible.
     pub(crate) fn build_once(&self) {
+        self.build_frames(self.building.lock());
+    }
+
+    fn build_frames(&self, building: MutexGuard<'_, ()>) {
         let frames = {
             let mut build = self.build.lock();
             build.publish = false;
@@ -461,7 +554,12 @@ impl Inner {
             self.built.store(last.header.end().0, Ordering::Release);
             self.make_room();
         }
+        drop(building);
         self.publish();
+        if self.queues.has_unmerged() {
+            self.merger.lock().wanted = true;
+            self.merger_wanted.notify_one();
+        }
         let built = LogPosition(self.built.load(Ordering::Acquire));
         let is_due = |last: &LastCheckpoint| {
             built.0.saturating_sub(last.log.0) >= self.options.checkpoint_bytes || self.is_unfiled_due()
@@ -484,6 +582,33 @@ impl Inner {
         let durable = self.log.durable().min(built);
         let mut each = |topic, queue, end| self.events.visible(topic, queue, end);
         self.queues.publish(built, durable, &mut each);
+    }
+
+    // ---- the merger: few large runs of rows instead of many small ones
+
+    pub(super) fn run_merger(&self) {
+        loop {
+            {
+                let mut merger = self.merger.lock();
+                while !merger.wanted && !merger.stop {
+                    self.merger_wanted.wait(&mut merger);
+                }
+                if merger.stop {
+                    return;
+                }
+                merger.wanted = false;
+            }
+            while self.merge_once() {
+                if self.merger.lock().stop {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Merges what has gathered of one queue. Returns whether there was something.
+    pub(crate) fn merge_once(&self) -> bool {
+        self.queues.merge_next()
     }
 
     // ---- upkeep: zeros ahead of the ends
@@ -623,6 +748,11 @@ impl Inner {
         self.build_filled.notify_all();
     }
 
+    pub(super) fn stop_merger(&self) {
+        self.merger.lock().stop = true;
+        self.merger_wanted.notify_all();
+    }
+
     pub(super) fn stop_upkeep(&self) {
         self.upkeep.lock().stop = true;
         self.upkeep_wanted.notify_all();
@@ -638,6 +768,7 @@ impl Inner {
         self.stop_appender();
         self.stop_flusher();
         self.stop_builder();
+        self.stop_merger();
         self.stop_upkeep();
         self.stop_keeper();
     }
@@ -647,6 +778,8 @@ impl Inner {
         while !self.intake.lock().is_empty() {
             self.append_once();
         }
+        // A publisher may be about to pass on the last frame. Nothing is taken in any more.
+        drop(self.appender.lock());
         self.flush_once(true);
         self.check()?;
         while !self.build.lock().frames.is_empty() {
