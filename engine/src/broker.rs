@@ -213,7 +213,7 @@ impl Groups {
     }
 }
 
-/// What storage tells the broker, from threads of storage.
+/// What storage tells the broker, from threads of storage and of publishers.
 #[derive(Debug)]
 struct Told {
     core: OnceLock<Weak<Core>>,

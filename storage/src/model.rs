@@ -256,7 +256,9 @@ impl Model {
         }
         let told = self.told.clone();
         told.0.lock().fates.extend(numbers.iter().map(|number| (*number, Fate::Open)));
-        self.storage().append(
+        // Taken at once, given up, or not had: the steps of appender and builder come anyway.
+        let takes_turn = self.random.below(3) == 0;
+        let turn = self.storage().append_now(
             batch,
             Box::new(move |result| {
                 let mut told = told.0.lock();
@@ -271,6 +273,11 @@ impl Model {
                 }
             }),
         );
+        match turn {
+            Ok(Some(turn)) if takes_turn => turn.write(),
+            Ok(_) => {}
+            Err(admitted) => self.storage().append_admitted(admitted),
+        }
     }
 
     fn first(&self, place: Place) -> QueueOffset {

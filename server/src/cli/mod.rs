@@ -146,6 +146,9 @@ pub fn run() -> ExitCode {
 fn start(cli: Cli) -> Result<(), Failure> {
     let serves = matches!(cli.command, Command::Serve(_));
     log_to_stderr(&cli.global, if serves { "info" } else { "warn" })?;
+    if serves {
+        crate::run::avoid_huge_pages();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -62,7 +62,6 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let hangup = follows.then(|| signal(SignalKind::hangup())).transpose();
     let hangup = hangup.map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
     run::raise_open_files();
-    run::avoid_huge_pages();
     let broker = open(&config, &data).await?;
     let identities = listeners.iter().filter_map(Listener::identity).cloned().collect();
     let reload = Reload::new(&broker, config.accounts.as_deref(), identities)?;

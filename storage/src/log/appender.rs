@@ -1,6 +1,6 @@
 //! Group commit: what has queued up becomes one frame and one write.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
@@ -115,6 +115,8 @@ pub(crate) fn pack_batch(
 pub(crate) struct Intake {
     batches: VecDeque<Batch>,
     pub(crate) bytes: u64,
+    /// Somebody has had the turn to write since then.
+    pub(crate) turn_since: Option<Instant>,
     /// So many publishers wait for room.
     pub(crate) waiting: usize,
     pub(crate) closed: bool,
@@ -142,6 +144,7 @@ impl Intake {
             taken.push(batch);
         }
         self.bytes -= bytes;
+        self.turn_since = None;
         taken
     }
 }

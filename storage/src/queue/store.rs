@@ -1,6 +1,6 @@
 //! All consume queues: rows come in from the log, become visible, and go into files.
 //!
-//! Locks are taken in this order: checkpointing, builder, merger, map of queues, pending queues, one queue.
+//! Locks are taken in this order: checkpointing, builder, merger, map of queues, pending and unmerged queues, one queue.
 //! Readers take none but that of the map, for as long as finding the queue takes.
 
 mod heal;
@@ -9,7 +9,10 @@ use std::{
     collections::VecDeque,
     fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -88,13 +91,15 @@ pub(crate) struct Queues {
     pending: Mutex<Vec<Arc<Queue>>>,
     /// Held by whoever merges runs.
     merging: Mutex<RunBuilder>,
-    /// Queues with runs that should become one.
+    /// Queues with runs that should become one, in the order in which they are looked at.
     unmerged: Mutex<VecDeque<Arc<Queue>>>,
+    /// A queue has so many runs that they must be merged before more come.
+    is_crowded: AtomicBool,
     run_bytes: RunBytes,
     checkpointing: Mutex<Checkpointing>,
 }
 
-/// What the builder thread keeps between calls.
+/// What whoever builds keeps between calls.
 #[derive(Default)]
 struct Building {
     builder: RunBuilder,
@@ -245,6 +250,7 @@ impl Queues {
             pending: Mutex::default(),
             merging: Mutex::default(),
             unmerged: Mutex::default(),
+            is_crowded: AtomicBool::new(false),
             run_bytes: RunBytes::new(settings.run_bytes_many),
             checkpointing: Mutex::new(Checkpointing {
                 next_file: listed.next_file.max(1),
@@ -433,9 +439,9 @@ impl Queues {
         state.next = next;
         runs.into_iter().for_each(|run| state.tail.push(run));
         let is_new = !std::mem::replace(&mut state.is_pending, true);
-        let has_gathered = !state.is_unmerged && state.tail.to_merge().is_some();
+        let has_gathered = !state.is_unmerged && state.tail.has_gathered();
         state.is_unmerged |= has_gathered;
-        let is_crowded = state.tail.is_crowded();
+        let is_crowded = state.is_unmerged && state.tail.is_crowded();
         drop(state);
         if is_new {
             self.pending.lock().push(Arc::clone(queue));
@@ -444,7 +450,7 @@ impl Queues {
             self.unmerged.lock().push_back(Arc::clone(queue));
         }
         if is_crowded {
-            self.merge_of(queue);
+            self.is_crowded.store(true, Ordering::Release);
         }
     }
 
@@ -453,36 +459,46 @@ impl Queues {
         !self.unmerged.lock().is_empty()
     }
 
-    /// Merges the runs of the queue that has waited longest for it. Returns whether there was one.
-    pub(crate) fn merge_next(&self) -> bool {
-        let next = self.unmerged.lock().pop_front();
-        next.inspect(|queue| self.merge_of(queue)).is_some()
+    /// Returns whether [`merge_all`](Self::merge_all) should be called before rows are added.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_crowded.load(Ordering::Acquire)
     }
 
-    /// Merges the runs of a queue until none are left that should become one. Rows may come in meanwhile.
-    fn merge_of(&self, queue: &Queue) {
+    /// Merges runs of all queues until none are left that should become one.
+    pub(crate) fn merge_all(&self) {
+        self.is_crowded.store(false, Ordering::Release);
+        while self.merge_next() {}
+    }
+
+    /// Merges some runs of the queue that has waited longest for it. Returns whether there was one.
+    pub(crate) fn merge_next(&self) -> bool {
+        // Held before, so that who finds no queue waits for the one that is being merged.
         let builder = &mut *self.merging.lock();
-        loop {
-            let old = {
-                let mut state = queue.state.lock();
-                let old = state.tail.to_merge().filter(|_| !state.removed);
-                state.is_unmerged = old.is_some();
-                old
-            };
-            let Some(old) = old else { return };
-            let merged = match merge_runs(&old, builder, &self.log) {
-                Ok(merged) => merged,
-                Err(error) => {
-                    tracing::error!(%error, "runs cannot be merged");
-                    queue.state.lock().is_unmerged = false;
-                    return;
-                }
-            };
+        let Some(queue) = self.unmerged.lock().pop_front() else { return false };
+        let old = {
             let mut state = queue.state.lock();
-            if state.tail.put_merged(&old, merged) {
-                queue.publish(&state, self.settings.epoch);
+            let old = state.tail.to_merge().filter(|_| !state.removed);
+            state.is_unmerged = old.is_some();
+            old
+        };
+        let Some(old) = old else { return true };
+        match merge_runs(&old, builder, &self.log) {
+            Ok(merged) => {
+                let mut state = queue.state.lock();
+                // Rows may have come in meanwhile, and others may have gone into a file.
+                if state.tail.put_merged(&old, merged) {
+                    queue.publish(&state, self.settings.epoch);
+                }
+                drop(state);
+                // There may be more of it, behind the others.
+                self.unmerged.lock().push_back(queue);
+            }
+            Err(error) => {
+                tracing::error!(%error, "runs cannot be merged");
+                queue.state.lock().is_unmerged = false;
             }
         }
+        true
     }
 
     /// Ends the run if it is full.

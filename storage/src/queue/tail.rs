@@ -31,9 +31,11 @@ pub(crate) const fn level(rows: usize) -> u32 {
     }
 }
 
-/// With more runs in memory than so many, whoever adds one merges them first. Each row that becomes visible costs a look at
-/// all of them.
+/// With more runs in memory than so many, they are merged before more come in. Each row that becomes visible costs a look
+/// at all of them.
 const RUNS_MANY: usize = 512;
+/// So many of the last runs may have come since the others were worth being merged.
+const RUNS_NEW: usize = 8;
 /// About what a run takes beside the bytes of its block.
 const RUN_BYTES: usize = 512;
 
@@ -134,12 +136,19 @@ impl RunList {
 
     /// Whether there are so many runs that they must be merged before more come.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.runs.len() - self.frozen > RUNS_MANY && self.mergeable().is_some()
+        self.runs.len() - self.frozen > RUNS_MANY
     }
 
-    /// Returns the last runs, if they should become one.
+    /// Whether the last runs should become one.
+    pub(crate) fn has_gathered(&self) -> bool {
+        self.mergeable(self.runs.len()).is_some()
+    }
+
+    /// Returns runs that should become one: the last ones, or those before some that have come since.
     pub(crate) fn to_merge(&self) -> Option<Vec<Run>> {
-        self.mergeable().map(|from| self.runs[from..].to_vec())
+        let ends = (0..RUNS_NEW).map_while(|new| self.runs.len().checked_sub(new));
+        let place = ends.filter(|end| *end > self.frozen).find_map(|end| Some(self.mergeable(end)?..end))?;
+        Some(self.runs[place].to_vec())
     }
 
     /// Puts what `old` has become in its place. Returns whether it did: not if a checkpoint writes some of it, or has
@@ -162,13 +171,14 @@ impl RunList {
         stands
     }
 
-    /// Returns the first of the last runs that should become one: all that are open once they fill a block;
+    /// Returns the first of the last runs before `end` that should become one: all that are open once they fill a block;
     /// before that, those of like size once there are enough, unless the next merge would fill a block.
-    fn mergeable(&self) -> Option<usize> {
-        let open = self.runs[self.frozen..].iter().rev().take_while(|run| !run.full);
+    fn mergeable(&self, end: usize) -> Option<usize> {
+        let runs = self.runs.get(self.frozen..end)?;
+        let open = runs.iter().rev().take_while(|run| !run.full);
         let (mut count, mut rows, mut bytes) = (0, 0, 0);
         let (mut alike, mut alike_rows) = (0, 0);
-        let level_of_last = level(self.runs.last()?.block.len());
+        let level_of_last = level(runs.last()?.block.len());
         for run in open {
             if alike == count && level(run.block.len()) <= level_of_last {
                 (alike, alike_rows) = (alike + 1, alike_rows + run.block.len());
@@ -180,7 +190,7 @@ impl RunList {
         let fills = count > 1 && (rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES);
         let merges = alike >= self.all.merged() && alike_rows < BLOCK_ROWS / 2;
         let taken = if fills { count } else { alike };
-        (fills || merges).then(|| self.runs.len() - taken)
+        (fills || merges).then(|| end - taken)
     }
 
     /// Returns how far the rows go whose records lie below `position`, if there are any.
@@ -301,8 +311,9 @@ mod tests {
         };
         let rows = |list: &RunList| list.blocks().iter().map(|block| block.len()).collect::<Vec<_>>();
         add(&mut list, 0..7);
-        assert!(list.to_merge().is_none());
+        assert!(!list.has_gathered() && list.to_merge().is_none());
         add(&mut list, 7..8);
+        assert!(list.has_gathered());
         let old = list.to_merge().unwrap();
         let merged = merge_runs(&old, &mut RunBuilder::default(), &log).unwrap();
         // More have come meanwhile.

@@ -195,7 +195,7 @@ fn rows_that_take_much_memory_ask_for_a_checkpoint_and_brake_publishers_until_it
     assert!((20..60).contains(&first), "{first} queues take {unfiled_bytes_max} bytes");
     assert!(put(&storage, wide, 0).is_none());
     while storage.inner().merge_once() {}
-    assert_eq!(runs(0), 1, "they are merged at once");
+    assert_eq!(runs(0), 1, "four are merged where memory is short");
     let refused = (&mut queues).take(200).find_map(|queue| put(&storage, wide, queue));
     assert!(matches!(refused, Some(StorageError::Busy { unfiled: 120_000.., .. })), "{refused:?}");
     storage.checkpoint().unwrap();

@@ -581,7 +581,7 @@ impl Replay<'_> {
                 released.insert(row);
             }
         }));
-        while self.queues.merge_next() {}
+        self.queues.merge_all();
         self.payloads.clear();
         self.bytes = 0;
     }

@@ -172,6 +172,51 @@ fn a_publisher_with_the_turn_does_the_work_of_appender_and_builder() {
     assert_eq!(visible(), [1, 8]);
 }
 
+/// The threads of storage do what nobody does at a turn.
+#[test]
+fn a_turn_that_is_not_taken_holds_up_nobody() {
+    let options = StorageOptions { env: Arc::new(SimEnv::new(3)), ..StorageOptions::small() };
+    let storage = Storage::open(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
+    let class = DurabilityClass::Async;
+    let topic = storage.create_topic(NewTopic { class, ..topic("t") }).unwrap().id;
+    let (sender, answers) = mpsc::channel();
+    let publish = |number| {
+        let sender = sender.clone();
+        let batch = vec![Append { topic, queue: QueueId(0), message: message(number) }];
+        let done = Box::new(move |result: Result<Vec<Appended>, _>| sender.send(result.is_ok()).unwrap());
+        storage.append_now(batch, done).unwrap().expect("nobody waits")
+    };
+    let is_stored = |rows| {
+        assert_eq!(answers.recv_timeout(Duration::from_secs(30)), Ok(true));
+        let start = Instant::now();
+        while storage.view(topic, QueueId(0)).unwrap().range().end < QueueOffset(rows) {
+            assert!(start.elapsed() < Duration::from_secs(30), "row {rows} is not visible");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let inner = storage.inner();
+    drop(publish(0));
+    is_stored(1);
+    let turn = publish(1);
+    let at_work = inner.appender.lock();
+    turn.write();
+    drop(at_work);
+    is_stored(2);
+    let turn = publish(2);
+    let at_work = inner.building.lock();
+    turn.write();
+    drop(at_work);
+    is_stored(3);
+    // The keeper looks after one that is never dropped either.
+    std::mem::forget(publish(3));
+    is_stored(4);
+    // Nor does anybody wait for it who comes later.
+    std::mem::forget(publish(4));
+    send(&storage, topic, 5).recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
+    is_stored(6);
+    storage.close().unwrap();
+}
+
 #[test]
 fn one_frame_takes_all_that_has_queued_up_and_a_publisher_that_waits_too_long_is_refused() {
     let busy_after = Duration::from_millis(1);

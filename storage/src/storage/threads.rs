@@ -25,6 +25,8 @@ use crate::{
     offset::LogPosition,
 };
 
+/// Who has had the turn to write for so long is waited for no longer by those who come.
+const TURN_WAIT_MAX: Duration = Duration::from_millis(3);
 /// Zeros that could not be written are tried again after this time.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How often the free space is looked at.
@@ -39,8 +41,8 @@ pub struct Turn<'a> {
 
 impl Turn<'_> {
     /// Writes what waits for the appender, and puts its rows into the consume queues: all on this thread, which saves
-    /// those who wait two changes of the thread. Takes some microseconds, and as long as `pwrite` takes. What is more
-    /// than [`TURN_BYTES_MAX`], or needs a new segment, is left to the threads of storage.
+    /// those who wait two changes of the thread. Takes about two microseconds a message, and as long as `pwrite` takes.
+    /// What is more than [`TURN_BYTES_MAX`], or needs a new segment, is left to the threads of storage.
     pub fn write(mut self) {
         self.is_done = self.inner.append_here();
     }
@@ -100,9 +102,9 @@ impl Inner {
         if intake.waiting > 0 || self.overload(&intake).is_some() {
             return Err(batch);
         }
-        let is_first = self.push(intake, batch);
+        let has_turn = self.push(intake, batch, true);
         // Made only where it is given: one that is dropped calls the appender.
-        Ok(is_first.then(|| Turn { inner: self, is_done: false }))
+        Ok(has_turn.then(|| Turn { inner: self, is_done: false }))
     }
 
     /// Returns a batch as the appender takes it, unless it could be answered at once. Compresses what is to be.
@@ -124,19 +126,29 @@ impl Inner {
     }
 
     fn take_in(&self, intake: MutexGuard<'_, Intake>, batch: Batch) {
-        if self.push(intake, batch) {
-            self.intake_filled.notify_one();
-        }
+        self.push(intake, batch, false);
     }
 
-    /// Has a batch wait for the appender, and returns whether nothing else did.
-    fn push(&self, mut intake: MutexGuard<'_, Intake>, batch: Batch) -> bool {
+    /// Has a batch wait for the appender. Returns whether the publisher has the turn now, if it `may` have it.
+    fn push(&self, mut intake: MutexGuard<'_, Intake>, batch: Batch, may: bool) -> bool {
         let refused = if intake.closed { Err(StorageError::Closed) } else { self.check() };
         match refused {
             Ok(()) => {
-                let was_empty = intake.is_empty();
+                let has_turn = may && intake.is_empty() && batch.bytes <= TURN_BYTES_MAX;
+                if has_turn {
+                    intake.turn_since = Some(Instant::now());
+                }
                 intake.push(batch);
-                was_empty
+                // Who has the turn may be kept from it by others of its runtime, and does not take so much.
+                let is_turns = has_turn
+                    || may
+                        && intake.bytes <= TURN_BYTES_MAX
+                        && intake.turn_since.is_some_and(|since| since.elapsed() < TURN_WAIT_MAX);
+                drop(intake);
+                if !is_turns {
+                    self.intake_filled.notify_one();
+                }
+                has_turn
             }
             Err(error) => {
                 drop(intake);
@@ -234,8 +246,9 @@ impl Inner {
     /// Writes one frame with what has queued up and puts its rows into the consume queues, on a thread that is not of
     /// storage. Returns whether that could be: it is little, and neither appender nor builder are at work.
     fn append_here(&self) -> bool {
-        let _guard = PanicGuard(self);
         let Some(mut appender) = self.appender.try_lock() else { return false };
+        // Dropped before that lock.
+        let _guard = PanicGuard(self);
         let batches = {
             let mut intake = self.intake.lock();
             if intake.bytes > TURN_BYTES_MAX || !appender.has_room(intake.bytes) {
@@ -257,12 +270,17 @@ impl Inner {
             self.build_filled.notify_one();
             return;
         };
-        let unbuilt: usize = self.build.lock().frames.iter().map(|frame| frame.bytes.len()).sum();
-        if unbuilt as u64 > 2 * TURN_BYTES_MAX {
-            self.build_filled.notify_one();
-            return;
-        }
-        self.build_frames(building);
+        let frames = {
+            let mut build = self.build.lock();
+            let unbuilt: usize = build.frames.iter().map(|frame| frame.bytes.len()).sum();
+            if unbuilt as u64 > 2 * TURN_BYTES_MAX || self.queues.is_crowded() {
+                drop(build);
+                self.build_filled.notify_one();
+                return;
+            }
+            build.frames.drain(..).collect()
+        };
+        self.build_frames(building, frames);
     }
 
     /// Passes a frame to readers, builder and flusher.
@@ -530,10 +548,10 @@ impl Inner {
 
     /// Puts frames that were written into the consume queues, and makes rows visible.
     pub(crate) fn build_once(&self) {
-        self.build_frames(self.building.lock());
-    }
-
-    fn build_frames(&self, building: MutexGuard<'_, ()>) {
+        let building = self.building.lock();
+        if self.queues.is_crowded() {
+            self.queues.merge_all();
+        }
         let frames = {
             let mut build = self.build.lock();
             build.publish = false;
@@ -548,6 +566,15 @@ impl Inner {
             }
             frames
         };
+        self.build_frames(building, frames);
+    }
+
+    fn build_frames(&self, building: MutexGuard<'_, ()>, frames: Vec<WrittenFrame>) {
+        // Dropped before that lock: whoever comes next knows that there may be a gap.
+        let _guard = PanicGuard(self);
+        if let Some(StorageError::Panicked { .. }) = self.failure.get() {
+            return;
+        }
         if let Some(last) = frames.last() {
             let payloads = frames.iter().map(|frame| (frame.payload_position(), frame.payload()));
             self.queues.add(rows_of(payloads));
@@ -689,6 +716,8 @@ impl Inner {
                 std::mem::take(&mut keeper.wanted)
             };
             self.look_at_space();
+            // Should nobody come after a turn that is never taken.
+            self.intake_filled.notify_one();
             // As long as it fails, callers are told that there is no room. It is said once.
             let marked = self.mark_running();
             if let Err(error) = &marked
