@@ -570,8 +570,9 @@ impl Storage {
 
     /// Appends messages to their queues. They keep their order and are stored together or not at all.
     ///
-    /// `done` runs on a thread of storage, or of another publisher at its [`Turn`], once they are durable by the classes of their topics: if all are
-    /// `async`, once they are written. The call waits, up to `busy_after`, while too much is unsynced or unbuilt.
+    /// `done` runs on a thread of storage, or of another publisher at its [`Turn`], once they are durable by the classes of
+    /// their topics: if all are `async`, once they are written. The call waits, up to `busy_after`, while too much is
+    /// unsynced or unbuilt.
     pub fn append(&self, batch: Vec<Append>, done: AppendDone) {
         self.handle.inner.append(batch, done);
     }

@@ -175,10 +175,8 @@ fn a_publisher_with_the_turn_does_the_work_of_appender_and_builder() {
 /// The threads of storage do what nobody does at a turn.
 #[test]
 fn a_turn_that_is_not_taken_holds_up_nobody() {
-    let options = StorageOptions { env: Arc::new(SimEnv::new(3)), ..StorageOptions::small() };
-    let storage = Storage::open(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
-    let class = DurabilityClass::Async;
-    let topic = storage.create_topic(NewTopic { class, ..topic("t") }).unwrap().id;
+    let (storage, _, _, topic) = stepped(StorageOptions::small());
+    let inner = storage.inner();
     let (sender, answers) = mpsc::channel();
     let publish = |number| {
         let sender = sender.clone();
@@ -194,27 +192,55 @@ fn a_turn_that_is_not_taken_holds_up_nobody() {
             thread::sleep(Duration::from_millis(1));
         }
     };
-    let inner = storage.inner();
-    drop(publish(0));
-    is_stored(1);
-    let turn = publish(1);
-    let at_work = inner.appender.lock();
-    turn.write();
-    drop(at_work);
-    is_stored(2);
-    let turn = publish(2);
-    let at_work = inner.building.lock();
-    turn.write();
-    drop(at_work);
-    is_stored(3);
-    // The keeper looks after one that is never dropped either.
-    std::mem::forget(publish(3));
-    is_stored(4);
-    // Nor does anybody wait for it who comes later.
-    std::mem::forget(publish(4));
-    send(&storage, topic, 5).recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
-    is_stored(6);
+    thread::scope(|scope| {
+        // Without the keeper, which would come by anyway.
+        scope.spawn(|| inner.run_appender());
+        scope.spawn(|| inner.run_builder());
+        let _stop = AtEnd(|| {
+            inner.intake.lock().closed = true;
+            inner.stop_appender();
+            inner.stop_builder();
+        });
+        drop(publish(0));
+        is_stored(1);
+        let turn = publish(1);
+        let at_work = inner.appender.lock();
+        turn.write();
+        drop(at_work);
+        is_stored(2);
+        let turn = publish(2);
+        let at_work = inner.building.lock();
+        turn.write();
+        drop(at_work);
+        is_stored(3);
+        // Nobody who comes later waits for one that is not even dropped.
+        std::mem::forget(publish(3));
+        send(&storage, topic, 4).recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
+        is_stored(5);
+    });
+}
+
+/// If nobody comes later.
+#[test]
+fn the_keeper_looks_after_a_turn_that_is_never_taken() {
+    let options = StorageOptions { env: Arc::new(SimEnv::new(3)), ..StorageOptions::small() };
+    let storage = Storage::open(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
+    let topic = storage.create_topic(topic("t")).unwrap().id;
+    let (sender, answer) = mpsc::channel();
+    let batch = vec![Append { topic, queue: QueueId(0), message: message(0) }];
+    let turn = storage.append_now(batch, Box::new(move |result| sender.send(result.is_ok()).unwrap()));
+    std::mem::forget(turn.unwrap().unwrap());
+    assert_eq!(answer.recv_timeout(Duration::from_secs(30)), Ok(true));
     storage.close().unwrap();
+}
+
+/// Runs its closure when it is dropped, also by a test that fails.
+struct AtEnd<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Inner {
                 return (batch.done)(Err(busy));
             }
         }
-        self.take_in(intake, batch);
+        self.push(intake, batch, false);
     }
 
     /// As [`append`](Self::append), unless it would wait, or overtake those who do: then the batch is given back.
@@ -123,10 +123,6 @@ impl Inner {
                 None
             }
         }
-    }
-
-    fn take_in(&self, intake: MutexGuard<'_, Intake>, batch: Batch) {
-        self.push(intake, batch, false);
     }
 
     /// Has a batch wait for the appender. Returns whether the publisher has the turn now, if it `may` have it.
