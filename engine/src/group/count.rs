@@ -250,7 +250,7 @@ impl Subscription {
             // Those that have ended are still there until somebody receives.
             let open = known.open().range(view.range().start..).count() as u64;
             // Of lite topics nobody counts what is behind each position.
-            let complete = self.spec.load().lite.is_none();
+            let complete = self.spec.load().lite_sets().is_none();
             let waiting = QueueWaiting { queue, undelivered: 0, open, complete };
             work.add(at, QueueCount::new(self.topic.id, view, judges, waiting));
         }

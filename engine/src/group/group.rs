@@ -251,7 +251,7 @@ impl Broker {
 
 /// Refuses to move a group that reads lite topics, which has no place in a queue.
 fn check_movable(group: &Group) -> Result<(), EngineError> {
-    match &group.spec.load().lite {
+    match group.spec.load().lite_sets() {
         None => Ok(()),
         Some(lite) => Err(EngineError::Invalid(format!(
             "group {} reads lite topics of {}: its clients say where it begins in each",
@@ -466,6 +466,8 @@ fn check_spec(spec: &GroupSpec) -> Result<(), EngineError> {
         "a group that reads lite topics is FIFO"
     } else if spec.lite.as_ref().is_some_and(|lite| !(1..=LITE_QUOTA_MAX).contains(&lite.quota)) {
         "the quota of lite topics must be 1 to 10,000"
+    } else if spec.lite.as_ref().is_some_and(|lite| lite.wildcard && lite.exclusive) {
+        "where each client reads all lite topics, none is one client's alone"
     } else {
         match &spec.retry {
             RetryPolicy::Exponential { multiplier, .. } if !multiplier.is_finite() || *multiplier < 1.0 => {

@@ -147,6 +147,7 @@ impl Broker {
             Some(_) => core.lite_parent(&group, &request.topic)?.0,
             None => core.existing_topic(&request.topic)?,
         };
+        let lite = lite.filter(|lite| !lite.wildcard);
         check_request(&request, group.spec.load().lease_min, topic.queues(), &request.topic)?;
         let subscription = core.subscription(&group, &topic);
         core.clients.saw(&request.client, core.time.now());

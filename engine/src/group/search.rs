@@ -266,7 +266,10 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Chooses rows of a block that match. Returns whether there was room for all.
+    /// Chooses rows of a block that match. Returns whether there is room for more.
+    ///
+    /// If not, the next row is the one behind the last that was chosen, and not the next that matches: where the block ends
+    /// depends on when storage merged rows, and where a cursor stands must not, because selectors that join begin there.
     fn choose_rows(&mut self, block: Arc<Block>, matches: BooleanBuffer) -> Result<bool, EngineError> {
         let matches = self.without_taken(&block, matches)?;
         if let Some(order) = self.order.take() {
@@ -275,19 +278,25 @@ impl<'a> Search<'a> {
         let mut rows: Vec<usize> = matches.set_indices().collect();
         let count = self.allowance.take(rows.len().min(self.room));
         self.room -= count;
-        let left = rows.get(count).map(|row| block.base().plus(*row as u64));
+        let left = rows.get(count).copied();
         rows.truncate(count);
+        let is_full = left.is_some() || !self.has_room();
+        let next = rows.last().map(|last| last + 1).or(left).filter(|_| is_full);
+        if let Some(row) = next {
+            self.next = block.base().plus(row as u64);
+        }
         if !rows.is_empty() {
             self.chosen.push((block, rows));
         }
-        if let Some(left) = left {
-            self.next = left;
-        }
-        Ok(left.is_none())
+        Ok(next.is_none())
+    }
+
+    fn has_room(&self) -> bool {
+        self.room > 0 && self.allowance.rows_left() > 0
     }
 
     /// Chooses rows of a block that match and whose line nobody holds; the others of those that match are blocked.
-    /// Returns whether there was room for all.
+    /// Returns whether there is room for more, as [`choose_rows`](Self::choose_rows) does.
     fn choose_in_order(
         &mut self,
         mut order: Order,
@@ -295,7 +304,7 @@ impl<'a> Search<'a> {
         matches: &BooleanBuffer,
     ) -> Result<bool, EngineError> {
         let mut rows = Vec::new();
-        let mut left = None;
+        let (mut left, mut behind) = (None, None);
         let mut failed = None;
         for row in matches.set_indices() {
             let offset = block.base().plus(row as u64);
@@ -308,10 +317,11 @@ impl<'a> Search<'a> {
             };
             let is_held = order.held.contains(&line);
             if self.room == 0 || !is_held && self.allowance.take(1) == 0 {
-                left = Some(offset);
+                left = behind.or(Some(offset));
                 break;
             }
             self.room -= 1;
+            behind = Some(offset.plus(1));
             order.lines.insert(offset, line);
             if is_held {
                 order.blocked.push(offset);
@@ -323,6 +333,9 @@ impl<'a> Search<'a> {
             }
         }
         self.order = Some(order);
+        if !self.has_room() {
+            left = left.or(behind);
+        }
         if !rows.is_empty() {
             self.chosen.push((block, rows));
         }

@@ -217,7 +217,7 @@ impl Subscription {
         let entries: Vec<_> =
             done.into_iter().map(|(queue, offsets)| self.ack_entry(queue, offsets)).collect();
         let journaling = (!entries.is_empty()).then(|| core.journal(entries, wait_of(&self.topic)));
-        if self.spec.load().lite.is_some() {
+        if self.spec.load().lite_sets().is_some() {
             // Others wait for room.
             if was_full { self.lite_waiters.wake_all() } else { self.wake_lite(&state, lines) }
         }

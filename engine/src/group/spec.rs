@@ -40,6 +40,13 @@ pub struct GroupSpec {
     pub lite: Option<LiteSpec>,
 }
 
+impl GroupSpec {
+    /// Returns how the group reads lite topics, if it reads those that each of its clients subscribes to.
+    pub fn lite_sets(&self) -> Option<&LiteSpec> {
+        self.lite.as_ref().filter(|lite| !lite.wildcard)
+    }
+}
+
 /// How a group reads lite topics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +56,10 @@ pub struct LiteSpec {
     /// Whether a lite topic is one client's at a time: who subscribes to it takes it from the one before. Default: no.
     #[serde(default)]
     pub exclusive: bool,
+    /// Whether every client reads all lite topics, whether it subscribes to them or not. The group is one like others then,
+    /// whose message groups are the lite topics. It stays the same. Default: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wildcard: bool,
     /// How many lite topics each client may subscribe to; 1 to
     /// [`LITE_QUOTA_MAX`](crate::limits::LITE_QUOTA_MAX), which is told to clients. They are
     /// refused not before [`LITE_QUOTA_TOLERANCE`](crate::limits::LITE_QUOTA_TOLERANCE) more. Default:
@@ -60,7 +71,7 @@ pub struct LiteSpec {
 impl LiteSpec {
     /// Returns the defaults for the lite topics of a parent.
     pub fn of(topic: TopicName) -> Self {
-        Self { topic, exclusive: false, quota: LITE_QUOTA_DEFAULT }
+        Self { topic, exclusive: false, wildcard: false, quota: LITE_QUOTA_DEFAULT }
     }
 }
 

@@ -359,7 +359,7 @@ impl Subscription {
         if known.open().len() >= open {
             return;
         }
-        if self.spec.load().lite.is_some() {
+        if self.spec.load().lite_sets().is_some() {
             // What stands behind in a lite topic is not open yet.
             self.lite_waiters.wake_all();
         }
@@ -423,7 +423,7 @@ impl Subscription {
         }
         core.note(entries);
         if ended.ready {
-            if spec.lite.is_some() {
+            if spec.lite_sets().is_some() {
                 let lines: Vec<Line> = known.ready().filter_map(|(_, row)| row.line).collect();
                 let is_unlined = lines.len() < known.ready().count();
                 // What a start has found nobody has looked up yet.
@@ -571,7 +571,7 @@ impl Subscription {
         let now = core.time.now();
         let mut state = self.lock();
         // There may always be lite topics that nobody reads.
-        if state.gone || self.spec.load().lite.is_some() {
+        if state.gone || self.spec.load().lite_sets().is_some() {
             return None;
         }
         self.pass_judged(state.queue(queue, range.start), queue, range.end);
@@ -671,7 +671,7 @@ impl Subscription {
                     .collect(),
             }
         });
-        let lite = self.spec.load().lite.is_some().then(|| {
+        let lite = self.spec.load().lite_sets().is_some().then(|| {
             let (members, subscriptions, positions) = state.lite.describe();
             let full = state.queues.values().filter(|known| known.open().len() >= LITE_OPEN_ROWS_MAX);
             GroupLite { members, subscriptions, positions, full_queues: full.count() as u64 }

@@ -99,7 +99,7 @@ impl Standing {
                 }
             })
             .collect();
-        let is_lite = subscription.spec.load().lite.is_some();
+        let is_lite = subscription.spec.load().lite_sets().is_some();
         let floor = known.and_then(|known| known.floor()).filter(|_| !is_lite);
         if selectors.is_empty() && floor.is_none() && !is_lite {
             return None;

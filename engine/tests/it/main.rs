@@ -11,6 +11,7 @@ mod delivery;
 mod examine;
 mod fixture;
 mod lite;
+mod lite_wildcard;
 mod live;
 mod members;
 mod order;

@@ -365,8 +365,15 @@ async fn what_the_journal_no_longer_holds_is_said_to_be_gone() {
         let g = &weir.trace(1).await.groups[0];
         assert!(matches!(g.state, GroupState::Leased { attempt: 11, .. }), "{g:?}");
         assert!(matches!(g.events[0], TraceEvent::WasOpen { .. } | TraceEvent::Leased { .. }), "{g:?}");
-        let g = &weir.trace(499).await.groups[0];
-        assert!(matches!(g.state, GroupState::Acknowledged { .. }), "{g:?}");
+        // Unless the journal was written anew behind its acknowledgement, which was in the last round.
+        let traced = weir.broker.trace(id("m499")).await.unwrap();
+        let is_behind = traced.journal.begins_ms.is_some_and(|begins_ms| begins_ms >= at(9 * 61));
+        let g = of(&traced.messages[0], "g");
+        assert!(
+            matches!(g.state, GroupState::Acknowledged { .. })
+                || is_behind && matches!(g.state, GroupState::DoneBeforeJournal { .. }),
+            "{traced:?}"
+        );
     }
     weir.done("g", "t", &held).await;
     assert!(matches!(weir.trace(1).await.groups[0].state, GroupState::Acknowledged { .. }));

@@ -99,6 +99,10 @@ pub(crate) struct Settings {
     /// group is made. Default: false.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     lite_exclusive: Option<bool>,
+    /// Whether each client reads all lite topics, whether it subscribes to them or not. Fixed when the group is made.
+    /// Default: false.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", conflicts_with = "lite_exclusive")]
+    lite_wildcard: Option<bool>,
     /// How many lite topics each client may subscribe to. Default: 1200.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     lite_quota: Option<u32>,
@@ -165,17 +169,28 @@ impl Settings {
         body
     }
 
+    /// Returns whether something is given of how the group reads lite topics that is fixed when it is made.
+    fn has_fixed_of_lite(&self) -> bool {
+        self.lite_topic.is_some() || self.lite_exclusive.is_some() || self.lite_wildcard.is_some()
+    }
+
     /// Adds which lite topics a group that is made reads.
     fn add_lite(&self, body: &mut Value) -> Result<(), Failure> {
         let Some(topic) = &self.lite_topic else {
-            return match self.lite_exclusive.is_some() || self.lite_quota.is_some() {
-                true => Err(Failure::new(Exit::Usage, "--lite-exclusive and --lite-quota need --lite-topic")),
+            return match self.has_fixed_of_lite() || self.lite_quota.is_some() {
+                true => {
+                    let text = "--lite-exclusive, --lite-wildcard and --lite-quota need --lite-topic";
+                    Err(Failure::new(Exit::Usage, text))
+                }
                 false => Ok(()),
             };
         };
         body["lite"] = json!({ "topic": topic });
         if let Some(exclusive) = self.lite_exclusive {
             body["lite"]["exclusive"] = exclusive.into();
+        }
+        if let Some(wildcard) = self.lite_wildcard {
+            body["lite"]["wildcard"] = wildcard.into();
         }
         if let Some(quota) = self.lite_quota {
             body["lite"]["quota"] = quota.into();
@@ -195,8 +210,8 @@ pub(crate) async fn run(command: GroupCommand, global: &Global) -> Result<(), Fa
         GroupCommand::Describe { group, within } => describe(&group, *within, global).await,
         GroupCommand::Alter { group, settings } => {
             let mut body = settings.body(&group);
-            if settings.lite_topic.is_some() || settings.lite_exclusive.is_some() {
-                let text = "what lite topics a group reads, and whether one client has them at a time, is fixed when it is made";
+            if settings.has_fixed_of_lite() {
+                let text = "what lite topics a group reads, and whether one client has them at a time or each has all, is fixed when it is made";
                 return Err(Failure::new(Exit::Usage, text));
             }
             if let Some(quota) = settings.lite_quota {
@@ -404,15 +419,18 @@ fn settings(group: &Value) -> String {
     ) + &match spec.get("priority_factor").and_then(Value::as_u64) {
         Some(factor) => format!("\n  priority      first in {factor} % of receives"),
         None => String::new(),
-    } + &match spec.get("lite") {
-        Some(lite) => {
-            let is_exclusive = lite.get("exclusive").and_then(Value::as_bool) == Some(true);
-            let model = if is_exclusive { "exclusive" } else { "shared" };
-            let quota = grouped(count(lite, "quota"));
-            format!("\n  lite topics   of {}, {model}, {quota} a client", field(lite, "topic"))
-        }
-        None => String::new(),
+    } + &spec.get("lite").map(lite).unwrap_or_default()
+}
+
+fn lite(lite: &Value) -> String {
+    let is = |name: &str| lite.get(name).and_then(Value::as_bool) == Some(true);
+    let topic = field(lite, "topic");
+    if is("wildcard") {
+        return format!("\n  lite topics   all of {topic}");
     }
+    let model = if is("exclusive") { "exclusive" } else { "shared" };
+    let quota = grouped(count(lite, "quota"));
+    format!("\n  lite topics   of {topic}, {model}, {quota} a client")
 }
 
 fn retry(spec: &Value) -> String {

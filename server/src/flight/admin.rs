@@ -7,7 +7,7 @@
 //! | `DeleteTopic` | `{topic}` | `{messages, free_now_bytes, free_soon_bytes, free_soon_ms, free_later_bytes}` |
 //! | `DescribeTopic` | `{topic}` | the topic |
 //! | `ListTopics` | `{}` | `{topics: […]}` |
-//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, fifo?, dialect?, priority_factor?, lite?: {topic, exclusive?, quota?}}` | the group |
+//! | `CreateGroup` | `{group, max_attempts?, retry?, lease_min_ms?, start?, fifo?, dialect?, priority_factor?, lite?: {topic, exclusive?, wildcard?, quota?}}` | the group |
 //! | `AlterGroup` | the same, but `lite_quota?` in place of `lite` | the group |
 //! | `DeleteGroup` | `{group}` | `{}` |
 //! | `DescribeGroup` | `{group}` | the group |

@@ -232,6 +232,10 @@ fn groups_that_read_lite_topics_are_made_shown_and_not_moved() {
     assert_eq!(broker.json(&exclusive)["spec"]["lite"]["exclusive"], true);
     let shown = broker.run(&["group", "describe", "alone"]).out;
     assert!(shown.contains("of events, exclusive, 1,200 a client"), "{shown}");
+    let wildcard = ["group", "create", "all", "--lite-topic", "events", "--lite-wildcard"];
+    assert_eq!(broker.json(&wildcard)["spec"]["lite"]["wildcard"], true);
+    let shown = broker.run(&["group", "describe", "all"]).out;
+    assert!(shown.contains("all of events\n"), "{shown}");
     let sent = broker.run_with_input(&["produce", "events"], "{\"lite_topic\":\"a\"}\n");
     assert_eq!(sent.code, 0, "{}", sent.err);
     refused(&broker.run_with_input(&["produce", "events"], "{}\n"), 4, "takes no NORMAL messages");
@@ -240,6 +244,13 @@ fn groups_that_read_lite_topics_are_made_shown_and_not_moved() {
         (&["group", "create", "h", "--lite-topic", "orders"][..], 4, "is of type mixed"),
         (&["group", "create", "h", "--lite-topic", "nothing"], 3, "does not exist"),
         (&["group", "create", "h", "--lite-quota", "5"], 2, "need --lite-topic"),
+        (&["group", "create", "h", "--lite-wildcard"], 2, "need --lite-topic"),
+        (
+            &["group", "create", "h", "--lite-topic", "events", "--lite-wildcard", "--lite-exclusive"],
+            2,
+            "cannot be used with",
+        ),
+        (&["group", "alter", "all", "--lite-wildcard", "false"], 2, "is fixed when it is made"),
         (&["group", "create", "h", "--lite-topic", "events", "--lite-quota", "0"], 2, "0 is not in"),
         (&["group", "alter", "sessions", "--lite-topic", "events"], 2, "is fixed when it is made"),
         (&["group", "alter", "sessions", "--fifo", "false"], 4, "is FIFO"),

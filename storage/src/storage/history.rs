@@ -151,9 +151,17 @@ impl Storage {
     /// Returns the group journal as it is now, to be read. What was handed to it and is not written yet is not in it.
     pub fn journal_history(&self) -> JournalHistory {
         let journal = &self.handle.inner.journal;
-        // First: a segment that is begun later holds nothing below this end.
-        let end = journal.tip().written;
-        let segments: VecDeque<_> = journal.segments.all().into();
+        let oldest = || journal.segments.all().first().map(|first| first.base());
+        let (end, segments) = loop {
+            let before = oldest();
+            // Before the segments: one that is begun later holds nothing below this end.
+            let end = journal.tip().written;
+            let segments: VecDeque<_> = journal.segments.all().into();
+            // Otherwise a rotation has ended in between, whose summary of what is gone may lie behind this end.
+            if segments.front().map(|first| first.base()) == before {
+                break (end, segments);
+            }
+        };
         let first = segments.front().filter(|first| first.base() > LogPosition(0));
         let begins_ms = first.map(|first| first.header.created_ms);
         JournalHistory { segments, position: LogPosition(0), end, begins_ms, damaged: 0 }
@@ -251,6 +259,33 @@ mod tests {
         let mut after = storage.journal_history();
         assert_eq!(after.begins_ms(), Some(START_MS + 5000));
         assert_eq!(read(&mut after), [(5000, Past::Entry(ack(3)))]);
+    }
+
+    #[test]
+    fn what_every_rotation_writes_anew_is_in_every_history() {
+        let (env, clock) = (SimEnv::new(4), Arc::new(VirtualClock::new(START_MS)));
+        let storage = open(&env, &clock);
+        say(&storage, 7);
+        let rotating = storage.clone();
+        let rotations = std::thread::spawn(move || {
+            let inner = rotating.inner();
+            for _ in 0..5000 {
+                inner.journal_writer.lock().rotate_soon();
+                inner.flush_once(false);
+                say(&rotating, 1);
+                rotating.journal(vec![ack(7)], Wait::None, None);
+                rotating.journal_rotated();
+                inner.flush_once(false);
+            }
+        });
+        let mut histories = 0;
+        while !rotations.is_finished() {
+            let all = read(&mut storage.journal_history());
+            assert!(all.iter().any(|(_, past)| *past == Past::Entry(ack(7))), "{histories}: {all:?}");
+            histories += 1;
+        }
+        rotations.join().unwrap();
+        assert!(histories > 0);
     }
 
     #[test]

@@ -98,7 +98,8 @@ type Targets = HashMap<Arc<str>, QueueOffset>;
 
 impl Broker {
     /// Changes the set of lite topics that a client subscribes to, which it keeps for two minutes by doing so. Answers
-    /// once the positions that this has made or moved are durable by the class of the topic.
+    /// once the positions that this has made or moved are durable by the class of the topic. In a group that reads all lite
+    /// topics nothing changes.
     ///
     /// What a group had open in a lite topic that is put elsewhere is forgotten, whoever has it.
     ///
@@ -122,6 +123,10 @@ impl Broker {
         }
         let subscription = core.subscription(&group, &topic);
         core.clients.saw(&sync.client, core.time.now());
+        if spec.wildcard {
+            // It has what it asks for, and what it does not want as well.
+            return Ok(Vec::new());
+        }
         if adds && sync.names.len() > quota {
             // Who is refused keeps what it has.
             subscription.lock().lite.keep(&sync.client, core.time.now());

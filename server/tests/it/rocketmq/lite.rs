@@ -1,5 +1,7 @@
 //! Lite topics over the wire: what each call answers, and what lite consumers are told and given.
 
+use std::collections::BTreeMap;
+
 use tokio::time::timeout;
 use weir_engine::{GroupName, GroupSpec, LiteSpec, TopicType, limits::LITE_QUOTA_TOLERANCE};
 use weir_server::rocketmq::proto::{
@@ -20,11 +22,16 @@ const LITE_GROUP: &str = "sessions";
 
 /// A parent topic, and a group that reads its lite topics.
 async fn start(dir: &Path, exclusive: bool) -> Weir {
+    start_with(dir, |lite| lite.exclusive = exclusive).await
+}
+
+async fn start_with(dir: &Path, change: impl FnOnce(&mut LiteSpec)) -> Weir {
     let weir = Weir::start(dir).await;
     let spec = TopicSpec { topic_type: TopicType::Lite, ..TopicSpec::default() };
     weir.broker.create_topic(&PARENT.parse().unwrap(), spec).await.unwrap();
-    let lite = Some(LiteSpec { exclusive, quota: 50, ..LiteSpec::of(PARENT.parse().unwrap()) });
-    let spec = GroupSpec { lite, ..GroupSpec::default() };
+    let mut lite = LiteSpec { quota: 50, ..LiteSpec::of(PARENT.parse().unwrap()) };
+    change(&mut lite);
+    let spec = GroupSpec { lite: Some(lite), ..GroupSpec::default() };
     weir.broker.create_group(&LITE_GROUP.parse::<GroupName>().unwrap(), spec).await.unwrap();
     weir
 }
@@ -435,4 +442,36 @@ async fn each_fault_has_its_code() {
     ] {
         assert_eq!(sent(PARENT, other).await, Code::MessagePropertyConflictWithType);
     }
+}
+
+#[tokio::test]
+async fn a_client_of_a_group_of_all_lite_topics_gets_them_without_subscribing() {
+    let dir = directory();
+    let weir = start_with(dir.path(), |lite| lite.wildcard = true).await;
+    let producer = client(&weir, "producer").await;
+    send(&producer, "a", &["1", "2"]).await;
+    send(&producer, "b", &["3"]).await;
+    let (consumer, _stream) = lite_client(&weir, "consumer", ClientType::LitePushConsumer).await;
+    let mut bodies = BTreeMap::new();
+    while bodies.values().map(Vec::len).sum::<usize>() < 3 {
+        let messages = came(&consumer).await;
+        assert!(!messages.is_empty(), "{bodies:?}");
+        for message in &messages {
+            let name = system(message).lite_topic.clone().unwrap();
+            bodies.entry(name).or_insert_with(Vec::new).push(message.body.clone());
+        }
+        ack(&consumer, &messages).await;
+    }
+    let of = |name: &str| bodies.get(name).map(Vec::as_slice).unwrap_or_default();
+    assert!(of("a") == ["1", "2"] && of("b") == ["3"], "{bodies:?}");
+    add(&consumer, &["a"]).await;
+    assert_eq!(
+        synced(&consumer, sync(LiteSubscriptionAction::PartialAdd, &["*"])).await,
+        Code::IllegalLiteTopic
+    );
+    let ordinary = client(&weir, "ordinary").await;
+    let mut stream = Telemetry::open(&ordinary).await;
+    stream.send(settings_of(ClientType::PushConsumer, LITE_GROUP, PARENT)).await;
+    let status = stream.next().await.expect("an end with a cause").unwrap_err();
+    assert!(status.message().contains("lite topics"), "{status}");
 }
