@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use weir_filter::{Dialect, Limits};
@@ -178,7 +179,8 @@ pub(crate) struct Core {
 /// The topics that exist.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
-    pub(crate) by_name: BTreeMap<TopicName, Arc<Topic>>,
+    /// In no order: a publisher looks there for each call.
+    pub(crate) by_name: HashMap<TopicName, Arc<Topic>>,
     pub(crate) by_id: BTreeMap<TopicId, Arc<Topic>>,
 }
 

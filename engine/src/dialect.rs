@@ -13,7 +13,7 @@ impl Broker {
     /// topic, else that of the broker. A group or topic that does not exist names none.
     pub fn selector_dialect(&self, topic: &TopicName, group: Option<&GroupName>) -> Dialect {
         let of_group = || self.group_spec(group?)?.dialect;
-        let of_topic = || self.core.existing_topic(topic).ok()?.dialect();
+        let of_topic = || self.core.known_topic(topic)?.dialect();
         of_group().or_else(of_topic).unwrap_or(self.core.options.selector_dialect)
     }
 

@@ -484,20 +484,31 @@ impl Broker {
 
     /// Returns all topics, by name.
     pub fn topics(&self) -> Vec<TopicDescription> {
-        let topics: Vec<Arc<Topic>> = self.core.topics.read().by_name.values().cloned().collect();
+        let topics = self.core.all_topics();
         topics.iter().map(|topic| topic.describe(&self.core)).collect()
     }
 }
 
 impl Core {
-    /// Returns a topic, or an error that names near ones.
+    /// Returns all topics, by name.
+    pub(crate) fn all_topics(&self) -> Vec<Arc<Topic>> {
+        let mut topics: Vec<Arc<Topic>> = self.topics.read().by_name.values().cloned().collect();
+        topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        topics
+    }
+
+    /// Returns a topic, if there is one of this name.
+    pub(crate) fn known_topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.topics.read().by_name.get(name).cloned()
+    }
+
+    /// Returns a topic, or an error that names near ones, which takes a while to find where there are many.
     pub(crate) fn existing_topic(&self, name: &TopicName) -> Result<Arc<Topic>, EngineError> {
-        let topics = self.topics.read();
-        if let Some(topic) = topics.by_name.get(name) {
-            return Ok(Arc::clone(topic));
+        if let Some(topic) = self.known_topic(name) {
+            return Ok(topic);
         }
-        let names: Vec<String> = topics.by_name.keys().take(10_000).map(ToString::to_string).collect();
-        drop(topics);
+        let names: Vec<String> =
+            self.topics.read().by_name.keys().take(10_000).map(ToString::to_string).collect();
         let near = near(&name.to_string(), names.iter().map(String::as_str));
         Err(EngineError::TopicNotFound { topic: name.clone(), near })
     }
@@ -507,13 +518,12 @@ impl Core {
         self: &Arc<Self>,
         name: &TopicName,
     ) -> Result<Arc<Topic>, EngineError> {
-        match self.existing_topic(name) {
-            Err(EngineError::TopicNotFound { .. })
-                if self.options.auto_create_topics && !name.is_reserved() =>
-            {
+        match self.known_topic(name) {
+            Some(topic) => Ok(topic),
+            None if self.options.auto_create_topics && !name.is_reserved() => {
                 self.create_topic(name, TopicSpec::default(), IfExists::Take).await
             }
-            other => other,
+            None => self.existing_topic(name),
         }
     }
 

@@ -42,8 +42,8 @@ pub use offset::{Epoch, FilePosition, GroupId, LogPosition, QueueId, QueueOffset
 pub use queue::measure;
 pub use queue::{
     block::Block,
+    rows::DUE_COLUMN,
     segment::Segment,
-    store::DUE_COLUMN,
     view::{Part, QueueView},
 };
 pub use recovery::{Cut, Fence};

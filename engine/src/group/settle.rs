@@ -460,9 +460,9 @@ impl Core {
         name: &TopicName,
         class: DurabilityClass,
     ) -> Result<Arc<Topic>, EngineError> {
-        match self.existing_topic(name) {
-            Ok(topic) => Ok(topic),
-            Err(_) => {
+        match self.known_topic(name) {
+            Some(topic) => Ok(topic),
+            None => {
                 // Copies are of the type of what they are copies of; others send normal messages there, if any.
                 let topic_type = TopicType::Normal;
                 let spec = TopicSpec { queues: 1, class, topic_type, ..TopicSpec::default() };

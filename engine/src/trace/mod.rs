@@ -94,7 +94,7 @@ impl Broker {
         }
         let topics = match &request.topic {
             Some(name) => vec![core.existing_topic(name)?],
-            None => core.topics.read().by_name.values().cloned().collect(),
+            None => core.all_topics(),
         };
         let within = request.within.min(TRACE_TIME_MAX);
         let only = request.topic.is_some().then(|| topics.first().map(|topic| topic.id)).flatten();
@@ -180,7 +180,7 @@ fn copies_wanted(core: &Core, found: &[Found]) -> (Vec<(Arc<Topic>, bool)>, Vec<
             continue;
         }
         for reader in topic.readers() {
-            if let Ok(copies) = core.existing_topic(&TopicName::dead_letter_of(&reader.group_name)) {
+            if let Some(copies) = core.known_topic(&TopicName::dead_letter_of(&reader.group_name)) {
                 letters.insert(copies.id, copies);
             }
         }

@@ -1,5 +1,7 @@
 //! A record: one message, or the description of a topic, in the log. Layout: `docs/format.md`, "Record".
 
+mod heads;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -18,6 +20,8 @@ use crate::{
     },
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
 };
+
+pub(crate) use heads::RecordHeads;
 
 /// Length of the fixed part of a record.
 pub(crate) const RECORD_HEADER_LEN: usize = 96;

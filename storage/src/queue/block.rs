@@ -22,7 +22,7 @@ use crate::{
     },
     message::{BodyEncoding, StoredMessage},
     offset::{FilePosition, LogPosition, QueueId, QueueOffset, TopicId},
-    queue::builder::narrow,
+    queue::{builder::narrow, image::Place, young::Young},
     raw::arrays::{Checks, Image, Rest},
     unpack::unpacked,
 };
@@ -80,10 +80,15 @@ impl ReadRecords for NoLog {
 
 /// Up to 8,192 rows of one queue. Row `i` is the offset `base + i`.
 ///
-/// Runs in memory and blocks in files have the same bytes, so that both are read by the same code. A column
+/// Runs in memory and blocks in files have the same bytes, so that both are read by the same code. Those of a small run
+/// are made when somebody asks for them. A column
 /// of a file is checked at its first use; a damaged one is an error, and the others stay readable.
 pub struct Block {
-    image: Image,
+    place: Place,
+    rows: u32,
+    /// What its columns are made of, if they are made when somebody asks for one.
+    young: Option<Young>,
+    image: OnceLock<Image>,
     /// Read and checked at the first use, as all columns: most blocks are judged and never asked for a record.
     positions: OnceLock<Result<UInt64Array, Damage>>,
     store_times: OnceLock<Result<Int64Array, Damage>>,
@@ -135,6 +140,24 @@ impl Block {
         Ok(block)
     }
 
+    /// Takes rows whose columns are made at their first use.
+    pub(crate) fn young(young: Young, log: Arc<dyn ReadRecords>) -> Self {
+        let positions = young.heads().positions().map(|position| position.0).collect();
+        Self {
+            place: young.place(),
+            rows: young.heads().len() as u32,
+            young: Some(young),
+            image: OnceLock::new(),
+            // Visible ends are found by them.
+            positions: OnceLock::from(Ok(positions)),
+            store_times: OnceLock::new(),
+            lost: None,
+            rest: OnceLock::new(),
+            log,
+            source: None,
+        }
+    }
+
     /// Takes the bytes of a block that lie in a file.
     pub(crate) fn open(
         bytes: Buffer,
@@ -152,34 +175,42 @@ impl Block {
             Some((number, entry)) => Some(image.bits(number, &entry)?),
             None => None,
         };
+        let header = image.header();
+        let place = Place {
+            topic: header.topic,
+            incarnation: header.incarnation,
+            queue: header.queue,
+            base: header.base,
+        };
+        let (rows, image) = (header.rows, OnceLock::from(image));
         let (positions, store_times, rest) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { image, positions, store_times, lost, rest, log, source })
+        Ok(Self { place, rows, young: None, image, positions, store_times, lost, rest, log, source })
     }
 
     /// Returns the offset of the first row.
     pub fn base(&self) -> QueueOffset {
-        self.header().base
+        self.place.base
     }
 
     /// Returns how many rows there are; at least one.
     #[expect(clippy::len_without_is_empty, reason = "a block is never empty")]
     pub fn len(&self) -> usize {
-        self.header().rows as usize
+        self.rows as usize
     }
 
     /// Returns the offsets of the rows.
     pub fn range(&self) -> Range<QueueOffset> {
-        self.base()..self.base().plus(u64::from(self.header().rows))
+        self.base()..self.base().plus(u64::from(self.rows))
     }
 
     /// Returns the topic.
     pub fn topic(&self) -> TopicId {
-        self.header().topic
+        self.place.topic
     }
 
     /// Returns the queue.
     pub fn queue(&self) -> QueueId {
-        self.header().queue
+        self.place.queue
     }
 
     /// Returns the position of each row's record. They never fall; a lost row has its successor's.
@@ -193,8 +224,8 @@ impl Block {
 
     pub(crate) fn record_positions(&self) -> Result<&UInt64Array, Damage> {
         let read = || {
-            let (number, entry) = self.image.find(Some(Fixed::Position), b"")?.ok_or(INCOMPLETE)?;
-            self.image.longs(number, &entry)
+            let (number, entry) = self.image().find(Some(Fixed::Position), b"")?.ok_or(INCOMPLETE)?;
+            self.image().longs(number, &entry)
         };
         self.positions.get_or_init(read).as_ref().map_err(|damage| *damage)
     }
@@ -210,8 +241,11 @@ impl Block {
 
     pub(crate) fn times(&self) -> Result<&Int64Array, Damage> {
         let read = || {
-            let (number, entry) = self.image.find(Some(Fixed::StoreTime), b"")?.ok_or(INCOMPLETE)?;
-            match self.image.column(number, &entry)? {
+            if let Some(young) = &self.young {
+                return Ok(young.heads().records().map(|record| record.store_time_ms).collect());
+            }
+            let (number, entry) = self.image().find(Some(Fixed::StoreTime), b"")?.ok_or(INCOMPLETE)?;
+            match self.image().column(number, &entry)? {
                 Column::Int(times) => Ok(times),
                 _ => Err(INCOMPLETE),
             }
@@ -245,7 +279,7 @@ impl Block {
 
     /// Returns what the records of all rows take in the log, in bytes.
     pub fn record_bytes(&self) -> u64 {
-        self.header().record_bytes
+        self.young.as_ref().map_or_else(|| self.header().record_bytes, Young::record_bytes)
     }
 
     /// Returns what the record of each row takes in the log, in bytes; 0 for a lost row.
@@ -303,11 +337,14 @@ impl Block {
     /// Asks the system to read columns that may not be in memory, and does not wait for it; and the positions of
     /// records if rows are likely to match.
     pub fn will_need<'a>(&self, columns: impl IntoIterator<Item = ColumnRef<'a>>, positions: bool) {
+        if !self.is_from_file() {
+            return;
+        }
         for column in columns {
             let fixed = match column {
                 ColumnRef::Property(name) => {
-                    if !self.image.will_need(None, name.as_bytes()) {
-                        self.image.will_need(Some(Fixed::Rest), b"");
+                    if !self.image().will_need(None, name.as_bytes()) {
+                        self.image().will_need(Some(Fixed::Rest), b"");
                     }
                     continue;
                 }
@@ -321,29 +358,65 @@ impl Block {
                 ColumnRef::System(System::BodySize) => Fixed::BodySize,
                 ColumnRef::System(System::QueueId | System::QueueOffset) => continue,
             };
-            self.image.will_need(Some(fixed), b"");
+            self.image().will_need(Some(fixed), b"");
         }
         if positions {
-            self.image.will_need(Some(Fixed::Position), b"");
+            self.image().will_need(Some(Fixed::Position), b"");
         }
     }
 
     /// Returns the names of all properties that some row has, each once.
     pub fn property_names(&self) -> impl Iterator<Item = &str> {
         let columns = (0..self.header().columns as usize).filter_map(|number| {
-            let entry = self.image.entry(number).ok().filter(|entry| entry.fixed.is_none())?;
-            str::from_utf8(self.image.name_of(&entry)?).ok()
+            let entry = self.image().entry(number).ok().filter(|entry| entry.fixed.is_none())?;
+            str::from_utf8(self.image().name_of(&entry)?).ok()
         });
         let rest = self.rest().ok().flatten();
         columns.chain(rest.into_iter().flat_map(|rest| rest.names.iter().flatten()))
     }
 
+    pub(crate) const fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Returns where the record of the first row begins.
+    pub(crate) fn first_position(&self) -> LogPosition {
+        self.young
+            .as_ref()
+            .and_then(|young| young.heads().positions().next())
+            .unwrap_or_else(|| self.header().first_position)
+    }
+
+    /// Returns where the record of the last row begins.
+    pub(crate) fn last_position(&self) -> LogPosition {
+        self.young
+            .as_ref()
+            .and_then(|young| young.heads().positions().last())
+            .unwrap_or_else(|| self.header().last_position)
+    }
+
+    /// Returns what its columns are made of, if they are made at their first use.
+    pub(crate) const fn as_young(&self) -> Option<&Young> {
+        self.young.as_ref()
+    }
+
+    /// Whether its columns are made, so that they cost no more.
+    pub(crate) fn has_columns(&self) -> bool {
+        self.image.get().is_some()
+    }
+
+    /// Returns about how many bytes of memory or of a file it takes, which stays the same: without the columns that are
+    /// made at their first use.
+    pub(crate) fn weight(&self) -> usize {
+        self.young.as_ref().map_or_else(|| self.bytes().len(), Young::memory)
+    }
+
     pub(crate) fn header(&self) -> &BlockHeader {
-        self.image.header()
+        self.image().header()
     }
 
     pub(crate) fn bytes(&self) -> &Buffer {
-        self.image.bytes()
+        self.image().bytes()
     }
 
     pub(crate) fn is_from_file(&self) -> bool {
@@ -351,12 +424,14 @@ impl Block {
     }
 
     pub(crate) fn image(&self) -> &Image {
-        &self.image
+        self.image.get_or_init(|| {
+            self.young.as_ref().map(Young::build).expect("a block has its columns, or what they are made of")
+        })
     }
 
     /// Returns all columns: fixed ones first, then properties by name. Those in the rest are not among them.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Result<(usize, ColumnEntry), Damage>> {
-        (0..self.header().columns as usize).map(|number| Ok((number, self.image.entry(number)?)))
+        (0..self.header().columns as usize).map(|number| Ok((number, self.image().entry(number)?)))
     }
 
     /// Takes every column once, so that its checksum and structure are checked.
@@ -364,11 +439,11 @@ impl Block {
         for column in self.entries() {
             let (number, column) = column?;
             match column.shape {
-                Shape::Long => self.image.longs(number, &column).map(|_| ()),
-                Shape::Word => self.image.words(number, &column).map(|_| ()),
-                Shape::Bits => self.image.bits(number, &column).map(|_| ()),
-                Shape::Rest => self.image.rest(number, &column).map(|_| ()),
-                _ => self.image.column(number, &column).map(|_| ()),
+                Shape::Long => self.image().longs(number, &column).map(|_| ()),
+                Shape::Word => self.image().words(number, &column).map(|_| ()),
+                Shape::Bits => self.image().bits(number, &column).map(|_| ()),
+                Shape::Rest => self.image().rest(number, &column).map(|_| ()),
+                _ => self.image().column(number, &column).map(|_| ()),
             }?;
         }
         Ok(())
@@ -382,29 +457,36 @@ impl Block {
     }
 
     pub(crate) fn words(&self, fixed: Fixed) -> Result<UInt32Array, Damage> {
-        let found = self.image.find(Some(fixed), b"")?;
+        if let Some(young) = &self.young {
+            let sizes = young.heads().records().map(|record| match fixed {
+                Fixed::BodySize => record.body_len,
+                _ => record.size,
+            });
+            return Ok(sizes.collect());
+        }
+        let found = self.image().find(Some(fixed), b"")?;
         let (number, entry) = found.ok_or(Damage::new(0, "the set of fixed columns"))?;
-        self.image.words(number, &entry)
+        self.image().words(number, &entry)
     }
 
     pub(crate) fn body_positions(&self) -> Result<Option<UInt64Array>, Damage> {
-        match self.image.find(Some(Fixed::BodyPosition), b"")? {
-            Some((number, entry)) => Ok(Some(self.image.longs(number, &entry)?)),
+        match self.image().find(Some(Fixed::BodyPosition), b"")? {
+            Some((number, entry)) => Ok(Some(self.image().longs(number, &entry)?)),
             None => Ok(None),
         }
     }
 
     pub(crate) fn rest(&self) -> Result<Option<&Rest>, Damage> {
-        let open = || match self.image.find(Some(Fixed::Rest), b"")? {
-            Some((number, entry)) => Ok(Some(Box::new(self.image.rest(number, &entry)?))),
+        let open = || match self.image().find(Some(Fixed::Rest), b"")? {
+            Some((number, entry)) => Ok(Some(Box::new(self.image().rest(number, &entry)?))),
             None => Ok(None),
         };
         self.rest.get_or_init(open).as_ref().map(Option::as_deref).map_err(|damage| *damage)
     }
 
     pub(crate) fn stored(&self, fixed: Option<Fixed>, name: &str) -> Result<Option<Column>, Damage> {
-        match self.image.find(fixed, name.as_bytes())? {
-            Some((number, entry)) => self.image.column(number, &entry).map(Some),
+        match self.image().find(fixed, name.as_bytes())? {
+            Some((number, entry)) => self.image().column(number, &entry).map(Some),
             None => Ok(None),
         }
     }
@@ -592,10 +674,10 @@ impl Rows for Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.property_names().collect();
         f.debug_struct("Block")
+            .field("topic", &self.topic())
+            .field("queue", &self.queue())
             .field("range", &self.range())
-            .field("properties", &names)
             .finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A block of fewer rows does not tell whether values repeat.
-const TELLING_ROWS: usize = 512;
+pub(crate) const TELLING_ROWS: usize = 512;
 
 /// Some rows of a block.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl Slice {
 
     /// Estimates the bytes of the rows.
     fn bytes(&self) -> usize {
-        self.block.bytes().len() * self.rows.len() / self.block.len()
+        self.block.weight() * self.rows.len() / self.block.len()
     }
 }
 
@@ -82,13 +82,8 @@ pub(crate) fn pack(slices: impl IntoIterator<Item = Slice>) -> Vec<Group> {
 /// If a column of one of them is damaged.
 pub(crate) fn merge(builder: &mut RunBuilder, slices: &[Slice]) -> Result<Buffer, StorageError> {
     let first = slices.first().expect("there is something to merge");
-    let header = first.block.header();
-    let place = Place {
-        topic: header.topic,
-        incarnation: header.incarnation,
-        queue: header.queue,
-        base: header.base.plus(first.rows.start as u64),
-    };
+    let place = first.block.place();
+    let place = Place { base: place.base.plus(first.rows.start as u64), ..place };
     builder.clear();
     let unique = unique_names(slices);
     for slice in slices {
@@ -97,7 +92,9 @@ pub(crate) fn merge(builder: &mut RunBuilder, slices: &[Slice]) -> Result<Buffer
             place.base.plus(builder.rows() as u64),
             "slices are neighbours"
         );
-        if let Err(damage) = add_slice(builder, &slice.block, slice.rows.clone(), &unique) {
+        if let Some(young) = slice.block.as_young() {
+            young.add_to(builder, slice.rows.clone());
+        } else if let Err(damage) = add_slice(builder, &slice.block, slice.rows.clone(), &unique) {
             builder.clear();
             return Err(slice.block.damaged(damage));
         }

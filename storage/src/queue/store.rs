@@ -24,27 +24,26 @@ use crate::{
     env::Env,
     error::StorageError,
     format::{
-        block::{BLOCK_BYTES, BLOCK_ROWS, FileHeader, FileKind, NAMES_MAX, SEGMENT_BLOCKS},
-        record::{RecordView, ValueRef},
+        block::{BLOCK_BYTES, BLOCK_ROWS, FileHeader, FileKind, SEGMENT_BLOCKS},
+        record::RecordView,
     },
-    message::MessageType,
     offset::{Epoch, LogPosition, QueueId, QueueOffset, TopicId},
     queue::{
         block::{Block, ReadRecords},
-        builder::{RowFacts, RunBuilder},
+        builder::RunBuilder,
         checkpoint::{DroppedBlock, ListedFile, ListedPart, ListedQueue, QueuesCheckpoint},
         image::Place,
         merge::{Group, Slice, merge, pack},
+        rows::{Names, add_row},
         segment::{FileWriter, QueueFile, Segment, TEMPORARY},
         tail::{MERGED, Run, RunBytes, RunList, level, merge_runs},
         view::{QueueView, Snapshot},
+        young::Young,
     },
 };
 
 /// A gap of more offsets than this cannot come from a damaged part of the log.
 const LOST_ROWS_MAX: u64 = 1 << 24;
-/// The one property that pending rows have a column for: when they are due, in milliseconds since 1970, UTC.
-pub const DUE_COLUMN: &str = "due";
 /// Shared files of one class of size, this many of them, become one.
 const SHARED_FILES: usize = 8;
 /// A block of fewer rows takes as much for its directory as for its rows: the next checkpoint merges it.
@@ -105,32 +104,6 @@ struct Building {
     builder: RunBuilder,
     /// The names that have columns, by topic, since the start.
     names: HashMap<TopicId, Names>,
-}
-
-#[derive(Default)]
-struct Names {
-    names: HashSet<String>,
-    /// It was said that there are too many.
-    warned: bool,
-}
-
-impl Names {
-    fn admit(&mut self, topic: TopicId, name: &str) -> bool {
-        if self.names.contains(name) {
-            return true;
-        }
-        if self.names.len() < NAMES_MAX {
-            return self.names.insert(name.to_owned());
-        }
-        if !self.warned {
-            self.warned = true;
-            tracing::warn!(
-                %topic,
-                "the topic has more than {NAMES_MAX} property names: further ones are filtered exactly, but slowly"
-            );
-        }
-        false
-    }
 }
 
 /// What checkpoints keep between calls.
@@ -333,7 +306,8 @@ impl Queues {
         self.queue(topic, queue).map_or(QueueOffset(0), |queue| queue.state.lock().next)
     }
 
-    /// Returns about how many bytes of memory the rows take that are in no file yet.
+    /// Returns about how many bytes of memory the rows take that are in no file yet, with the columns that readers have
+    /// made of them.
     pub(crate) fn run_bytes(&self) -> u64 {
         self.run_bytes.get()
     }
@@ -375,6 +349,9 @@ impl Queues {
         let Building { builder, names } = building;
         let names = names.entry(queue.topic).or_default();
         let mut next = queue.state.lock().next;
+        if let Some(run) = self.young_run(queue, records, next, names) {
+            return self.push_runs(queue, vec![run], next.plus(records.len() as u64));
+        }
         let mut runs = Vec::new();
         let mut base = next;
         for record in records {
@@ -390,7 +367,7 @@ impl Queues {
                     self.cut(queue, record.incarnation, &mut base, builder, &mut runs);
                 }
             }
-            add_row(builder, record, names);
+            add_row(builder, record, &mut |name| names.admit(record.topic, name));
             next = record.offset.plus(1);
             self.cut(queue, record.incarnation, &mut base, builder, &mut runs);
         }
@@ -399,6 +376,24 @@ impl Queues {
             runs.push(self.run(queue, incarnation, base, builder));
         }
         self.push_runs(queue, runs, next);
+    }
+
+    /// Returns a run of records that are the next rows of a queue, without a gap, if their columns are to be made later.
+    fn young_run(
+        &self,
+        queue: &Queue,
+        records: &[RecordView<'_>],
+        next: QueueOffset,
+        names: &mut Names,
+    ) -> Option<Run> {
+        let mut offsets = records.iter().enumerate();
+        if !offsets.all(|(row, record)| record.offset.since(next) == Some(row as u64)) {
+            return None;
+        }
+        let incarnation = records.first()?.incarnation;
+        let place = Place { topic: queue.topic, incarnation, queue: queue.queue, base: next };
+        let young = Young::of(records, place, names, &self.run_bytes)?;
+        Some(Run { block: Arc::new(Block::young(young, Arc::clone(&self.log))), full: false })
     }
 
     /// Adds rows up to `end` at the end of a queue whose records are lost, at a position where they may have been.
@@ -644,48 +639,6 @@ impl Queues {
 impl fmt::Debug for Queues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queues").field("dir", &self.dir).finish_non_exhaustive()
-    }
-}
-
-fn add_row(builder: &mut RunBuilder, record: &RecordView<'_>, names: &mut Names) {
-    builder.begin_row(RowFacts {
-        position: record.position.0,
-        store_time_ms: record.store_time_ms,
-        born_time_ms: record.born_time_ms,
-        size: record.size,
-        body_size: record.body_len,
-        body_position: record.body_position().map(|position| position.0),
-    });
-    builder.message_type(record.message_type.name());
-    if let Some(target) = record.pending() {
-        // All that anybody looks for among pending rows: what is due, and a message by its id or keys.
-        add_names(builder, record);
-        let due = target.due_ms.to_string();
-        builder.property(DUE_COLUMN, ValueRef::Text(&due), &mut |name| names.admit(record.topic, name));
-        return builder.end_row();
-    }
-    // A message of a lite topic has no message group; the lite topic is what keeps it in order.
-    let is_lite = record.message_type == MessageType::Lite;
-    if let Some(group) = record.message_group().or_else(|| record.lite_topic().filter(|_| is_lite)) {
-        builder.message_group(group);
-    }
-    if let Some(tag) = record.tag() {
-        builder.tag(tag);
-    }
-    add_names(builder, record);
-    for (name, value) in record.properties() {
-        builder.property(name, value, &mut |name| names.admit(record.topic, name));
-    }
-    builder.end_row();
-}
-
-/// Adds what a message is found by.
-fn add_names(builder: &mut RunBuilder, record: &RecordView<'_>) {
-    for key in record.keys() {
-        builder.key(key);
-    }
-    if !record.message_id().is_empty() {
-        builder.message_id(record.message_id());
     }
 }
 
@@ -1041,6 +994,8 @@ impl<'a> CheckpointWriter<'a> {
     fn block_of(&mut self, group: Group) -> Result<Run, StorageError> {
         if let [slice] = group.slices.as_slice()
             && slice.is_all()
+            // Columns that are made for the file alone are let go of once they are written, and not with the run.
+            && slice.block.has_columns()
         {
             return Ok(Run { block: Arc::clone(&slice.block), full: group.full });
         }
@@ -1190,7 +1145,7 @@ fn unreadable<T>(error: &StorageError) -> Option<T> {
 fn small_to_merge(small: &[Arc<Segment>], runs: &[Run]) -> usize {
     let rows_of = |segment: &Segment| (segment.range().end.0 - segment.range().start.0) as usize;
     let new_rows: usize = runs.iter().map(|run| run.block.len()).sum();
-    let new_bytes: usize = runs.iter().map(|run| run.block.bytes().len()).sum();
+    let new_bytes: usize = runs.iter().map(|run| run.block.weight()).sum();
     let rows = new_rows + small.iter().map(|segment| rows_of(segment)).sum::<usize>();
     let bytes = new_bytes as u64 + small.iter().map(|segment| segment.bytes()).sum::<u64>();
     if rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES as u64 || runs.iter().any(|run| run.full) {

@@ -36,8 +36,8 @@ pub(crate) const fn level(rows: usize) -> u32 {
 const RUNS_MANY: usize = 512;
 /// So many of the last runs may have come since the others were worth being merged.
 const RUNS_NEW: usize = 8;
-/// About what a run takes beside the bytes of its block.
-const RUN_BYTES: usize = 512;
+/// About what a run takes beside the bytes of its block: the arrays that readers have of it, too.
+const RUN_BYTES: usize = size_of::<Block>() + 128;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -49,42 +49,61 @@ pub(crate) struct Run {
 
 impl Run {
     fn bytes(&self) -> usize {
-        self.block.bytes().len() + RUN_BYTES
+        self.block.weight() + RUN_BYTES
+    }
+
+    /// Stands in its list no longer: what readers still hold of it no checkpoint can give back.
+    fn leave(&self) {
+        if let Some(young) = self.block.as_young() {
+            young.leave();
+        }
     }
 }
 
-/// About how many bytes of memory the runs of all queues take. Clones share it.
+/// About how many bytes of memory the runs of all queues take: each as it came in, and the columns that were made of it
+/// since, as long as it stands in its list. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct RunBytes {
-    now: Arc<AtomicU64>,
+pub(crate) struct RunBytes(Arc<Counters>);
+
+#[derive(Debug)]
+struct Counters {
+    now: AtomicU64,
     /// How many have gone into files since the start.
-    filed: Arc<AtomicU64>,
+    filed: AtomicU64,
     /// While they take more, runs are merged as soon as there are four of like size.
     many: u64,
 }
 
 impl RunBytes {
     pub(crate) fn new(many: u64) -> Self {
-        Self { now: Arc::default(), filed: Arc::default(), many }
+        Self(Arc::new(Counters { now: AtomicU64::new(0), filed: AtomicU64::new(0), many }))
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.now.load(Ordering::Relaxed)
+        self.0.now.load(Ordering::Relaxed)
     }
 
     pub(crate) fn filed(&self) -> u64 {
-        self.filed.load(Ordering::Relaxed)
+        self.0.filed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.0.now.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take(&self, bytes: usize) {
+        self.0.now.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 
     fn replace(&self, old: usize, new: usize) {
-        self.now.fetch_add(new as u64, Ordering::Relaxed);
-        self.now.fetch_sub(old as u64, Ordering::Relaxed);
+        self.add(new);
+        self.take(old);
     }
 
     /// Returns how many runs of like size become one. What a block takes beside its rows is that of dozens of rows,
     /// so that many queues with few rows each take less the fewer runs they have.
     fn merged(&self) -> usize {
-        if self.get() > self.many { 4 } else { MERGED }
+        if self.get() > self.0.many { 4 } else { MERGED }
     }
 }
 
@@ -101,7 +120,7 @@ pub(crate) struct RunList {
 
 impl Drop for RunList {
     fn drop(&mut self) {
-        self.all.replace(self.bytes, 0);
+        self.clear();
     }
 }
 
@@ -166,6 +185,8 @@ impl RunList {
             .is_some_and(|runs| runs.iter().zip(old).all(|(run, old)| Arc::ptr_eq(&run.block, &old.block)));
         if stands {
             self.count(bytes_of(&merged), bytes_of(old));
+            let stays = |run: &Run| merged.iter().any(|merged| Arc::ptr_eq(&merged.block, &run.block));
+            old.iter().filter(|run| !stays(run)).for_each(Run::leave);
             self.runs.splice(place, merged);
         }
         stands
@@ -185,7 +206,7 @@ impl RunList {
             }
             count += 1;
             rows += run.block.len();
-            bytes += run.block.bytes().len();
+            bytes += run.block.weight();
         }
         let fills = count > 1 && (rows >= BLOCK_ROWS || bytes >= BLOCK_BYTES);
         let merges = alike >= self.all.merged() && alike_rows < BLOCK_ROWS / 2;
@@ -225,7 +246,7 @@ impl RunList {
                 .map(|slice| merged(&Group { slices: vec![slice], full: false }, builder, log))
                 .collect::<Result<_, _>>()?;
             self.count(bytes_of(&halves), bytes_of(&self.runs[count..=count]));
-            self.runs.splice(count..=count, halves);
+            self.runs.splice(count..=count, halves).for_each(|run| run.leave());
             count += 1;
         }
         self.frozen = count;
@@ -236,9 +257,9 @@ impl RunList {
     pub(crate) fn thaw(&mut self, written: bool) {
         if written {
             let filed = bytes_of(&self.runs[..self.frozen]);
-            self.all.filed.fetch_add(filed as u64, Ordering::Relaxed);
+            self.all.0.filed.fetch_add(filed as u64, Ordering::Relaxed);
             self.count(0, filed);
-            self.runs.drain(..self.frozen);
+            self.runs.drain(..self.frozen).for_each(|run| run.leave());
         }
         self.frozen = 0;
     }
@@ -246,7 +267,7 @@ impl RunList {
     /// Drops all runs. A checkpoint that is writing some of them finds nothing to let go of.
     pub(crate) fn clear(&mut self) {
         self.count(0, self.bytes);
-        self.runs.clear();
+        self.runs.drain(..).for_each(|run| run.leave());
         self.frozen = 0;
     }
 
@@ -255,7 +276,7 @@ impl RunList {
         if self.frozen == 0 {
             let count = self.runs.partition_point(|run| run.block.range().end <= offset);
             self.count(0, bytes_of(&self.runs[..count]));
-            self.runs.drain(..count);
+            self.runs.drain(..count).for_each(|run| run.leave());
         }
     }
 }

@@ -136,10 +136,10 @@ impl QueueView {
                 (entry.record_bytes, rows, entry.first_position..=entry.last_position)
             })
         });
-        let runs = self.runs().iter().map(|run| {
-            let header = run.header();
-            (run.record_bytes(), run.range(), header.first_position..=header.last_position)
-        });
+        let runs = self
+            .runs()
+            .iter()
+            .map(|run| (run.record_bytes(), run.range(), run.first_position()..=run.last_position()));
         segments.chain(runs).filter_map(move |(bytes, rows, positions)| {
             let overlaps = rows.start < range.end && range.start < rows.end;
             overlaps.then(|| LogPart { bytes: share(bytes, &rows, &range), positions })

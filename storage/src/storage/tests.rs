@@ -657,7 +657,7 @@ fn a_long_log_is_replayed_on_a_full_disk() {
 #[test]
 fn a_checkpoint_that_could_take_no_row_is_not_followed_by_another_at_once() {
     let (storage, _, sync, relaxed) =
-        stepped(StorageOptions { unfiled_bytes_max: 1000, ..StorageOptions::small() });
+        stepped(StorageOptions { unfiled_bytes_max: 500, ..StorageOptions::small() });
     let inner = storage.inner();
     let take_wanted = || std::mem::take(&mut inner.keeper.lock().wanted);
     let add = |topic, number| {

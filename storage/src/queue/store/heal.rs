@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, CheckpointWriter, Names, Piece, Queue, Queues, add_row};
+use super::{Change, CheckpointWriter, Piece, Queue, Queues};
 use crate::{
     error::StorageError,
     format::{
@@ -13,7 +13,13 @@ use crate::{
         record::RecordView,
     },
     offset::{LogPosition, QueueOffset},
-    queue::{block::Block, builder::RunBuilder, image::Place, segment::Segment},
+    queue::{
+        block::Block,
+        builder::RunBuilder,
+        image::Place,
+        rows::{Names, add_row},
+        segment::Segment,
+    },
 };
 
 impl Queues {
@@ -180,7 +186,7 @@ impl Rows<'_> {
             return;
         }
         self.lose_to(record.offset, record.position, record.store_time_ms);
-        add_row(self.builder, record, &mut self.names);
+        add_row(self.builder, record, &mut |name| self.names.admit(record.topic, name));
         self.row_added();
     }
 
