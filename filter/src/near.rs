@@ -11,14 +11,15 @@ const CANDIDATES_MAX: usize = 10_000;
 pub fn near<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let wanted = folded(name);
     let allowed = (wanted.len() / 3).clamp(1, 4);
+    let mut rows = Rows::default();
     let mut found: Vec<(usize, &str)> = candidates
         .into_iter()
         .take(CANDIDATES_MAX)
         .filter_map(|candidate| {
             let folded = folded(candidate);
-            let edits = edits(&wanted, &folded);
+            let edits = rows.edits(&wanted, &folded, allowed)?;
             // Of names that have nothing in common each is as near as any other.
-            (edits <= allowed && edits < wanted.len().max(folded.len())).then_some((edits, candidate))
+            (edits < wanted.len().max(folded.len())).then_some((edits, candidate))
         })
         .collect();
     found.sort_unstable();
@@ -36,25 +37,46 @@ fn folded(name: &str) -> Vec<char> {
     name.chars().take(COMPARED_CHARS_MAX).flat_map(char::to_lowercase).collect()
 }
 
-/// How many characters must be inserted, removed or replaced, or neighbours swapped, to turn one text into
-/// the other.
-fn edits(from: &[char], to: &[char]) -> usize {
-    // The rows for the last two characters of `from`; a swap looks back over both.
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in to.iter().enumerate() {
-            let replaced = last[j] + usize::from(a != b);
-            let mut least = replaced.min(row[j] + 1).min(last[j + 1] + 1);
-            if i > 0 && j > 0 && *a == to[j - 1] && from[i - 1] == *b {
-                least = least.min(before[j - 1] + 1);
-            }
-            row.push(least);
+/// What a comparison counts with, kept for the next: a name is compared with thousands.
+#[derive(Default)]
+struct Rows {
+    before: Vec<usize>,
+    last: Vec<usize>,
+    row: Vec<usize>,
+}
+
+impl Rows {
+    /// How many characters must be inserted, removed or replaced, or neighbours swapped, to turn one text into
+    /// the other; nothing if more than `most`.
+    fn edits(&mut self, from: &[char], to: &[char], most: usize) -> Option<usize> {
+        if from.len().abs_diff(to.len()) > most {
+            return None;
         }
-        before = std::mem::replace(&mut last, row);
+        // The rows for the last two characters of `from`; a swap looks back over both.
+        self.last.clear();
+        self.last.extend(0..=to.len());
+        self.before.clone_from(&self.last);
+        for (i, a) in from.iter().enumerate() {
+            let Self { before, last, row } = self;
+            row.clear();
+            row.push(i + 1);
+            for (j, b) in to.iter().enumerate() {
+                let replaced = last[j] + usize::from(a != b);
+                let mut least = replaced.min(row[j] + 1).min(last[j + 1] + 1);
+                if i > 0 && j > 0 && *a == to[j - 1] && from[i - 1] == *b {
+                    least = least.min(before[j - 1] + 1);
+                }
+                row.push(least);
+            }
+            // What follows is reached from one of these rows, and only grows.
+            if row.iter().chain(last.iter()).all(|edits| *edits > most) {
+                return None;
+            }
+            std::mem::swap(before, last);
+            std::mem::swap(last, row);
+        }
+        self.last.last().copied().filter(|edits| *edits <= most)
     }
-    last[to.len()]
 }
 
 #[cfg(test)]
@@ -75,5 +97,26 @@ mod tests {
         assert_eq!(near("tga", ["tag", "toga"]), ["tag", "toga"]);
         assert_eq!(near("tga", ["gta", "tagged"]), ["gta"]);
         assert!(near("x", ["t", "ab"]).is_empty() && near("", ["a"]).is_empty());
+    }
+
+    #[test]
+    fn a_comparison_that_is_given_up_early_would_have_come_to_more() {
+        let mut texts = vec![Vec::new()];
+        for start in 0..40 {
+            for letter in ['a', 'b', 'c'] {
+                let mut text: Vec<char> = texts[start].clone();
+                text.push(letter);
+                texts.push(text);
+            }
+        }
+        let mut rows = Rows::default();
+        for (from, to) in texts.iter().flat_map(|from| texts.iter().map(move |to| (from, to))) {
+            let all = rows.edits(from, to, usize::MAX).unwrap();
+            assert_eq!(Some(all), rows.edits(to, from, usize::MAX), "{from:?} {to:?}");
+            for most in 0..5 {
+                let bounded = rows.edits(from, to, most);
+                assert_eq!(bounded, Some(all).filter(|all| *all <= most), "{from:?} {to:?} {most}");
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use anyhow::Result;
 use clap::Parser;
 use weir_benches::{Memory, Messages, data_dir, disk_bytes, head, open_files, options, row, spread};
-use weir_engine::{Broker, DurabilityClass, Message, TopicName, TopicSpec};
+use weir_engine::{Broker, DurabilityClass, EngineError, Message, TopicName, TopicSpec};
 
 /// What is stored.
 #[derive(Parser)]
@@ -159,9 +159,10 @@ impl Topics {
         let names = (0..count).map(|number| Ok(format!("topic-{number}").parse()?));
         let names: Vec<TopicName> = names.collect::<Result<_>>()?;
         for name in &names {
-            if broker.topic(name).is_err() {
-                let spec = TopicSpec { queues: arguments.queues, class, ..TopicSpec::default() };
-                broker.create_topic(name, spec).await?;
+            let spec = TopicSpec { queues: arguments.queues, class, ..TopicSpec::default() };
+            match broker.create_topic(name, spec).await {
+                Ok(_) | Err(EngineError::Exists { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Self { broker, names: Arc::new(names), next: Arc::default(), payload: Arc::default() })
