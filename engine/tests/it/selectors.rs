@@ -10,7 +10,7 @@ use weir_columns::Value;
 use weir_engine::{
     Broker, Clock, Delivered, EngineError, GroupDescription, GroupSpec, Message, ReceiveRequest,
 };
-use weir_storage::{QueueId, SimEnv};
+use weir_storage::{QueueId, QueueOffset, SimEnv};
 
 use crate::fixture::{Fixture, group, lease, numbers, settle, topic};
 
@@ -25,6 +25,34 @@ async fn a_new_selector_begins_where_the_group_has_come_to() {
     weir.publish([2, 9, 6]).await;
     assert_eq!(numbers(&weir.broker.receive(new).await.unwrap()), [9]);
     assert_eq!(numbers(&weir.receive("n < 5").await), [2], "the old one goes on");
+}
+
+/// Rows that come one by one lie in blocks of their own, as those of a call do not.
+#[tokio::test]
+async fn a_receive_that_is_full_has_come_to_behind_its_last_row_however_rows_came() {
+    for (at_once, fifo) in [(true, false), (false, false), (true, true), (false, true)] {
+        let weir = Fixture::new().await;
+        weir.topic(1).await;
+        weir.broker.create_group(&group("g"), GroupSpec { fifo, ..GroupSpec::default() }).await.unwrap();
+        if at_once {
+            weir.publish(0..6).await;
+        } else {
+            for n in 0..6 {
+                weir.publish([n]).await;
+            }
+        }
+        let few = ReceiveRequest { max_messages: 2, ..weir.request("n < 2 OR n = 4") };
+        assert_eq!(numbers(&weir.broker.receive(few).await.unwrap()), [0, 1]);
+        let told = weir.broker.group(&group("g")).unwrap();
+        let cursor = told.topics[0].selectors[0].queues[0].cursor;
+        assert_eq!(cursor, QueueOffset(2), "at once {at_once}, fifo {fifo}");
+        let joins = ReceiveRequest { client: "d".to_owned(), ..weir.request("n >= 0") };
+        let joined = numbers(&weir.broker.receive(joins).await.unwrap());
+        // In a FIFO group messages without a message group stand in one line.
+        assert_eq!(joined, if fifo { vec![] } else { vec![2, 3, 4, 5] });
+        let told = weir.broker.group(&group("g")).unwrap();
+        assert_eq!(told.topics[0].selectors[1].queues[0].start, QueueOffset(2));
+    }
 }
 
 #[tokio::test]
