@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests look at real files, and damage them")]
 
+mod young;
+
 use std::{
     fs, io,
     path::Path,
@@ -33,10 +35,11 @@ use crate::{
         checkpoint::QueuesCheckpoint,
         image::Place,
         merge::{Slice, merge},
-        model::{Messages, ModelLog, ModelQueue, as_log},
+        model::{Messages, ModelLog, ModelQueue, as_log, store_time},
         segment::{FileWriter, QueueFile, Segment},
         statistics::StatisticsBuilder,
         store::{OpenedQueues, Queues, QueuesSettings},
+        tail::MERGED,
         view::{Part, QueueView},
     },
     raw::arrays::Checks,
