@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use super::{Change, CheckpointWriter, Piece, Queue, Queues};
+use super::{
+    super::{Queue, Queues},
+    Change, CheckpointWriter, Piece,
+};
 use crate::{
     error::StorageError,
     format::{
