@@ -37,7 +37,16 @@ impl Weir {
     ///
     /// If it does not start and say that it is ready.
     pub fn start_on(core: usize, data: &Path) -> Result<Self> {
-        Self::start_by(pinned(core, program()?), data)
+        Self::start_other_on(core, &program()?, data)
+    }
+
+    /// As [`start_on`](Self::start_on), of a binary that lies elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start and say that it is ready.
+    pub fn start_other_on(core: usize, program: &Path, data: &Path) -> Result<Self> {
+        Self::start_by(pinned(core, program), data)
     }
 
     fn start_by(mut command: Command, data: &Path) -> Result<Self> {

@@ -8,7 +8,8 @@ const TAG_LEN: usize = 16;
 
 /// Signs with the key of the data directory.
 pub(crate) struct Signer {
-    key: [u8; 32],
+    /// Has taken the key, which is half of the work for bytes as few as those of a handle.
+    keyed: Hmac<Sha256>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -19,7 +20,7 @@ impl std::fmt::Debug for Signer {
 
 impl Signer {
     pub(crate) fn new(key: [u8; 32]) -> Self {
-        Self { key }
+        Self { keyed: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length") }
     }
 
     /// Returns `bytes` and their tag, which is good for `purpose` alone.
@@ -47,7 +48,7 @@ impl Signer {
     }
 
     fn mac(&self, purpose: &str, bytes: &[u8]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        let mut mac = self.keyed.clone();
         // The length in front keeps apart what a longer purpose and shorter bytes would make equal.
         mac.update(&(purpose.len() as u64).to_le_bytes());
         mac.update(purpose.as_bytes());

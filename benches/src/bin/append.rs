@@ -23,7 +23,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use weir_benches::{Latencies, Memory, Messages, data_dir, head, median, options, row, thread_time};
-use weir_engine::{Broker, DurabilityClass, Message, TopicName, TopicSpec};
+use weir_engine::{Broker, DurabilityClass, TopicName, TopicSpec};
 use weir_storage::{
     Append, Events, NewTopic, QueueId, QueueOffset, Storage, StorageError, StorageOptions, TopicId,
 };
@@ -136,20 +136,16 @@ async fn against_pwrite(arguments: &Arguments, batch: usize) -> Result<()> {
     for turn in 0..=arguments.turns {
         let messages = if batch == 1 { arguments.messages / 5 } else { arguments.messages };
         let calls = messages / batch / arguments.async_producers;
-        let mut work = Vec::new();
-        for producer in 0..arguments.async_producers {
-            let mut source = Messages::new((turn * 1000 + producer) as u64, arguments.body);
-            let calls: Vec<Vec<Message>> =
-                (0..calls).map(|_| (0..batch).map(|_| source.next_plain()).collect()).collect();
-            work.push(calls);
-        }
+        let body = arguments.body;
         let count = (calls * batch * arguments.async_producers) as f64;
         let start = Instant::now();
         let mut tasks = Vec::new();
-        for calls in work {
+        for producer in 0..arguments.async_producers {
             let (broker, topic) = (broker.clone(), topic.clone());
+            let mut source = Messages::new((turn * 1000 + producer) as u64, body);
             tasks.push(tokio::spawn(async move {
-                for messages in calls {
+                for _ in 0..calls {
+                    let messages = (0..batch).map(|_| source.next_plain()).collect();
                     broker.publish(&topic, messages).await?;
                 }
                 anyhow::Ok(())

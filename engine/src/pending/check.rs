@@ -124,10 +124,11 @@ impl Checks {
             match ask_about(core, row, asked, since, &mut bytes).await {
                 Ok(Next::Ended) => {}
                 Ok(Next::Drop(claim)) => dropped.push((claim, asked)),
-                Ok(Next::Again(asked, after)) => self.again(now_ms, offset, asked, after),
+                // From now on, and not from before: the producer has all this time to answer.
+                Ok(Next::Again(asked, after)) => self.again(core.time.wall_ms(), offset, asked, after),
                 Err(error) => {
                     tracing::warn!(%error, %offset, "a transaction cannot be looked at now");
-                    self.again(now_ms, offset, asked, SOON);
+                    self.again(core.time.wall_ms(), offset, asked, SOON);
                 }
             }
             if bytes >= BYTES_MAX {

@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use parking_lot::Mutex;
 use weir_engine::{
     AskProducer, Broker, Clock, EngineError, Message, MessageType, OrphanedTransaction, Readiness,
-    ReceiveRequest, Resolution, Sent, SqlRequest, TopicChange, TopicName, TopicSpec,
+    ReceiveRequest, Resolution, Sent, SqlRequest, TopicChange, TopicName, TopicSpec, VirtualClock,
 };
 use weir_storage::Compression;
 
@@ -422,6 +422,47 @@ async fn after_a_long_stop_a_transaction_is_asked_about_before_it_is_given_up() 
     weir.advance(30);
     assert_eq!(producers.questions(1).await, 1);
     assert_eq!(producers.asked.lock()[0].transaction_id, id);
+    weir.end(&id, Resolution::Commit).await.unwrap();
+    assert_eq!(weir.arrive(1).await, [1]);
+}
+
+/// A producer whose stream takes a question so slowly that the next would be due meanwhile.
+struct SlowProducer {
+    clock: Arc<VirtualClock>,
+    asked: AtomicBool,
+}
+
+impl AskProducer for SlowProducer {
+    fn readiness(&self, _: &TopicName) -> Readiness {
+        Readiness::Ready
+    }
+
+    fn ask(&self, _: &OrphanedTransaction) -> bool {
+        self.clock.advance(Duration::from_secs(40));
+        self.asked.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_producer_has_time_to_answer_however_long_it_took_to_ask_it() {
+    let mut weir = Fixture::new().await;
+    weir.topic(1).await;
+    let id = weir.begin(1).await;
+    weir.broker.close().await.unwrap();
+    weir.clock.advance(Duration::from_secs(5 * 86_400));
+    weir.broker = Broker::open(weir.starting()).await.unwrap();
+    let producer = Arc::new(SlowProducer { clock: Arc::clone(&weir.clock), asked: AtomicBool::new(false) });
+    let asker: Arc<dyn AskProducer> = Arc::clone(&producer) as _;
+    weir.broker.ask_producers_by(&asker);
+    weir.advance(30);
+    while !producer.asked.load(Ordering::Relaxed) {
+        settle().await;
+    }
+    for _ in 0..20 {
+        settle().await;
+    }
+    assert_eq!(weir.broker.transactions_given_up(), 0, "it was asked a moment ago");
     weir.end(&id, Resolution::Commit).await.unwrap();
     assert_eq!(weir.arrive(1).await, [1]);
 }

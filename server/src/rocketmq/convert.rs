@@ -1,6 +1,6 @@
 //! Words of the wire become words of the engine, and back.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use md5::{Digest, Md5};
 use prost_types::Timestamp;
@@ -78,10 +78,10 @@ pub(super) fn duration(duration: Duration) -> prost_types::Duration {
 
 /// Returns the MD5 digest of `body` in upper-case hex, as clients compare it.
 pub(super) fn digest(body: &[u8]) -> String {
-    Md5::digest(body).iter().fold(String::with_capacity(32), |mut hex, byte| {
-        write!(hex, "{byte:02X}").expect("a string takes all that is written to it");
-        hex
-    })
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    let digit = |nibble: u8| DIGITS[usize::from(nibble & 0xf)];
+    Md5::digest(body).iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 /// Returns a delivered message as the wire has it. `topic` is the resource that the client asked for.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     journal::{JournalEntry, LeaseRow},
+    limits::RECORD_BYTES_MAX,
     lock::{parse_format, parse_key},
     log::salvage::damaged_parts,
     message::Message,
@@ -194,8 +195,10 @@ proptest! {
     fn records(changes in changes()) {
         let bytes = changed(payload(), &changes);
         for record in records_of(&bytes, POSITION).flatten() {
-            let stored = record.to_stored().unwrap();
-            prop_assert!(stored.message.body.len() <= bytes.len());
+            // One that says that its body is compressed may have none that can be unpacked.
+            if let Ok(stored) = record.to_stored() {
+                prop_assert!(stored.message.body.len() as u64 <= RECORD_BYTES_MAX);
+            }
         }
         let _ = RecordView::decode(&bytes, POSITION);
         for part in damaged_parts(&bytes, POSITION, Some(4)) {

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     ops::Range,
     path::{Path, PathBuf},
     sync::{
@@ -275,7 +276,7 @@ impl SegmentFile {
             match self.file.read_at(rest, at + read as u64) {
                 Ok(0) => break,
                 Ok(more) => read += more,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(StorageError::io("read", &self.path)(error)),
             }
         }
@@ -541,8 +542,8 @@ impl FrameLogShared {
         let tip = self.tip();
         let ahead = self.settings.zero_ahead_bytes;
         tip.active.is_some_and(|active| {
-            let half_used = tip.written.0 - active.base().0 >= active.header.capacity / 2;
-            active.wants_zeros(tip.written, ahead / 2) || (half_used && !self.is_next_ready())
+            let is_next_due = self.is_next_due(&active, tip.written);
+            active.wants_zeros(tip.written, ahead / 2) || (is_next_due && !self.is_next_ready())
         })
     }
 
@@ -555,11 +556,18 @@ impl FrameLogShared {
         if active.zero_ahead(tip.written, self.settings.zero_ahead_bytes)? {
             return Ok(true);
         }
-        let used = tip.written.0 - active.base().0;
-        if used < active.header.capacity / 2 {
+        if !self.is_next_due(&active, tip.written) {
             return Ok(false);
         }
         self.prepare_next()
+    }
+
+    /// Returns whether so little of the active segment is left that the next should be made ready. In a large one
+    /// this is late: until then the zeros of the next would be room that nobody uses.
+    fn is_next_due(&self, active: &SegmentFile, written: LogPosition) -> bool {
+        let capacity = active.header.capacity;
+        let left = capacity.saturating_sub(written.0 - active.base().0);
+        left <= (capacity / 2).min(self.settings.zero_ahead_bytes.saturating_mul(2))
     }
 
     fn next_target(&self) -> u64 {
@@ -721,6 +729,28 @@ impl FrameLog {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Gives back the zeros ahead, for a stop in good order: what is stored is all that stays on the disk. Nobody else
+    /// may write. Only a failed sync is an error, as whatever stays is harmless.
+    pub(crate) fn give_back(&mut self) -> Result<(), StorageError> {
+        let shared = &self.shared;
+        if let Tip { written, active: Some(active) } = shared.tip() {
+            match active.cut(written) {
+                Err(error) if error.is_failed_sync() => return Err(error),
+                Err(error) => tracing::warn!(%error, "the zeros ahead of the log stay where they are"),
+                Ok(()) => {}
+            }
+        }
+        *shared.next.lock() = None;
+        let path = shared.settings.dir.join(NEXT_SEGMENT);
+        match shared.env.remove(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %path.display(), "a start removes this file");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Ends the active segment: after this its bytes never change, and all of them are durable.

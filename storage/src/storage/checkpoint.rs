@@ -138,6 +138,8 @@ impl Inner {
     }
 
     pub(super) fn write_checkpoint(&self, last: &LastCheckpoint, mark: Mark) -> Result<(), StorageError> {
+        // By itself, so that publishers do not wait for the copies.
+        let store_time_ms = self.appender.lock().store_time_ms();
         let checkpoint = Checkpoint {
             uuid: self.uuid,
             epoch: self.epoch,
@@ -151,7 +153,7 @@ impl Inner {
                 self.journal.last_file_len()?,
                 self.catalogue.frames().last_file_len()?,
             ],
-            store_time_ms: self.appender.lock().store_time_ms(),
+            store_time_ms,
             fences: last.fences.clone(),
             queues: last.queues.clone(),
         };

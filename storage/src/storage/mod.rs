@@ -385,7 +385,7 @@ impl Storage {
         let Some(directory) = inner.directory.lock().take() else {
             return Ok(());
         };
-        // A write that failed may have left something behind an end.
+        // A write that failed may have left something behind an end, and nobody needs zeros there now.
         let closed = inner
             .check()
             .and_then(|()| inner.appender.lock().leave())

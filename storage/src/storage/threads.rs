@@ -672,7 +672,9 @@ impl Inner {
 
     /// Writes zeros until enough of them lie ahead of every end, or the storage stops.
     pub(crate) fn upkeep_once(&self) -> Result<(), StorageError> {
-        for frames in [self.log.as_ref(), self.journal.as_ref(), self.catalogue.frames()] {
+        // While the log takes no messages, the room that is left may be wanted for something else.
+        let log = self.check_space().is_ok().then_some(self.log.as_ref());
+        for frames in log.into_iter().chain([self.journal.as_ref(), self.catalogue.frames()]) {
             let mut more = frames.wants_preparing();
             while more {
                 if self.upkeep.lock().stop {

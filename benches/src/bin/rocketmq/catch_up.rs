@@ -15,7 +15,7 @@ use crate::{
     content::{Content, Share},
     load::{Counts, Load},
     ratio,
-    side::{Class, Side},
+    side::{Class, Shares, Side},
 };
 
 const TOPIC: &str = "backlog";
@@ -38,21 +38,33 @@ pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Cla
         arguments.backlog,
         arguments.receivers
     );
+    let [weir, other] = sides.each_ref().map(Side::name);
+    let (least, other_least, between, again) = (
+        format!("{weir}, least"),
+        format!("{other}, least"),
+        format!("{other} / {weir}"),
+        format!("delivered again, {weir}"),
+    );
     head(&[
         "selector",
         "matches",
-        "Weir, least",
+        &least,
         "median",
         "most",
-        "RocketMQ, least",
+        "broker's core, %",
+        "generator's, %",
+        &other_least,
         "median",
         "most",
-        "RocketMQ / Weir",
-        "delivered again, Weir",
-        "RocketMQ",
+        "broker's core, %",
+        "generator's, %",
+        &between,
+        &again,
+        other,
     ]);
     for share in SHARES {
         let (mut seconds, mut again) = ([Vec::new(), Vec::new()], [0, 0]);
+        let mut busy = [Shares::default(); 2];
         // The first turn of each is for warming up, and looks for messages that nobody wanted.
         for turn in 0..=arguments.turns {
             for (at, side) in sides.iter().enumerate() {
@@ -63,14 +75,18 @@ pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Cla
                 again[at] += caught_up.again;
                 if turn > 0 {
                     seconds[at].push(caught_up.took.as_secs_f64());
+                    busy[at] = caught_up.busy;
                 }
             }
         }
         let mut cells =
             vec![format!("`{}`", content.selector(share)), wanted(&content, share, arguments).to_string()];
-        cells.extend(seconds.iter().flat_map(|seconds| spread(seconds, 4)));
-        let [weir, rocketmq] = seconds.map(median);
-        cells.push(ratio(rocketmq / weir));
+        for (seconds, Shares { broker, generator, .. }) in seconds.iter().zip(busy) {
+            cells.extend(spread(seconds, 4));
+            cells.extend([broker, generator].map(|share| format!("{:.0}", share * 100.0)));
+        }
+        let [weir, other] = seconds.map(median);
+        cells.push(ratio(other / weir));
         cells.extend(again.map(|again| again.to_string()));
         row(&cells);
     }
@@ -102,6 +118,8 @@ fn wanted(content: &Content, share: Share, arguments: &Arguments) -> usize {
 
 struct CaughtUp {
     took: Duration,
+    /// The shares of the cores meanwhile; those of the last turn are printed.
+    busy: Shares,
     /// Messages that came once more.
     again: u64,
 }
@@ -128,6 +146,7 @@ async fn catch_up(
         let (id, selector) = (format!("consumer@1@{number}"), content.selector(share));
         consumers.push(Consumer::connect(&side.uri(), &id, group, TOPIC, Some(&selector)).await?);
     }
+    let busy = side.busy()?;
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for mut consumer in consumers {
@@ -154,9 +173,10 @@ async fn catch_up(
             break;
         }
     }
+    let busy = busy.shares()?;
     let receipts = receipts.lock().unwrap_or_else(PoisonError::into_inner);
     let complete = receipts.complete.unwrap_or_else(Instant::now);
-    Ok(CaughtUp { took: complete.duration_since(start), again: receipts.again })
+    Ok(CaughtUp { took: complete.duration_since(start), busy, again: receipts.again })
 }
 
 /// Notes messages that were received; returns whether all are there.

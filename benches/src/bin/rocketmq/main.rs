@@ -18,7 +18,7 @@ mod publish;
 mod side;
 mod warm_up;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
@@ -73,6 +73,9 @@ pub(crate) struct Arguments {
     /// Receives under way at once while a group catches up.
     #[arg(long, default_value_t = 4)]
     receivers: usize,
+    /// Another `weir` program, in the place of RocketMQ: that of before a change, say.
+    #[arg(long)]
+    beside: Option<PathBuf>,
     /// Heap of RocketMQ's JVM, in MiB.
     #[arg(long, default_value_t = 3_072)]
     heap_mib: u32,

@@ -84,19 +84,22 @@ pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Cla
         Shape { body: 100, batch: arguments.batch },
     ];
     println!("\nClass {}: messages acknowledged a second\n", class.name());
+    let [weir, other] = sides.each_ref().map(Side::name);
+    let (least, other_least, between) =
+        (format!("{weir}, least"), format!("{other}, least"), format!("{weir} / {other}"));
     head(&[
         "messages",
-        "Weir, least",
+        &least,
         "median",
         "most",
         "broker's core, %",
         "generator's, %",
-        "RocketMQ, least",
+        &other_least,
         "median",
         "most",
         "broker's core, %",
         "generator's, %",
-        "Weir / RocketMQ",
+        &between,
     ]);
     let mut measured = Vec::new();
     for shape in shapes {
@@ -105,7 +108,7 @@ pub(crate) async fn compare(arguments: &Arguments, sides: &[Side; 2], class: Cla
         measured.push((shape, of_shape));
     }
     let bare = latencies(arguments, sides, &counts, class, &mut measured).await?;
-    print_latencies(class, &measured, &bare);
+    print_latencies(class, sides, &measured, &bare);
     let others = measured.iter().flat_map(|(_, sides)| sides).map(|side| side.others).fold(0.0, f64::max);
     println!("\nAll other programs together had {:.0} % of a core at most.", others * 100.0);
     for (side, counts) in sides.iter().zip(&counts) {
@@ -193,15 +196,15 @@ async fn latencies(
     Ok(bare)
 }
 
-fn print_latencies(class: Class, measured: &[(Shape, [Measured; 2])], bare: &Bare) {
+fn print_latencies(class: Class, sides: &[Side; 2], measured: &[(Shape, [Measured; 2])], bare: &Bare) {
     println!("\nClass {}: from when a message is due to its acknowledgement, ms\n", class.name());
     let mut names = vec!["messages".to_owned(), "broker".to_owned(), "at msg/s".to_owned()];
     names.extend(PERCENTS.iter().map(|percent| format!("p{percent}")));
     names.push("p99.6, least to most".to_owned());
     head(&names.iter().map(String::as_str).collect::<Vec<_>>());
     for (shape, measured) in measured.iter().filter(|(shape, _)| shape.batch == 1) {
-        for (name, measured) in ["Weir", "RocketMQ"].into_iter().zip(measured) {
-            let mut cells = vec![shape.name(), name.to_owned(), format!("{:.0}", measured.at)];
+        for (side, measured) in sides.iter().zip(measured) {
+            let mut cells = vec![shape.name(), side.name().to_owned(), format!("{:.0}", measured.at)];
             cells.extend(cells_of(&measured.latencies));
             row(&cells);
         }

@@ -33,6 +33,7 @@ impl Class {
 /// A running broker with topics of one class, and its data. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Side {
+    name: &'static str,
     broker: Broker,
     class: Class,
     /// After the broker, so that it is dropped later.
@@ -49,8 +50,21 @@ enum Broker {
 pub(crate) fn both(arguments: &Arguments, class: Class) -> Result<[Side; 2]> {
     let data = data_dir("weir")?;
     let weir = Weir::start_on(arguments.broker_core, data.path())?;
-    let weir = Side { broker: Broker::Weir(weir), class, _data: data };
+    let weir = Side { name: "Weir", broker: Broker::Weir(weir), class, _data: data };
     weir.pause()?;
+    let other = match &arguments.beside {
+        Some(program) => {
+            let data = data_dir("weir")?;
+            let weir = Weir::start_other_on(arguments.broker_core, program, data.path())?;
+            Side { name: "the other Weir", broker: Broker::Weir(weir), class, _data: data }
+        }
+        None => rocketmq(arguments, class)?,
+    };
+    other.pause()?;
+    Ok([weir, other])
+}
+
+fn rocketmq(arguments: &Arguments, class: Class) -> Result<Side> {
     let data = data_dir("rocketmq")?;
     let flush = match class {
         Class::Async => Flush::Async,
@@ -58,17 +72,12 @@ pub(crate) fn both(arguments: &Arguments, class: Class) -> Result<[Side; 2]> {
     };
     let rocketmq = RocketMq::start_on(arguments.broker_core, data.path(), flush, arguments.heap_mib)?;
     eprintln!("RocketMQ {} is ready", rocketmq.version()?);
-    let rocketmq = Side { broker: Broker::RocketMq(rocketmq), class, _data: data };
-    rocketmq.pause()?;
-    Ok([weir, rocketmq])
+    Ok(Side { name: "RocketMQ", broker: Broker::RocketMq(rocketmq), class, _data: data })
 }
 
 impl Side {
     pub(crate) const fn name(&self) -> &'static str {
-        match self.broker {
-            Broker::Weir(_) => "Weir",
-            Broker::RocketMq(_) => "RocketMQ",
-        }
+        self.name
     }
 
     pub(crate) fn uri(&self) -> String {
