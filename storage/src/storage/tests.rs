@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -472,6 +472,65 @@ fn after_a_failed_sync_every_sync_of_the_file_fails() {
         let error = answer.try_recv().unwrap().unwrap_err();
         assert!(matches!(error, StorageError::Failed { .. }), "{error}");
     }
+}
+
+/// Returns the only segment of the log.
+fn log_segment(env: &SimEnv) -> PathBuf {
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
+    env.paths().into_iter().find(is_segment).unwrap()
+}
+
+#[test]
+fn a_stop_gives_the_zeros_ahead_of_the_log_back() {
+    const CAPACITY: u64 = 64 << 10;
+    const AHEAD: u64 = 8 << 10;
+    let options = StorageOptions {
+        log_segment_bytes_min: CAPACITY,
+        log_segment_bytes_max: CAPACITY,
+        zero_ahead_bytes: AHEAD,
+        ..StorageOptions::small()
+    };
+    let (storage, env, sync, _) = stepped(options.clone());
+    let inner = storage.inner();
+    let next = Path::new("/data/log/next.tmp");
+    let mut number = 0;
+    while env.bytes(next).is_none() {
+        let answer = send(&storage, sync, number);
+        inner.append_once();
+        inner.flush_once(false);
+        answer.try_recv().unwrap().unwrap();
+        inner.upkeep_once().unwrap();
+        number += 1;
+    }
+    let written = inner.log.tip().written.0;
+    let left = CAPACITY - written;
+    assert!((AHEAD..=2 * AHEAD).contains(&left), "the next segment is made ready with {left} bytes left");
+    let segment = log_segment(&env);
+    let len = || env.bytes(&segment).unwrap().len() as u64;
+    assert!(len() > 4096 + written);
+    storage.close().unwrap();
+    assert_eq!((len(), env.bytes(next)), (4096 + written, None));
+    drop(storage);
+    env.lose_power();
+    let options = StorageOptions { env: Arc::new(env.clone()), ..options };
+    let storage = Storage::open_stepped(Path::new("/data"), options, Arc::new(Told::default())).unwrap();
+    assert!(storage.report().clean);
+    assert_eq!(storage.view(sync, QueueId(0)).unwrap().range().end, QueueOffset(number));
+}
+
+#[test]
+fn a_log_that_takes_no_messages_writes_no_zeros() {
+    let (storage, env, _, _) = stepped(StorageOptions::small());
+    let inner = storage.inner();
+    let segment = log_segment(&env);
+    let len = || env.bytes(&segment).unwrap().len();
+    let before = len();
+    inner.low_space.store(true, Ordering::Relaxed);
+    inner.upkeep_once().unwrap();
+    assert_eq!(len(), before);
+    inner.low_space.store(false, Ordering::Relaxed);
+    inner.upkeep_once().unwrap();
+    assert!(len() > before);
 }
 
 #[test]
