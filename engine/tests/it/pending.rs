@@ -48,6 +48,15 @@ impl Fixture {
         handle(self.send(half(n)).await)
     }
 
+    /// Begins a transaction, and starts the broker again when it is too old to be kept; returns its id.
+    async fn begin_before_a_long_stop(&mut self, n: i64) -> String {
+        let id = self.begin(n).await;
+        self.broker.close().await.unwrap();
+        self.clock.advance(Duration::from_secs(5 * 86_400));
+        self.broker = Broker::open(self.starting()).await.unwrap();
+        id
+    }
+
     /// Lets the broker do what is due, then receives and acknowledges what there is.
     async fn arrived(&self) -> Vec<i64> {
         let mut all = Vec::new();
@@ -408,10 +417,7 @@ async fn a_transaction_without_producers_is_kept_for_three_days() {
 async fn after_a_long_stop_a_transaction_is_asked_about_before_it_is_given_up() {
     let mut weir = Fixture::new().await;
     weir.topic(1).await;
-    let id = weir.begin(1).await;
-    weir.broker.close().await.unwrap();
-    weir.clock.advance(Duration::from_secs(5 * 86_400));
-    weir.broker = Broker::open(weir.starting()).await.unwrap();
+    let id = weir.begin_before_a_long_stop(1).await;
     let (producers, _asker) = Producers::of(&weir, false);
     for _ in 0..10 {
         producers.questions(0).await;
@@ -448,10 +454,7 @@ impl AskProducer for SlowProducer {
 async fn a_producer_has_time_to_answer_however_long_it_took_to_ask_it() {
     let mut weir = Fixture::new().await;
     weir.topic(1).await;
-    let id = weir.begin(1).await;
-    weir.broker.close().await.unwrap();
-    weir.clock.advance(Duration::from_secs(5 * 86_400));
-    weir.broker = Broker::open(weir.starting()).await.unwrap();
+    let id = weir.begin_before_a_long_stop(1).await;
     let producer = Arc::new(SlowProducer { clock: Arc::clone(&weir.clock), asked: AtomicBool::new(false) });
     let asker: Arc<dyn AskProducer> = Arc::clone(&producer) as _;
     weir.broker.ask_producers_by(&asker);
