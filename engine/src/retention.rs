@@ -4,13 +4,12 @@
 //! Time waits for groups that still need the rows, up to a bound; sizes do not (`docs/adr/0011`).
 
 use std::{
-    collections::BTreeSet,
-    ops::Range,
+    ops::{ControlFlow, Range},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use weir_storage::{LogPosition, QueueId, QueueOffset, QueueView, Space};
+use weir_storage::{LogPosition, QueueId, QueueOffset, QueueView, SealedSegment, Space};
 
 use crate::{
     broker::Core,
@@ -29,7 +28,6 @@ pub(crate) fn spawn(core: &Arc<Core>) {
 }
 
 async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) {
-    let mut waited = BTreeSet::new();
     loop {
         let Some(core) = core.upgrade() else { return };
         for topic in topics(&core) {
@@ -37,7 +35,7 @@ async fn run(core: Weak<Core>, mut closing: tokio::sync::watch::Receiver<bool>) 
                 tracing::warn!(%error, topic = %topic.name, "old rows cannot end now");
             }
         }
-        if let Err(error) = make_room(&core, &mut waited).await {
+        if let Err(error) = make_room(&core).await {
             tracing::warn!(%error, "no room can be made on the disk now");
         }
         let time = core.time.clone();
@@ -168,48 +166,67 @@ impl Pressure {
 /// the log to the size that it may have. The segment that is written to stays, and so do all from one on that a
 /// topic without a retention needs.
 ///
+/// What has ended gives its room back later, where it lies behind a segment that is still needed, or a copy is being
+/// made: that room counts as given back, and no more rows end for it.
+///
 /// The disk is asked once: where an unlinked file gives its room back late, or never because of a snapshot or
 /// a second name, asking again and again would end everything at once.
-///
-/// Of a segment that pending messages keep, compaction takes the rest, if that is most of it: it is `waited` for a round.
-/// If it is less, to end rows in it would free nothing, and they stay.
-async fn make_room(core: &Arc<Core>, waited: &mut BTreeSet<LogPosition>) -> Result<(), EngineError> {
+async fn make_room(core: &Arc<Core>) -> Result<(), EngineError> {
     let on_disk = excess_bytes(core.storage.space()?, core.options.retention_disk_percent);
-    let in_log = match core.options.retention_bytes.filter(|bytes| *bytes > 0) {
-        Some(bytes_max) => core.storage.log_bytes()?.saturating_sub(bytes_max),
-        None => 0,
+    let log_bytes = core.storage.log_bytes()?;
+    let log_max = match core.options.retention_bytes {
+        None | Some(0) => u64::MAX,
+        Some(bytes_max) => bytes_max,
     };
-    let pressure = if on_disk >= in_log { Pressure::Disk } else { Pressure::Log };
-    let mut excess = on_disk.max(in_log);
-    let sealed = core.storage.sealed_segments();
-    waited.retain(|base| sealed.iter().any(|segment| segment.range.start == *base));
-    for segment in sealed {
-        if excess == 0 || *core.closing.borrow() {
+    let (allowed, pressure) = if on_disk > 0 && log_bytes.saturating_sub(on_disk) <= log_max {
+        (log_bytes.saturating_sub(on_disk), Pressure::Disk)
+    } else {
+        (log_max, Pressure::Log)
+    };
+    if log_bytes <= allowed {
+        return Ok(());
+    }
+    for segment in core.storage.sealed_segments() {
+        let worker = Arc::clone(core);
+        let work = move || end_rows_of(&worker, &segment, allowed, pressure);
+        if *core.closing.borrow() || core.reads.run(work).await??.is_break() {
             break;
-        }
-        let (worker, range) = (Arc::clone(core), segment.range.clone());
-        let work = move || {
-            let kept = worker.pending_bytes(range.clone());
-            let may_end = kept == 0 || worker.storage.would_compact(kept, segment.bytes);
-            end_rows_before(&worker, range.end, may_end, pressure).map(|ended| (kept, may_end, ended))
-        };
-        let (kept, is_compacted, Some(ended)) = core.reads.run(work).await?? else { return Ok(()) };
-        let is_here = core.storage.sealed_segments().iter().any(|now| now.range == segment.range);
-        if is_here && !core.has_pending_before(segment.range.end) {
-            // Somebody still needs it; more rows need not end before it can go.
-            return Ok(());
-        }
-        if ended || !is_here {
-            tracing::warn!(
-                excess, before = %segment.range.end, "the oldest rows ended: {}", pressure.text()
-            );
-            excess = excess.saturating_sub(segment.bytes.saturating_sub(kept));
-        } else if is_compacted && kept > 0 && waited.insert(segment.range.start) {
-            // Nothing of others is left in it, and compaction has not taken it yet.
-            return Ok(());
         }
     }
     Ok(())
+}
+
+/// Ends the rows of a segment and of those before it, if the log will take more than is `allowed` otherwise.
+///
+/// Of a segment that pending messages keep, or that lies behind one, compaction takes the rest. If it will not, to end rows
+/// in it would free nothing, and they stay, and so do all others.
+fn end_rows_of(
+    core: &Core,
+    segment: &SealedSegment,
+    allowed: u64,
+    pressure: Pressure,
+) -> Result<ControlFlow<()>, EngineError> {
+    let storage = &core.storage;
+    let will_take = storage.log_bytes_when_compacted()?;
+    if will_take <= allowed {
+        return Ok(ControlFlow::Break(()));
+    }
+    let end = segment.range.end;
+    let may_end = !core.has_pending_before(end)
+        || storage.would_be_small(segment.range.start, core.pending_bytes(segment.range.clone()))?;
+    match end_rows_before(core, end, may_end, pressure)? {
+        None => return Ok(ControlFlow::Break(())),
+        Some(false) => return Ok(ControlFlow::Continue(())),
+        Some(true) => {
+            tracing::warn!(will_take, allowed, before = %end, "the oldest rows ended: {}", pressure.text());
+        }
+    }
+    let is_small = segment.bytes <= core.options.storage.compaction_bytes_min;
+    if is_small || storage.log_bytes_when_compacted()? < will_take {
+        return Ok(ControlFlow::Continue(()));
+    }
+    // Somebody still needs it: no more rows end in this round.
+    Ok(ControlFlow::Break(()))
 }
 
 /// How many bytes are in use above `percent` of the disk.
@@ -253,7 +270,8 @@ fn end_rows_before(
     if !may_end {
         tracing::warn!(
             before = %end,
-            "{}, and messages that are delayed or in transactions keep the oldest segment of the log: make some room",
+            "{}, and messages that are delayed or in transactions keep the oldest segments of the log, which cannot be \
+             compacted: make some room",
             pressure.text()
         );
         return Ok(None);

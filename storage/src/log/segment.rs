@@ -521,6 +521,14 @@ impl FrameLogShared {
         self.tip.lock().clone()
     }
 
+    /// Returns what a segment takes, in bytes. Zeros ahead of the end do not count.
+    pub(crate) fn bytes_of(&self, segment: &SegmentFile) -> Result<u64, StorageError> {
+        match segment.sealed_end() {
+            Some(_) => segment.file_len(),
+            None => Ok(self.tip().written.0.saturating_sub(segment.base().0)),
+        }
+    }
+
     pub(crate) fn durable(&self) -> LogPosition {
         LogPosition(self.durable.load(Ordering::Acquire))
     }

@@ -38,6 +38,35 @@ pub(crate) struct LogPart {
     pub(crate) positions: RangeInclusive<LogPosition>,
 }
 
+impl LogPart {
+    /// Narrows what all `rows` of a block take to those from the begin of `range` on, if some are in it.
+    fn of_rows(
+        self,
+        rows: &Range<QueueOffset>,
+        range: &Range<QueueOffset>,
+        block: impl FnOnce() -> Result<Arc<Block>, StorageError>,
+    ) -> Option<Self> {
+        if rows.end <= range.start || range.end <= rows.start {
+            return None;
+        }
+        if range.start <= rows.start {
+            return Some(self);
+        }
+        let inside = range.start..rows.end;
+        // Rows may be far apart in the log: those that remain need not lie where the others did.
+        let exact = block().ok().and_then(|block| Self::in_block(&block, &inside));
+        Some(exact.unwrap_or_else(|| Self { bytes: share(self.bytes, rows, &inside), ..self }))
+    }
+
+    fn in_block(block: &Block, rows: &Range<QueueOffset>) -> Option<Self> {
+        let row = |offset: QueueOffset| usize::try_from(offset.since(block.base())?).ok();
+        let positions = block.positions().ok()?;
+        let positions = positions.values().get(row(rows.start)?..row(rows.end)?)?;
+        let ends = LogPosition(*positions.first()?)..=LogPosition(*positions.last()?);
+        Some(Self { bytes: bytes_of_rows(block, rows).ok()?, positions: ends })
+    }
+}
+
 /// What holds a row.
 #[derive(Clone, Debug)]
 pub enum Part {
@@ -125,25 +154,29 @@ impl QueueView {
         inside.map(|(bytes, rows)| share(bytes, &rows, &range)).sum()
     }
 
-    /// Returns, block by block, where in the log the rows in [`range`](Self::range) lie. No block is opened: of one
-    /// that is retained in part, the share of its rows is taken, and all of its positions.
+    /// Returns, block by block, where in the log the rows from the first retained one on lie, if any of the block is
+    /// visible. No block is opened but one that is retained in part; if it cannot be read, the share of its rows is taken,
+    /// and all of its positions.
     pub(crate) fn log_parts(&self) -> impl Iterator<Item = LogPart> {
         let range = self.range();
-        let segments = self.segments().iter().flat_map(|segment| {
-            (0..segment.blocks()).map(move |number| {
+        let in_segments = range.clone();
+        let segments = self.segments().iter().flat_map(move |segment| {
+            let range = in_segments.clone();
+            (0..segment.blocks()).filter_map(move |number| {
                 let entry = segment.entry(number);
-                let rows = entry.base..entry.end();
-                (entry.record_bytes, rows, entry.first_position..=entry.last_position)
+                let all = LogPart {
+                    bytes: entry.record_bytes,
+                    positions: entry.first_position..=entry.last_position,
+                };
+                all.of_rows(&(entry.base..entry.end()), &range, || segment.block(number))
             })
         });
-        let runs = self
-            .runs()
-            .iter()
-            .map(|run| (run.record_bytes(), run.range(), run.first_position()..=run.last_position()));
-        segments.chain(runs).filter_map(move |(bytes, rows, positions)| {
-            let overlaps = rows.start < range.end && range.start < rows.end;
-            overlaps.then(|| LogPart { bytes: share(bytes, &rows, &range), positions })
-        })
+        let runs = self.runs().iter().filter_map(move |run| {
+            let all =
+                LogPart { bytes: run.record_bytes(), positions: run.first_position()..=run.last_position() };
+            all.of_rows(&run.range(), &range, || Ok(Arc::clone(run)))
+        });
+        segments.chain(runs)
     }
 
     /// Returns what holds `offset`, or `None` if it lies outside of [`range`](Self::range).

@@ -668,9 +668,15 @@ impl Storage {
         sealed.collect()
     }
 
-    /// Returns whether a segment file of the log of `len` bytes is worth being compacted if `live` of them can be reached.
-    pub fn would_compact(&self, live: u64, len: u64) -> bool {
-        self.handle.inner.is_worth_it(live, len)
+    /// Returns whether a sealed segment of the log, which begins at `base`, would be compacted if `live` bytes of it could
+    /// be reached. If it is gone already, or is no larger than
+    /// [`compaction_bytes_min`](StorageOptions::compaction_bytes_min), that is as good.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say how long its file is.
+    pub fn would_be_small(&self, base: LogPosition, live: u64) -> Result<bool, StorageError> {
+        self.handle.inner.would_be_small(base, live)
     }
 
     /// Returns what the segments of the log take, in bytes. Zeros ahead of the end do not count.
@@ -680,14 +686,18 @@ impl Storage {
     /// If the system does not say how long a file is.
     pub fn log_bytes(&self) -> Result<u64, StorageError> {
         let log = &self.handle.inner.log;
-        let written = log.tip().written;
-        log.segments.all().iter().try_fold(0, |sum, segment| {
-            let len = match segment.sealed_end() {
-                Some(_) => segment.file_len()?,
-                None => written.0.saturating_sub(segment.base().0),
-            };
-            Ok(sum + len)
-        })
+        log.segments.all().iter().try_fold(0, |sum, segment| Ok(sum + log.bytes_of(segment)?))
+    }
+
+    /// Returns what the segments of the log will take as they are needed now, in bytes: once the oldest in which no row
+    /// lies are unlinked, and those that are mostly dead are compacted, but for those for which there was no room.
+    /// About: of a block whose rows lie in several segments each gets its share.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say how long a file is.
+    pub fn log_bytes_when_compacted(&self) -> Result<u64, StorageError> {
+        self.handle.inner.log_bytes_when_compacted()
     }
 
     /// Makes a checkpoint now: the next start reads the log from here on only.
