@@ -197,7 +197,7 @@ impl Model {
                 self.storage().inner().merge_once();
             }
             74..77 => {
-                let _ = self.storage().inner().upkeep_once();
+                let _ = self.storage().inner().upkeep_once(&mut |_| ());
             }
             77..79 => {
                 let _ = self.storage().inner().mark_running();

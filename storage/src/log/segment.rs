@@ -555,6 +555,16 @@ impl FrameLogShared {
         })
     }
 
+    /// Returns whether so few zeros are left that the end may reach them before others are written.
+    pub(crate) fn is_short(&self) -> bool {
+        let tip = self.tip();
+        let few = self.settings.zero_ahead_bytes / 4;
+        tip.active.is_some_and(|active| {
+            let left = active.header.capacity.saturating_sub(tip.written.0 - active.base().0);
+            active.wants_zeros(tip.written, few) || (left < few && !self.is_next_ready())
+        })
+    }
+
     /// Writes one chunk of zeros ahead, where one is missing; returns whether there may be more to do.
     pub(crate) fn prepare(&self) -> Result<bool, StorageError> {
         let tip = self.tip();

@@ -202,6 +202,11 @@ impl RunBuilder {
 
     /// Returns the bytes of a block of all rows, and is empty again.
     pub(crate) fn finish(&mut self, place: Place) -> Buffer {
+        self.finish_pausing(place, &mut || ())
+    }
+
+    /// Does the same, and calls `pause` between columns.
+    pub(crate) fn finish_pausing(&mut self, place: Place, pause: &mut dyn FnMut()) -> Buffer {
         let rows = self.rows;
         debug_assert!(rows > 0, "blocks are not empty");
         let (writer, scratch) = (&mut self.writer, &mut self.scratch);
@@ -223,9 +228,11 @@ impl RunBuilder {
             writer.bits(rows, self.lost.iter().map(|row| usize::from(*row)));
             writer.end();
         }
+        pause();
         self.message_type.write(writer, scratch, rows, Some(Fixed::MessageType));
         self.message_group.write(writer, scratch, rows, Some(Fixed::MessageGroup));
         self.tag.write(writer, scratch, rows, Some(Fixed::Tag));
+        pause();
         self.keys.write(writer, Fixed::Keys);
         self.message_id.write(writer, Fixed::MessageId);
         self.rest.write(writer);
@@ -239,9 +246,11 @@ impl RunBuilder {
         order.extend(0..self.used);
         order.sort_unstable_by(|a, b| self.columns[*a].name.cmp(&self.columns[*b].name));
         for column in &order {
+            pause();
             self.columns[*column].write(&mut self.writer, &mut self.scratch, rows, None);
         }
         self.scratch.order = order;
+        pause();
         let image = self.writer.finish(place, &self.positions, &self.store_times, &self.sizes);
         self.clear();
         image

@@ -76,7 +76,7 @@ pub fn build(
         store.publish(last, last, &mut |_, _, _| {});
     }
     let built = now();
-    store.checkpoint(end)?;
+    store.checkpoint(end, &mut || ())?;
     let written = now();
     let views = (0..queues).filter_map(|queue| store.view(TopicId(1), QueueId(queue))).collect();
     Ok(Building { build: built - started, checkpoint: written - built, views })

@@ -75,12 +75,17 @@ pub(crate) fn pack(slices: impl IntoIterator<Item = Slice>) -> Vec<Group> {
     groups
 }
 
-/// Returns the bytes of one block with all rows of `slices`, which are neighbours and fit.
+/// Returns the bytes of one block with all rows of `slices`, which are neighbours and fit. Calls `pause` between pieces of
+/// some tenths of a millisecond.
 ///
 /// # Errors
 ///
 /// If a column of one of them is damaged.
-pub(crate) fn merge(builder: &mut RunBuilder, slices: &[Slice]) -> Result<Buffer, StorageError> {
+pub(crate) fn merge(
+    builder: &mut RunBuilder,
+    slices: &[Slice],
+    pause: &mut dyn FnMut(),
+) -> Result<Buffer, StorageError> {
     let first = slices.first().expect("there is something to merge");
     let place = first.block.place();
     let place = Place { base: place.base.plus(first.rows.start as u64), ..place };
@@ -92,14 +97,15 @@ pub(crate) fn merge(builder: &mut RunBuilder, slices: &[Slice]) -> Result<Buffer
             place.base.plus(builder.rows() as u64),
             "slices are neighbours"
         );
+        pause();
         if let Some(young) = slice.block.as_young() {
             young.add_to(builder, slice.rows.clone());
-        } else if let Err(damage) = add_slice(builder, &slice.block, slice.rows.clone(), &unique) {
+        } else if let Err(damage) = add_slice(builder, &slice.block, slice.rows.clone(), &unique, pause) {
             builder.clear();
             return Err(slice.block.damaged(damage));
         }
     }
-    Ok(builder.finish(place))
+    Ok(builder.finish_pausing(place, pause))
 }
 
 /// Returns the properties that have another value in nearly every row of large blocks: to look for the few
@@ -133,11 +139,13 @@ fn add_slice(
     block: &Block,
     rows: Range<usize>,
     unique: &HashSet<Vec<u8>>,
+    pause: &mut dyn FnMut(),
 ) -> Result<(), Damage> {
     let shift = builder.rows();
     add_facts(builder, block, rows.clone())?;
     let moved = Moved { rows: rows.clone(), shift };
     for found in block.entries() {
+        pause();
         let (number, entry) = found?;
         let target = match entry.fixed {
             None => {

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -88,6 +88,8 @@ pub(crate) struct Queues {
     unmerged: Mutex<VecDeque<Arc<Queue>>>,
     /// A queue has so many runs that they must be merged before more come.
     is_crowded: AtomicBool,
+    /// How many wait until all is merged.
+    merge_waiters: AtomicUsize,
     run_bytes: RunBytes,
     checkpointing: Mutex<Checkpointing>,
 }
@@ -218,6 +220,7 @@ impl Queues {
             merging: Mutex::default(),
             unmerged: Mutex::default(),
             is_crowded: AtomicBool::new(false),
+            merge_waiters: AtomicUsize::new(0),
             run_bytes: RunBytes::new(settings.run_bytes_many),
             checkpointing: Mutex::new(Checkpointing {
                 next_file: listed.next_file.max(1),
@@ -456,11 +459,19 @@ impl Queues {
     /// Merges runs of all queues until none are left that should become one.
     pub(crate) fn merge_all(&self) {
         self.is_crowded.store(false, Ordering::Release);
-        while self.merge_next() {}
+        self.merge_waiters.fetch_add(1, Ordering::AcqRel);
+        while self.merge_next(&mut || ()) {}
+        self.merge_waiters.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Merges some runs of the queue that has waited longest for it. Returns whether there was one.
-    pub(crate) fn merge_next(&self) -> bool {
+    /// Returns whether somebody waits for what is merged, or there is so much to merge that soon somebody would.
+    pub(crate) fn is_pressing(&self) -> bool {
+        self.merge_waiters.load(Ordering::Acquire) > 0 || self.run_bytes.is_pressing()
+    }
+
+    /// Merges some runs of the queue that has waited longest for it. Returns whether there was one. Calls `pause` between
+    /// pieces of the work.
+    pub(crate) fn merge_next(&self, pause: &mut dyn FnMut()) -> bool {
         // Held before, so that who finds no queue waits for the one that is being merged.
         let builder = &mut *self.merging.lock();
         let Some(queue) = self.unmerged.lock().pop_front() else { return false };
@@ -471,7 +482,7 @@ impl Queues {
             old
         };
         let Some(old) = old else { return true };
-        match merge_runs(&old, builder, &self.log) {
+        match merge_runs(&old, builder, &self.log, pause) {
             Ok(merged) => {
                 let mut state = queue.state.lock();
                 // Rows may have come in meanwhile, and others may have gone into a file.
@@ -572,15 +583,20 @@ impl Queues {
     /// Writes the rows whose records lie below `durable` into files, which are durable when this returns.
     ///
     /// All records below `durable` must have been [added](Self::add). The caller makes what is returned
-    /// durable, then calls [`retire`](Self::retire).
-    pub(crate) fn checkpoint(&self, durable: LogPosition) -> Result<QueuesCheckpoint, StorageError> {
+    /// durable, then calls [`retire`](Self::retire). Calls `pause` between pieces of the work.
+    pub(crate) fn checkpoint(
+        &self,
+        durable: LogPosition,
+        pause: &mut dyn FnMut(),
+    ) -> Result<QueuesCheckpoint, StorageError> {
         let checkpointing = &mut *self.checkpointing.lock();
         // What nobody has added by now belongs to topics that are gone.
         self.found.lock().clear();
         let mut queues: Vec<Arc<Queue>> = self.queues.read().values().cloned().collect();
         queues.sort_unstable_by_key(|queue| (queue.topic, queue.queue));
         let crowded = crowded_files(&queues);
-        let changes = match CheckpointWriter::new(self, checkpointing).write(&queues, durable, &crowded) {
+        let writer = CheckpointWriter::new(self, checkpointing, &mut *pause);
+        let changes = match writer.write(&queues, durable, &crowded) {
             Ok(changes) => changes,
             Err(error) => {
                 for queue in &queues {
@@ -590,6 +606,7 @@ impl Queues {
             }
         };
         for change in changes {
+            pause();
             let mut state = change.queue.state.lock();
             state.tail.thaw(change.froze);
             state.segments = change.segments.into();

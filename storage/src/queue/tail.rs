@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use crate::{
@@ -34,6 +34,8 @@ pub(crate) const fn level(rows: usize) -> u32 {
 /// With more runs in memory than so many, they are merged before more come in. Each row that becomes visible costs a look
 /// at all of them.
 const RUNS_MANY: usize = 512;
+/// With more that are open, whoever merges does not rest.
+const RUNS_DENSE: usize = 96;
 /// So many of the last runs may have come since the others were worth being merged.
 const RUNS_NEW: usize = 8;
 /// About what a run takes beside the bytes of its block: the arrays that readers have of it, too.
@@ -72,11 +74,18 @@ struct Counters {
     filed: AtomicU64,
     /// While they take more, runs are merged as soon as there are four of like size.
     many: u64,
+    /// How many lists have so many open runs that merging them should not rest.
+    dense: AtomicUsize,
 }
 
 impl RunBytes {
     pub(crate) fn new(many: u64) -> Self {
-        Self(Arc::new(Counters { now: AtomicU64::new(0), filed: AtomicU64::new(0), many }))
+        Self(Arc::new(Counters {
+            now: AtomicU64::new(0),
+            filed: AtomicU64::new(0),
+            many,
+            dense: AtomicUsize::new(0),
+        }))
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -93,6 +102,12 @@ impl RunBytes {
 
     pub(crate) fn take(&self, bytes: usize) {
         self.0.now.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether there is so much to merge that it should not rest: many runs in one list, or runs that take twice as much
+    /// as is [many](Self::new).
+    pub(crate) fn is_pressing(&self) -> bool {
+        self.0.dense.load(Ordering::Relaxed) > 0 || self.get() / 2 > self.0.many
     }
 
     fn replace(&self, old: usize, new: usize) {
@@ -116,6 +131,8 @@ pub(crate) struct RunList {
     all: RunBytes,
     /// A checkpoint is writing so many of the first runs: they stay as they are.
     frozen: usize,
+    /// Counts among the dense ones of all queues.
+    is_dense: bool,
 }
 
 impl Drop for RunList {
@@ -127,13 +144,27 @@ impl Drop for RunList {
 impl RunList {
     /// Returns an empty list, which counts what it takes in `all`.
     pub(crate) fn new(all: RunBytes) -> Self {
-        Self { runs: Vec::new(), bytes: 0, all, frozen: 0 }
+        Self { runs: Vec::new(), bytes: 0, all, frozen: 0, is_dense: false }
     }
 
     /// Counts runs that have come and gone.
     fn count(&mut self, come: usize, gone: usize) {
         self.all.replace(gone, come);
         self.bytes = self.bytes + come - gone;
+    }
+
+    /// Counts whether there are many open runs, after they have changed.
+    fn count_dense(&mut self) {
+        let unfrozen = self.runs.iter().skip(self.frozen).rev();
+        let is_dense = unfrozen.take_while(|run| !run.full).nth(RUNS_DENSE).is_some();
+        if is_dense != std::mem::replace(&mut self.is_dense, is_dense) {
+            let dense = &self.all.0.dense;
+            if is_dense {
+                dense.fetch_add(1, Ordering::Relaxed)
+            } else {
+                dense.fetch_sub(1, Ordering::Relaxed)
+            };
+        }
     }
 
     pub(crate) fn blocks(&self) -> Arc<[Arc<Block>]> {
@@ -151,6 +182,7 @@ impl RunList {
     pub(crate) fn push(&mut self, run: Run) {
         self.count(run.bytes(), 0);
         self.runs.push(run);
+        self.count_dense();
     }
 
     /// Whether there are so many runs that they must be merged before more come.
@@ -188,6 +220,7 @@ impl RunList {
             let stays = |run: &Run| merged.iter().any(|merged| Arc::ptr_eq(&merged.block, &run.block));
             old.iter().filter(|run| !stays(run)).for_each(Run::leave);
             self.runs.splice(place, merged);
+            self.count_dense();
         }
         stands
     }
@@ -243,13 +276,14 @@ impl RunList {
             let halves = [0..rows, rows..block.len()].map(|rows| Slice { block: Arc::clone(&block), rows });
             let halves: Vec<Run> = halves
                 .into_iter()
-                .map(|slice| merged(&Group { slices: vec![slice], full: false }, builder, log))
+                .map(|slice| merged(&Group { slices: vec![slice], full: false }, builder, log, &mut || ()))
                 .collect::<Result<_, _>>()?;
             self.count(bytes_of(&halves), bytes_of(&self.runs[count..=count]));
             self.runs.splice(count..=count, halves).for_each(|run| run.leave());
             count += 1;
         }
         self.frozen = count;
+        self.count_dense();
         Ok(self.runs[..count].to_vec())
     }
 
@@ -262,6 +296,7 @@ impl RunList {
             self.runs.drain(..self.frozen).for_each(|run| run.leave());
         }
         self.frozen = 0;
+        self.count_dense();
     }
 
     /// Drops all runs. A checkpoint that is writing some of them finds nothing to let go of.
@@ -269,6 +304,7 @@ impl RunList {
         self.count(0, self.bytes);
         self.runs.drain(..).for_each(|run| run.leave());
         self.frozen = 0;
+        self.count_dense();
     }
 
     /// Drops the runs that end at or before `offset`, unless a checkpoint is writing them.
@@ -277,6 +313,7 @@ impl RunList {
             let count = self.runs.partition_point(|run| run.block.range().end <= offset);
             self.count(0, bytes_of(&self.runs[..count]));
             self.runs.drain(..count).for_each(|run| run.leave());
+            self.count_dense();
         }
     }
 }
@@ -286,9 +323,10 @@ pub(crate) fn merge_runs(
     runs: &[Run],
     builder: &mut RunBuilder,
     log: &Arc<dyn ReadRecords>,
+    pause: &mut dyn FnMut(),
 ) -> Result<Vec<Run>, StorageError> {
     let groups = pack(runs.iter().map(|run| Slice::all(&run.block)));
-    groups.iter().map(|group| merged(group, builder, log)).collect()
+    groups.iter().map(|group| merged(group, builder, log, pause)).collect()
 }
 
 fn bytes_of(runs: &[Run]) -> usize {
@@ -296,13 +334,18 @@ fn bytes_of(runs: &[Run]) -> usize {
 }
 
 /// Returns the one run of a group.
-fn merged(group: &Group, builder: &mut RunBuilder, log: &Arc<dyn ReadRecords>) -> Result<Run, StorageError> {
+fn merged(
+    group: &Group,
+    builder: &mut RunBuilder,
+    log: &Arc<dyn ReadRecords>,
+    pause: &mut dyn FnMut(),
+) -> Result<Run, StorageError> {
     if let [slice] = group.slices.as_slice()
         && slice.is_all()
     {
         return Ok(Run { block: Arc::clone(&slice.block), full: group.full });
     }
-    let bytes = merge(builder, &group.slices)?;
+    let bytes = merge(builder, &group.slices, pause)?;
     Ok(Run { block: Arc::new(Block::built(bytes, Arc::clone(log))?), full: group.full })
 }
 
@@ -324,6 +367,42 @@ mod tests {
     }
 
     #[test]
+    fn merging_presses_while_a_list_has_many_open_runs_or_all_take_much() {
+        let log: Arc<dyn ReadRecords> = Arc::new(ModelLog::default());
+        let all = RunBytes::new(u64::MAX);
+        let mut list = RunList::new(all.clone());
+        (0..RUNS_DENSE as u64).for_each(|offset| list.push(run(offset, &log)));
+        assert!(!all.is_pressing());
+        list.push(run(RUNS_DENSE as u64, &log));
+        assert!(all.is_pressing());
+        let old = list.to_merge().unwrap();
+        let merged = merge_runs(&old, &mut RunBuilder::default(), &log, &mut || ()).unwrap();
+        assert!(list.put_merged(&old, merged));
+        assert!(!all.is_pressing());
+        // Full runs are not merged any more.
+        let full = |offset| Run { full: true, ..run(offset, &log) };
+        (0..RUNS_DENSE as u64).for_each(|number| list.push(full(RUNS_DENSE as u64 + 1 + number)));
+        assert!(!all.is_pressing());
+        let mut other = RunList::new(all.clone());
+        (0..=RUNS_DENSE as u64).for_each(|offset| other.push(run(offset, &log)));
+        assert!(all.is_pressing());
+        other.freeze(LogPosition(10 * 64), &mut RunBuilder::default(), &log).unwrap();
+        assert!(!all.is_pressing(), "what is frozen is not merged");
+        other.thaw(false);
+        assert!(all.is_pressing());
+        drop(other);
+        assert!(!all.is_pressing());
+        let first = run(0, &log);
+        let all = RunBytes::new(first.bytes() as u64);
+        let mut list = RunList::new(all.clone());
+        list.push(first);
+        list.push(run(1, &log));
+        assert!(!all.is_pressing());
+        list.push(run(2, &log));
+        assert!(all.is_pressing());
+    }
+
+    #[test]
     fn what_was_merged_takes_the_place_of_runs_that_still_stand_there() {
         let log: Arc<dyn ReadRecords> = Arc::new(ModelLog::default());
         let mut list = RunList::new(RunBytes::new(u64::MAX));
@@ -336,7 +415,7 @@ mod tests {
         add(&mut list, 7..8);
         assert!(list.has_gathered());
         let old = list.to_merge().unwrap();
-        let merged = merge_runs(&old, &mut RunBuilder::default(), &log).unwrap();
+        let merged = merge_runs(&old, &mut RunBuilder::default(), &log, &mut || ()).unwrap();
         // More have come meanwhile.
         add(&mut list, 8..10);
         assert!(list.put_merged(&old, merged.clone()));
@@ -346,7 +425,7 @@ mod tests {
         // A checkpoint has taken some.
         add(&mut list, 10..16);
         let old = list.to_merge().unwrap();
-        let merged = merge_runs(&old, &mut RunBuilder::default(), &log).unwrap();
+        let merged = merge_runs(&old, &mut RunBuilder::default(), &log, &mut || ()).unwrap();
         assert_eq!(list.freeze(LogPosition(12 * 64), &mut RunBuilder::default(), &log).unwrap().len(), 5);
         assert!(!list.put_merged(&old, merged.clone()));
         list.thaw(true);

@@ -85,7 +85,7 @@ impl Bench {
     }
 
     fn checkpoint(&self) -> QueuesCheckpoint {
-        let checkpoint = self.queues.checkpoint(self.log.end()).unwrap();
+        let checkpoint = self.queues.checkpoint(self.log.end(), &mut || ()).unwrap();
         self.queues.retire();
         checkpoint
     }
@@ -171,7 +171,7 @@ fn random_history(seed: u64, rows: usize, call_max: usize) {
         }
         built = bench.build(built);
         if random.random_bool(0.1) {
-            checkpoint = Some((bench.queues.checkpoint(durable).unwrap(), durable));
+            checkpoint = Some((bench.queues.checkpoint(durable, &mut || ()).unwrap(), durable));
             bench.queues.retire();
         }
         if let Some((listed, position)) = checkpoint.as_ref().filter(|_| random.random_bool(0.05)) {
@@ -185,7 +185,7 @@ fn random_history(seed: u64, rows: usize, call_max: usize) {
     }
     let end = model.rows.len() as u64;
     model.check(&bench.view(1, 0), 0, end);
-    bench.queues.checkpoint(bench.log.end()).unwrap();
+    bench.queues.checkpoint(bench.log.end(), &mut || ()).unwrap();
     let view = bench.view(1, 0);
     assert!(view.runs().is_empty(), "all rows are in files");
     model.check(&view, 0, end);
@@ -313,7 +313,7 @@ fn a_checkpoint_takes_only_rows_below_the_durable_end() {
     let positions: Vec<LogPosition> =
         (0..100).map(|offset| bench.append(1, 0, offset, &numbered(offset))).collect();
     bench.build(LogPosition(0));
-    bench.queues.checkpoint(positions[30]).unwrap();
+    bench.queues.checkpoint(positions[30], &mut || ()).unwrap();
     let view = bench.view(1, 0);
     assert_eq!(view.segments().last().unwrap().range().end, QueueOffset(30));
     model_of(100).check(&view, 0, 100);
@@ -582,7 +582,7 @@ fn runs_are_merged_by_whoever_has_the_time() {
     };
     add(0..100);
     assert_eq!(runs(), 100);
-    assert!(bench.queues.merge_next());
+    assert!(bench.queues.merge_next(&mut || ()));
     assert_eq!(runs(), 1);
     add(100..611);
     assert!(!bench.queues.is_crowded());
@@ -613,13 +613,13 @@ fn readers_see_whole_queues_while_rows_arrive_and_go_into_files() {
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
                 let end = bench.view(1, 0).range().end;
-                bench.queues.checkpoint(bench.log.position_of(end.0)).unwrap();
+                bench.queues.checkpoint(bench.log.position_of(end.0), &mut || ()).unwrap();
                 bench.queues.retire();
             }
         });
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                bench.queues.merge_next();
+                bench.queues.merge_next(&mut || ());
             }
         });
         for _ in 0..2 {
@@ -757,7 +757,7 @@ fn a_full_disk_fails_the_checkpoint_and_the_next_one_makes_up_for_it() {
     }
     for room in [0, 1000, 700_000, 1_000_000] {
         left.store(room, Ordering::Relaxed);
-        let error = bench.queues.checkpoint(bench.log.end()).unwrap_err();
+        let error = bench.queues.checkpoint(bench.log.end(), &mut || ()).unwrap_err();
         assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
         assert_eq!(bench.files(), [""; 0], "nothing is left behind with room for {room} bytes");
         model_of(rows).check(&bench.view(1, 2), 0, rows);
@@ -862,7 +862,7 @@ fn rows_go_into_files_beside_damaged_ones() {
                 let next = bench.queues.next_offset(TopicId(1), QueueId(queue)).0;
                 bench.append_rows(1, queue, next..next + more);
             }
-            bench.queues.checkpoint(bench.log.end()).unwrap();
+            bench.queues.checkpoint(bench.log.end(), &mut || ()).unwrap();
             assert_eq!(bench.queues.run_bytes(), 0, "byte {at}, round {round}");
         }
         met += usize::from(bench.queues.is_damaged());
@@ -1060,7 +1060,7 @@ fn a_block_with_right_checksums_and_wrong_structure_does_not_panic() {
             }
         }
         let slice = Slice::all(&Arc::new(damaged));
-        let _ = merge(&mut builder, &[slice]);
+        let _ = merge(&mut builder, &[slice], &mut || ());
         builder.clear();
         let _ = round;
     }

@@ -1,8 +1,13 @@
 //! Checkpoints while storage is open, and the log that goes with them.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
-use super::{CHECKPOINT, Inner, LastCheckpoint, Mark};
+use parking_lot::MutexGuard;
+
+use super::{CHECKPOINT, Inner, LastCheckpoint, Mark, rest::Pieces, threads::SPACE_INTERVAL};
 use crate::{
     env::{Open, replace_file},
     error::StorageError,
@@ -43,7 +48,7 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn checkpoint_if_moved(&self) -> Result<(), StorageError> {
+    pub(super) fn checkpoint_if_moved(&self, sleep: &mut dyn FnMut(Duration)) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
         let is_due = self.is_due.load(Ordering::Acquire);
         let nothing = QueuesCheckpoint::default().encode();
@@ -51,20 +56,61 @@ impl Inner {
         if !is_due && !is_damaged && self.checkpoint.lock().log == self.log.durable().min(built) {
             return Ok(());
         }
-        self.checkpoint(Mark::Running)
+        self.checkpoint_resting(sleep)
     }
 
     /// Writes the rows that are durable into files of the consume queues, and says so in the checkpoint file.
     pub(super) fn checkpoint(&self, mark: Mark) -> Result<(), StorageError> {
         self.check()?;
-        let mut last = self.checkpoint.lock();
+        self.checkpoint_held(self.lock_checkpoint(), mark, &mut || ())
+    }
+
+    /// Does the same with rests by `sleep`, since nobody waits for it: unless somebody does, rows that are in no file take so
+    /// much memory that publishers are about to, or so much log lies behind the last one that a start would take long.
+    pub(super) fn checkpoint_resting(&self, sleep: &mut dyn FnMut(Duration)) -> Result<(), StorageError> {
+        self.check()?;
+        let last = self.checkpoint.lock();
+        let bytes = self.options.checkpoint_bytes;
+        let late = last.log.0.saturating_add(bytes).saturating_add(bytes / 2);
+        let is_urgent = || {
+            self.is_closing.load(Ordering::Acquire)
+                || self.checkpoint_waiters.load(Ordering::Acquire) > 0
+                || self.low_space.load(Ordering::Relaxed)
+                || self.built.load(Ordering::Acquire) >= late
+                || self.is_unfiled_due()
+        };
+        let mut looked = Instant::now();
+        let mut pieces = Pieces::begin();
+        self.checkpoint_held(last, Mark::Running, &mut || {
+            pieces.rest(is_urgent, &mut *sleep);
+            if looked.elapsed() >= SPACE_INTERVAL {
+                looked = Instant::now();
+                self.keep_an_eye();
+            }
+        })
+    }
+
+    /// Waits for the checkpoint that is being made, which does not rest any more then.
+    pub(super) fn lock_checkpoint(&self) -> MutexGuard<'_, LastCheckpoint> {
+        self.checkpoint_waiters.fetch_add(1, Ordering::AcqRel);
+        let last = self.checkpoint.lock();
+        self.checkpoint_waiters.fetch_sub(1, Ordering::AcqRel);
+        last
+    }
+
+    fn checkpoint_held(
+        &self,
+        mut last: MutexGuard<'_, LastCheckpoint>,
+        mark: Mark,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), StorageError> {
         if mark == Mark::Running {
             self.check_open()?;
         }
         // Before the work, so that rows which end meanwhile ask for another.
         self.is_due.store(false, Ordering::Release);
         let before = last.log;
-        let made = self.make_checkpoint(&mut last, mark);
+        let made = self.make_checkpoint(&mut last, mark, pause);
         if made.is_err() {
             self.is_due.store(true, Ordering::Release);
         }
@@ -79,13 +125,18 @@ impl Inner {
         made
     }
 
-    pub(super) fn make_checkpoint(&self, last: &mut LastCheckpoint, mark: Mark) -> Result<(), StorageError> {
+    fn make_checkpoint(
+        &self,
+        last: &mut LastCheckpoint,
+        mark: Mark,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), StorageError> {
         let built = LogPosition(self.built.load(Ordering::Acquire));
         let log = self.below_releases(self.log.durable().min(built))?;
-        if let Err(error) = self.queues.heal() {
+        if let Err(error) = self.queues.heal(&mut *pause) {
             tracing::warn!(%error, "damaged blocks of consume queues cannot be built anew beside the others");
         }
-        let listed = self.queues.checkpoint(log);
+        let listed = self.queues.checkpoint(log, &mut *pause);
         let fences = last.fences.clone();
         let next = match listed {
             Ok(_) | Err(StorageError::Corrupt { .. }) if self.queues.is_damaged() => {
@@ -106,13 +157,17 @@ impl Inner {
         // What no queue needs any more is not listed in either case.
         self.queues.retire();
         if mark == Mark::Running {
-            self.remove_unreachable_log(log)?;
+            self.remove_unreachable_log(log, pause)?;
         }
         Ok(())
     }
 
     /// Unlinks the segments of the log that no row of any queue lies in.
-    pub(super) fn remove_unreachable_log(&self, checkpoint: LogPosition) -> Result<(), StorageError> {
+    fn remove_unreachable_log(
+        &self,
+        checkpoint: LogPosition,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), StorageError> {
         let oldest = self.log.segments.all().into_iter().next();
         if oldest.and_then(|oldest| oldest.sealed_end()).is_none_or(|end| end > checkpoint) {
             return Ok(());
@@ -120,6 +175,7 @@ impl Inner {
         // Above the checkpoint lie rows that no view need show yet.
         let mut needed = checkpoint;
         for topic in self.catalogue.topics() {
+            pause();
             for queue in (0..topic.queues).map(QueueId) {
                 let Some(view) = self.queues.view(topic.id, queue) else { continue };
                 match first_position(&view) {

@@ -139,7 +139,7 @@ impl Inner {
         if unlinked {
             freed.now_bytes = queue_bytes;
         }
-        let below = self.checkpoint.lock().log;
+        let below = self.lock_checkpoint().log;
         let compactor = self.compactor.lock();
         // Also what others have left to do: it may come first.
         let mut work = 0;

@@ -136,6 +136,8 @@ impl<'a> Pin<'a> {
         for frames in [self.0.log.as_ref(), self.0.journal.as_ref(), self.0.catalogue.frames()] {
             frames.pin(pinned);
         }
+        // Whoever makes a checkpoint would not know that somebody waits for what it holds.
+        let _last = self.0.lock_checkpoint();
         self.0.queues.pin(pinned);
     }
 }
@@ -195,7 +197,7 @@ impl Inner {
         // Before the journal, which must tell of the releases below it.
         let mut checkpoint = {
             // Those of the files that are named there are pinned, and nothing that is unlinked later is.
-            let _last = self.checkpoint.lock();
+            let _last = self.lock_checkpoint();
             let path = self.dir.join(CHECKPOINT);
             let bytes = read_file(env, &path, CHECKPOINT_BYTES_MAX)?;
             Checkpoint::decode(&bytes).map_err(StorageError::corrupt(&path, 0))?
@@ -235,7 +237,7 @@ impl Inner {
     /// rotation, or summing up, would do it otherwise.
     fn remove_refused(&self) -> Result<(), StorageError> {
         // Held, so that no close gives the directory away meanwhile.
-        let _last = self.checkpoint.lock();
+        let _last = self.lock_checkpoint();
         if self.check().and_then(|()| self.check_open()).is_err() {
             // Whoever opens it next reads them once more.
             return Ok(());

@@ -24,6 +24,7 @@ mod options;
 mod pending;
 #[cfg(test)]
 mod pinned;
+mod rest;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -35,7 +36,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -185,6 +186,7 @@ impl Handle {
     fn stop_threads(&self) {
         let mut threads = std::mem::take(&mut *self.threads.lock());
         let inner = &self.inner;
+        inner.is_closing.store(true, Ordering::Release);
         inner.intake.lock().closed = true;
         if threads.is_empty() || threads.iter().any(|thread| thread.thread().id() == thread::current().id()) {
             // The last handle was dropped by a callback: that thread cannot wait for itself.
@@ -264,6 +266,10 @@ pub(crate) struct Inner {
     is_copied: AtomicBool,
     /// Held over a checkpoint, and while a compacted segment takes its place.
     checkpoint: Mutex<LastCheckpoint>,
+    /// How many wait for the one that is being made.
+    checkpoint_waiters: AtomicUsize,
+    /// No work in the background rests any more.
+    is_closing: AtomicBool,
 
     low_space: AtomicBool,
     /// The checkpoint file says that this process runs. Before that nothing may be appended.

@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
     },
     time::Instant,
 };
@@ -347,7 +347,7 @@ impl Opening {
         found: &FoundEnd,
         next: &NextLife,
     ) -> Result<LastCheckpoint, StorageError> {
-        let listed = queues.checkpoint(log)?.encode();
+        let listed = queues.checkpoint(log, &mut || ())?.encode();
         let made = LastCheckpoint { log, queues: listed, fences: last.fences.clone() };
         self.write_checkpoint(&made, found, next)?;
         queues.retire();
@@ -504,6 +504,8 @@ impl Opening {
             build: Mutex::default(),
             build_filled: Condvar::new(),
             building: Mutex::default(),
+            checkpoint_waiters: AtomicUsize::new(0),
+            is_closing: AtomicBool::new(false),
             merger: Mutex::default(),
             merger_wanted: Condvar::new(),
             built: AtomicU64::new(found.end.0),

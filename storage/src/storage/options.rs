@@ -26,7 +26,8 @@ pub struct StorageOptions {
     pub journal_zero_ahead_bytes: u64,
     /// The journal is rotated when it has grown by so many bytes. Default: 64 MiB.
     pub journal_rotate_bytes: u64,
-    /// A checkpoint is made after so many bytes of log. Default: 256 MiB.
+    /// A checkpoint is made after so many bytes of log. While it is made, up to half as many more may come before it
+    /// hurries. Default: 256 MiB.
     pub checkpoint_bytes: u64,
     /// A checkpoint is made, too, when rows that are in no file take so many bytes of memory: rows of very many queues
     /// take more there than in the log. While they take twice as many, publishers wait; from a quarter on they are

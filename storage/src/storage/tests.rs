@@ -499,7 +499,7 @@ fn a_stop_gives_the_zeros_ahead_of_the_log_back() {
         inner.append_once();
         inner.flush_once(false);
         answer.try_recv().unwrap().unwrap();
-        inner.upkeep_once().unwrap();
+        inner.upkeep_once(&mut |_| ()).unwrap();
         number += 1;
     }
     let written = inner.log.tip().written.0;
@@ -526,10 +526,10 @@ fn a_log_that_takes_no_messages_writes_no_zeros() {
     let len = || env.bytes(&segment).unwrap().len();
     let before = len();
     inner.low_space.store(true, Ordering::Relaxed);
-    inner.upkeep_once().unwrap();
+    inner.upkeep_once(&mut |_| ()).unwrap();
     assert_eq!(len(), before);
     inner.low_space.store(false, Ordering::Relaxed);
-    inner.upkeep_once().unwrap();
+    inner.upkeep_once(&mut |_| ()).unwrap();
     assert!(len() > before);
 }
 
@@ -554,7 +554,7 @@ fn a_failed_sync_fails_the_storage_whoever_meets_it() {
     let _answer = send(&storage, sync, 1);
     storage.inner().append_once();
     env.fail(SimCall::Sync, 0, io::ErrorKind::StorageFull);
-    assert!(storage.inner().upkeep_once().is_err());
+    assert!(storage.inner().upkeep_once(&mut |_| ()).is_err());
     assert!(matches!(storage.checkpoint(), Err(StorageError::Failed { .. })));
 }
 
@@ -631,14 +631,14 @@ fn a_checkpoint_that_found_no_room_is_made_at_the_next_interval() {
         inner.build_once();
         let fail = |after| env.fail(SimCall::Write, after, io::ErrorKind::StorageFull);
         fail(after);
-        inner.checkpoint_if_moved().unwrap_err();
-        inner.checkpoint_if_moved().unwrap();
+        inner.checkpoint_if_moved(&mut |_| ()).unwrap_err();
+        inner.checkpoint_if_moved(&mut |_| ()).unwrap();
         let files = || env.paths().into_iter().filter(|path| path.starts_with("/data/queues")).count();
         assert_eq!(files(), 1);
         storage.set_first_offset(sync, QueueId(0), QueueOffset(1)).unwrap();
         fail(0);
-        inner.checkpoint_if_moved().unwrap_err();
-        inner.checkpoint_if_moved().unwrap();
+        inner.checkpoint_if_moved(&mut |_| ()).unwrap_err();
+        inner.checkpoint_if_moved(&mut |_| ()).unwrap();
         assert_eq!(files(), 0, "what it no longer lists is gone");
         let (end, uuid) = (storage.ends().durable, storage.uuid());
         env.kill();
@@ -728,16 +728,95 @@ fn a_checkpoint_that_could_take_no_row_is_not_followed_by_another_at_once() {
     let _answer = add(relaxed, 1);
     assert!(take_wanted());
     // Nothing of it is durable yet.
-    inner.keep_once(true);
+    inner.keep_once(true, &mut |_| ());
     assert!(inner.queues.run_bytes() > 0 && !take_wanted());
     inner.flush_once(true);
     let _answer = add(sync, 2);
     assert!(take_wanted());
-    inner.keep_once(true);
+    inner.keep_once(true, &mut |_| ());
     assert!(inner.queues.run_bytes() > 0 && take_wanted(), "some rows went into files, and some are left");
     inner.flush_once(true);
-    inner.keep_once(true);
+    inner.keep_once(true, &mut |_| ());
     assert!(inner.queues.run_bytes() == 0 && !take_wanted());
+}
+
+#[test]
+fn a_checkpoint_rests_unless_somebody_waits_for_it() {
+    let (storage, _, _, relaxed) =
+        stepped(StorageOptions { checkpoint_bytes: 4 << 20, ..StorageOptions::small() });
+    let inner = storage.inner();
+    let mut number = 0;
+    let mut rests = || {
+        for _ in 0..100 {
+            let answers: Vec<_> = (number..number + 20).map(|n| send(&storage, relaxed, n)).collect();
+            number += 20;
+            inner.append_once();
+            inner.build_once();
+            answers.iter().for_each(|answer| drop(answer.try_recv().unwrap().unwrap()));
+        }
+        inner.flush_once(true);
+        let mut rests = 0;
+        inner
+            .checkpoint_resting(&mut |time| {
+                assert!(!time.is_zero());
+                rests += 1;
+            })
+            .unwrap();
+        assert_eq!(inner.checkpoint.lock().log, inner.log.durable());
+        rests
+    };
+    assert!(rests() > 0);
+    inner.checkpoint_waiters.fetch_add(1, Ordering::AcqRel);
+    assert_eq!(rests(), 0);
+    inner.checkpoint_waiters.fetch_sub(1, Ordering::AcqRel);
+    inner.low_space.store(true, Ordering::Relaxed);
+    inner.checkpoint_resting(&mut |_| panic!("the disk is nearly full")).unwrap();
+    inner.low_space.store(false, Ordering::Relaxed);
+    assert!(rests() > 0);
+    // More log than a start should read.
+    while inner.built.load(Ordering::Acquire) < inner.checkpoint.lock().log.0 + (6 << 20) {
+        let answers: Vec<_> = (0..100).map(|n| send(&storage, relaxed, n)).collect();
+        inner.append_once();
+        inner.build_once();
+        answers.iter().for_each(|answer| drop(answer.try_recv().unwrap().unwrap()));
+    }
+    assert_eq!(rests(), 0);
+    inner.is_closing.store(true, Ordering::Release);
+    assert_eq!(rests(), 0);
+}
+
+#[test]
+fn zeros_are_written_with_rests_while_some_lie_ahead() {
+    const AHEAD: u64 = 32 << 20;
+    let options = StorageOptions {
+        log_segment_bytes_min: 4 * AHEAD,
+        log_segment_bytes_max: 4 * AHEAD,
+        zero_ahead_bytes: AHEAD,
+        ..StorageOptions::small()
+    };
+    let (storage, _, _, relaxed) = stepped(options);
+    let inner = storage.inner();
+    inner.upkeep_once(&mut |_| ()).unwrap();
+    // Of as many zeros as lie ahead then, more are missing the second time.
+    for taken in [AHEAD / 2 + (1 << 20), AHEAD * 3 / 4 + (1 << 20)] {
+        let end = inner.log.tip().written.0 + taken;
+        while inner.log.tip().written.0 < end {
+            let message = Message { body: vec![1; 1 << 20].into(), ..Message::default() };
+            let batch = vec![Append { topic: relaxed, queue: QueueId(0), message }];
+            storage.append(batch, Box::new(|appended| drop(appended.unwrap())));
+            inner.append_once();
+            inner.build_once();
+            inner.flush_once(true);
+        }
+        assert!(inner.log.wants_preparing());
+        let mut rests = 0;
+        let mut rest = |_| {
+            rests += 1;
+            assert!(!inner.log.is_short());
+        };
+        inner.upkeep_once(&mut rest).unwrap();
+        assert!(rests > 0, "{taken} are missing");
+    }
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use std::{
     fmt,
     sync::atomic::Ordering,
+    thread,
     time::{Duration, Instant},
 };
 
 use parking_lot::MutexGuard;
 
-use super::{BUILD_BYTES, Inner, LastCheckpoint, Mark, PanicGuard};
+use super::{BUILD_BYTES, Inner, LastCheckpoint, PanicGuard, rest::Pieces};
 use crate::{
     error::StorageError,
     format::record::{RecordView, records_of},
@@ -30,7 +31,7 @@ const TURN_WAIT_MAX: Duration = Duration::from_millis(3);
 /// Zeros that could not be written are tried again after this time.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How often the free space is looked at.
-const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The turn to write what waits for the appender. If it is dropped unused, the thread of the appender has it.
 #[must_use = "others wait for what is written at this turn"]
@@ -593,7 +594,7 @@ impl Inner {
         }
     }
 
-    fn is_unfiled_due(&self) -> bool {
+    pub(super) fn is_unfiled_due(&self) -> bool {
         self.queues.run_bytes() >= self.options.unfiled_bytes_max
     }
 
@@ -621,7 +622,11 @@ impl Inner {
                 }
                 merger.wanted = false;
             }
-            while self.merge_once() {
+            let mut pieces = Pieces::begin();
+            let is_urgent = || self.is_closing.load(Ordering::Acquire) || self.queues.is_pressing();
+            let mut rest = || pieces.rest(is_urgent, thread::sleep);
+            while self.queues.merge_next(&mut rest) {
+                rest();
                 if self.merger.lock().stop {
                     return;
                 }
@@ -630,8 +635,9 @@ impl Inner {
     }
 
     /// Merges what has gathered of one queue. Returns whether there was something.
+    #[cfg(test)]
     pub(crate) fn merge_once(&self) -> bool {
-        self.queues.merge_next()
+        self.queues.merge_next(&mut || ())
     }
 
     // ---- upkeep: zeros ahead of the ends
@@ -646,7 +652,11 @@ impl Inner {
     pub(super) fn run_upkeep(&self) {
         let mut has_failed = false;
         loop {
-            let done = self.upkeep_once();
+            let done = self.upkeep_once(&mut |time| {
+                let until = Instant::now() + time;
+                let mut upkeep = self.upkeep.lock();
+                while !upkeep.stop && !self.upkeep_wanted.wait_until(&mut upkeep, until).timed_out() {}
+            });
             let mut upkeep = self.upkeep.lock();
             match done {
                 Ok(()) => has_failed = false,
@@ -670,8 +680,12 @@ impl Inner {
         }
     }
 
-    /// Writes zeros until enough of them lie ahead of every end, or the storage stops.
-    pub(crate) fn upkeep_once(&self) -> Result<(), StorageError> {
+    /// Writes zeros until enough of them lie ahead of every end, or the storage stops. Rests by `sleep` in between, unless few
+    /// zeros are left somewhere.
+    pub(crate) fn upkeep_once(&self, sleep: &mut dyn FnMut(Duration)) -> Result<(), StorageError> {
+        let mut pieces = Pieces::begin();
+        let sequences = [self.log.as_ref(), self.journal.as_ref(), self.catalogue.frames()];
+        let is_short = || sequences.iter().any(|frames| frames.is_short());
         // While the log takes no messages, the room that is left may be wanted for something else.
         let log = self.check_space().is_ok().then_some(self.log.as_ref());
         for frames in log.into_iter().chain([self.journal.as_ref(), self.catalogue.frames()]) {
@@ -686,6 +700,7 @@ impl Inner {
                         self.fail(error.clone());
                     }
                 })?;
+                pieces.rest(is_short, &mut *sleep);
             }
         }
         Ok(())
@@ -713,9 +728,7 @@ impl Inner {
                 }
                 std::mem::take(&mut keeper.wanted)
             };
-            self.look_at_space();
-            // Should nobody come after a turn that is never taken.
-            self.intake_filled.notify_one();
+            self.keep_an_eye();
             // As long as it fails, callers are told that there is no room. It is said once.
             let marked = self.mark_running();
             if let Err(error) = &marked
@@ -727,15 +740,15 @@ impl Inner {
             since_checkpoint += tick;
             if wanted || since_checkpoint >= self.options.checkpoint_interval {
                 since_checkpoint = Duration::ZERO;
-                self.keep_once(wanted);
+                self.keep_once(wanted, &mut thread::sleep);
             }
         }
     }
 
     /// Makes a checkpoint, and asks for another one if rows have come meanwhile that should be in files, too.
-    pub(crate) fn keep_once(&self, wanted: bool) {
+    pub(crate) fn keep_once(&self, wanted: bool, sleep: &mut dyn FnMut(Duration)) {
         let filed = self.queues.filed_bytes();
-        let made = if wanted { self.checkpoint(Mark::Running) } else { self.checkpoint_if_moved() };
+        let made = if wanted { self.checkpoint_resting(sleep) } else { self.checkpoint_if_moved(sleep) };
         match made {
             // Publishers may wait for room, so that nobody else would ask for it. But one that has taken nothing into
             // files would be followed by another such one at once.
@@ -743,6 +756,13 @@ impl Inner {
             Ok(()) => {}
             Err(error) => tracing::warn!(%error, "cannot make a checkpoint"),
         }
+    }
+
+    /// What is looked at every second.
+    pub(super) fn keep_an_eye(&self) {
+        self.look_at_space();
+        // Should nobody come after a turn that is never taken.
+        self.intake_filled.notify_one();
     }
 
     pub(super) fn look_at_space(&self) {

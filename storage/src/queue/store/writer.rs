@@ -122,10 +122,16 @@ pub(super) struct CheckpointWriter<'a> {
     shared_blocks: usize,
     new_files: Vec<(u64, PathBuf)>,
     changes: Vec<(Arc<Queue>, Vec<Piece>, bool)>,
+    /// Called between pieces of the work, with no lock of a queue held.
+    pause: &'a mut dyn FnMut(),
 }
 
 impl<'a> CheckpointWriter<'a> {
-    pub(super) fn new(queues: &'a Queues, checkpointing: &'a mut Checkpointing) -> Self {
+    pub(super) fn new(
+        queues: &'a Queues,
+        checkpointing: &'a mut Checkpointing,
+        pause: &'a mut dyn FnMut(),
+    ) -> Self {
         Self {
             queues,
             checkpointing,
@@ -133,6 +139,7 @@ impl<'a> CheckpointWriter<'a> {
             shared_blocks: 0,
             new_files: Vec::new(),
             changes: Vec::new(),
+            pause,
         }
     }
 
@@ -157,6 +164,7 @@ impl<'a> CheckpointWriter<'a> {
         durable: LogPosition,
         crowded: &HashSet<u64>,
     ) -> Result<(), StorageError> {
+        (self.pause)();
         let (segments, runs) = {
             let mut state = queue.state.lock();
             if state.removed {
@@ -255,7 +263,7 @@ impl<'a> CheckpointWriter<'a> {
         {
             return Ok(Run { block: Arc::clone(&slice.block), full: group.full });
         }
-        let bytes = merge(&mut self.checkpointing.builder, &group.slices)?;
+        let bytes = merge(&mut self.checkpointing.builder, &group.slices, self.pause)?;
         Ok(Run { block: Arc::new(Block::built(bytes, Arc::clone(&self.queues.log))?), full: group.full })
     }
 
@@ -311,6 +319,7 @@ impl<'a> CheckpointWriter<'a> {
             let mut writer = FileWriter::create(self.queues.env.as_ref(), path.clone(), header)?;
             for block in blocks {
                 writer.add(block)?;
+                (self.pause)();
             }
             writer.finish()?;
             self.new_files.push((number, path));
@@ -330,6 +339,7 @@ impl<'a> CheckpointWriter<'a> {
         }
         let (_, writer, _) = self.shared.as_mut().expect("it was just made");
         writer.add(block)?;
+        (self.pause)();
         self.shared_blocks += 1;
         Ok(Piece::Shared(self.shared_blocks - 1))
     }

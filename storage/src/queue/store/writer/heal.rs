@@ -33,14 +33,15 @@ impl Queues {
     ///
     /// If a file cannot be written; then everything stays as it was. A queue for which the log cannot be read where it is
     /// needed stays as it was alone.
-    pub(crate) fn heal(&self) -> Result<(), StorageError> {
+    pub(crate) fn heal(&self, pause: &mut dyn FnMut()) -> Result<(), StorageError> {
         if !self.is_damaged() {
             return Ok(());
         }
         let checkpointing = &mut *self.checkpointing.lock();
         let mut queues: Vec<Arc<Queue>> = self.queues.read().values().cloned().collect();
         queues.sort_unstable_by_key(|queue| (queue.topic, queue.queue));
-        for Change { queue, segments, .. } in CheckpointWriter::new(self, checkpointing).heal(&queues)? {
+        let writer = CheckpointWriter::new(self, checkpointing, pause);
+        for Change { queue, segments, .. } in writer.heal(&queues)? {
             let mut state = queue.state.lock();
             state.segments = segments.into();
             state.drop_expired();
