@@ -1,6 +1,7 @@
 //! Tests of storage as a whole, step by step on a simulated disk.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
@@ -745,16 +746,19 @@ fn a_checkpoint_rests_unless_somebody_waits_for_it() {
     let (storage, _, _, relaxed) =
         stepped(StorageOptions { checkpoint_bytes: 4 << 20, ..StorageOptions::small() });
     let inner = storage.inner();
-    let mut number = 0;
-    let mut rests = || {
+    let number = Cell::new(0);
+    let fill = || {
         for _ in 0..100 {
-            let answers: Vec<_> = (number..number + 20).map(|n| send(&storage, relaxed, n)).collect();
-            number += 20;
+            let first = number.replace(number.get() + 20);
+            let answers: Vec<_> = (first..first + 20).map(|n| send(&storage, relaxed, n)).collect();
             inner.append_once();
             inner.build_once();
             answers.iter().for_each(|answer| drop(answer.try_recv().unwrap().unwrap()));
         }
         inner.flush_once(true);
+    };
+    let rests = || {
+        fill();
         let mut rests = 0;
         inner
             .checkpoint_resting(&mut |time| {
@@ -766,9 +770,21 @@ fn a_checkpoint_rests_unless_somebody_waits_for_it() {
         rests
     };
     assert!(rests() > 0);
-    inner.checkpoint_waiters.fetch_add(1, Ordering::AcqRel);
-    assert_eq!(rests(), 0);
-    inner.checkpoint_waiters.fetch_sub(1, Ordering::AcqRel);
+    fill();
+    thread::scope(|scope| {
+        let mut rests = 0;
+        let mut rest = |_| {
+            rests += 1;
+            assert_eq!(rests, 1, "somebody waits");
+            scope.spawn(|| storage.checkpoint().unwrap());
+            let until = Instant::now() + Duration::from_secs(10);
+            while inner.checkpoint_waiters.load(Ordering::Acquire) == 0 && Instant::now() < until {
+                thread::yield_now();
+            }
+        };
+        inner.checkpoint_resting(&mut rest).unwrap();
+        assert_eq!(rests, 1);
+    });
     inner.low_space.store(true, Ordering::Relaxed);
     inner.checkpoint_resting(&mut |_| panic!("the disk is nearly full")).unwrap();
     inner.low_space.store(false, Ordering::Relaxed);

@@ -643,8 +643,8 @@ impl Inner {
     // ---- upkeep: zeros ahead of the ends
 
     pub(super) fn want_upkeep(&self, frames: &FrameLogShared) {
-        if frames.wants_preparing() {
-            self.upkeep.lock().wanted = true;
+        // Told once, since it may rest: it is not woken by each frame.
+        if frames.wants_preparing() && !std::mem::replace(&mut self.upkeep.lock().wanted, true) {
             self.upkeep_wanted.notify_one();
         }
     }

@@ -392,6 +392,7 @@ impl<'a> CheckpointWriter<'a> {
         };
         let mut changes = Vec::with_capacity(self.changes.len());
         for (queue, pieces, froze) in self.changes.drain(..) {
+            (self.pause)();
             let segments = pieces.into_iter().map(segment_of).collect::<Result<_, _>>()?;
             changes.push(Change { queue, segments, froze });
         }

@@ -87,6 +87,7 @@ impl CheckpointWriter<'_> {
             }
             let mut blocks = Vec::with_capacity(segment.blocks());
             for number in 0..segment.blocks() {
+                (self.pause)();
                 let entry = segment.entry(number);
                 // The log need not hold rows that have ended.
                 if parts.is_empty() && blocks.is_empty() && entry.end() <= first {
