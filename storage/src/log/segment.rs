@@ -345,6 +345,11 @@ impl SegmentFile {
         limit.min(self.header.file_position(end).0 + ahead)
     }
 
+    /// Returns how many bytes of frames fit in behind `end`.
+    fn left(&self, end: LogPosition) -> u64 {
+        self.header.capacity.saturating_sub(end.0 - self.base().0)
+    }
+
     /// Returns whether fewer than `ahead` bytes of zeros lie behind `end`.
     fn wants_zeros(&self, end: LogPosition, ahead: u64) -> bool {
         self.zeroed.load(Ordering::Acquire) < self.zeros_target(end, ahead)
@@ -560,8 +565,7 @@ impl FrameLogShared {
         let tip = self.tip();
         let few = self.settings.zero_ahead_bytes / 4;
         tip.active.is_some_and(|active| {
-            let left = active.header.capacity.saturating_sub(tip.written.0 - active.base().0);
-            active.wants_zeros(tip.written, few) || (left < few && !self.is_next_ready())
+            active.wants_zeros(tip.written, few) || (active.left(tip.written) < few && !self.is_next_ready())
         })
     }
 
@@ -583,9 +587,8 @@ impl FrameLogShared {
     /// Returns whether so little of the active segment is left that the next should be made ready. In a large one
     /// this is late: until then the zeros of the next would be room that nobody uses.
     fn is_next_due(&self, active: &SegmentFile, written: LogPosition) -> bool {
-        let capacity = active.header.capacity;
-        let left = capacity.saturating_sub(written.0 - active.base().0);
-        left <= (capacity / 2).min(self.settings.zero_ahead_bytes.saturating_mul(2))
+        let late = (active.header.capacity / 2).min(self.settings.zero_ahead_bytes.saturating_mul(2));
+        active.left(written) <= late
     }
 
     fn next_target(&self) -> u64 {
